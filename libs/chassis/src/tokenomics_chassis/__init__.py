@@ -1,0 +1,1 @@
+"""The process runtime all services share; it knows no business word."""

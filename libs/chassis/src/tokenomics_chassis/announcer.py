@@ -1,0 +1,53 @@
+"""The announcer: one leader judges committed totals and says what is due and unsaid."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from tokenomics_chassis.changes import Change, ChangeFollower, listen
+from tokenomics_chassis.failpoints import failpoint
+from tokenomics_chassis.leadership import lead
+from tokenomics_chassis.postgres import Connection, Schemas, Session, wait_for
+
+Judge = Callable[[Connection, Sequence[Change]], Awaitable[None]]
+"""Judges inside the announcer's open transaction and writes announcements, with ids unique by constraint, and
+their outbox rows. Must not commit, and be repeatable. The first call of a term tells every partition as
+``restarted``; a call without changes is a tick: time alone may have made something due."""
+
+
+PACE_SECONDS = 0.1
+"""Changes that follow each other faster are judged together."""
+
+
+class Announcer:
+    """Calls a judge after every change and on a tick, in one process at a time.
+
+    The lock that makes it the leader and the transactions it judges in live on one session: a leader that was
+    deposed can't commit.
+    """
+
+    def __init__(self, url: str, schemas: Schemas, judge: Judge, *, tick_seconds: float = 5.0) -> None:
+        self._url = url
+        self._schemas = schemas
+        self._judge = judge
+        self._tick_seconds = tick_seconds
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Announce until ``stopping`` is set; a judgement under way is finished."""
+        await lead(self._url, self._schemas, "announcer", self._announce, stopping)
+
+    async def _announce(self, connection: Session, stopping: asyncio.Event) -> None:
+        follower = ChangeFollower()
+        now = asyncio.get_running_loop().time
+        tick_at = now() + self._tick_seconds
+        async with listen(connection, self._schemas.changed_channel) as signal:
+            while not stopping.is_set():
+                changes = await follower.poll(connection)
+                if changes or now() >= tick_at:
+                    async with connection.transaction():
+                        await self._judge(connection, changes)
+                        failpoint("announcer.after_judge")
+                    failpoint("announcer.after_commit")
+                    follower.acknowledge(changes)
+                    tick_at = now() + self._tick_seconds
+                    await wait_for(stopping, PACE_SECONDS)
+                await signal.wait()

@@ -1,0 +1,421 @@
+"""The consumer: FastStream on aiokafka feeds the projector; PostgreSQL's position is the truth."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from itertools import groupby
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from aiokafka.errors import IllegalStateError, KafkaError
+from faststream import AckPolicy
+from faststream.kafka import KafkaBroker, KafkaMessage
+from faststream.kafka.message import FAKE_CONSUMER
+
+from tokenomics_chassis.clock import Clock
+from tokenomics_chassis.dependencies import is_dependency_away
+from tokenomics_chassis.failpoints import failpoint
+from tokenomics_chassis.lanes import BATCH_RECORDS, Lanes
+from tokenomics_chassis.lenient_records import read_leniently
+from tokenomics_chassis.log_reader import to_record
+from tokenomics_chassis.postgres import Backoff, wait_for
+from tokenomics_chassis.process import FatalError
+from tokenomics_chassis.projector import PositionBehindError, Projector
+from tokenomics_chassis.records import Record
+from tokenomics_chassis.topics import end_offsets
+
+log = logging.getLogger(__name__)
+
+MAX_POLL_RECORDS = 8_000
+"""Records of one poll, of one partition or of several."""
+
+POLL_MS = 20
+FETCH_WAIT_MS = 20
+"""How long the broker holds an empty fetch. While one is held, partitions that run dry wait for it."""
+
+SESSION_TIMEOUT_MS = 10_000
+MAX_POLL_INTERVAL_MS = 60_000
+"""A process silent for longer loses its partitions. That is harmless: what it still projects is serialised
+with its successor by the position's lock, and its commits to Kafka are refused."""
+
+STALE_SECONDS = 15.0
+GRACE_SECONDS = 10.0
+COMMIT_EVERY_SECONDS = 1.0
+"""How long Kafka's committed offsets may trail stored positions: so much a new assignment reads in vain."""
+
+COMMIT_SECONDS = 5.0
+GAP_SECONDS = 0.5
+WITNESS_SECONDS = 10.0
+SETTLE_SECONDS = 1.0
+SETTLE_ATTEMPTS = 10
+"""A broker that has just come up may for a moment know less of its log than it has."""
+
+_READ: Mapping[str, Any] = {
+    "auto_offset_reset": "earliest",
+    "isolation_level": "read_committed",
+    "fetch_max_wait_ms": FETCH_WAIT_MS,
+}
+
+
+class ProjectionConsumer:
+    """Reads the projector's topics as a member of a consumer group. Any number of processes may.
+
+    Each partition has its lane into the projection. Kafka's committed offsets only say where a new assignment
+    begins to read: they follow what PostgreSQL has committed, so they never run ahead of the stored position.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        group_id: str,
+        projector: Projector,
+        clock: Clock,
+        *,
+        read_first: frozenset[str] = frozenset(),
+    ) -> None:
+        """Wire it.
+
+        Parameters
+        ----------
+        read_first
+            Those of the projector's topics that are read to their present end before any other is begun: the
+            service's own topic, so that a skip holds in every replay.
+        """
+        read_leniently()
+        self._bootstrap = bootstrap
+        self._projector = projector
+        self._clock = clock
+        self._read_first = read_first
+        self._halt = asyncio.Event()
+        self._failure: Exception | None = None
+        self._witness = _Witness(bootstrap)
+        self._lanes = Lanes(self._project_polled, patient_topics=read_first)
+        self._committed: dict[TopicPartition, int] = {}
+        self._rebalancing = False
+        self._broker = KafkaBroker(
+            bootstrap,
+            client_id="projector",
+            consumer_only=True,
+            allow_auto_create_topics=False,
+            graceful_timeout=GRACE_SECONDS,
+            apply_types=False,
+            logger=logging.getLogger(f"{__name__}.faststream"),
+            log_level=logging.DEBUG,
+        )
+        self._subscriber = self._broker.subscriber(
+            *sorted(projector.topics),
+            batch=True,
+            group_id=group_id,
+            ack_policy=AckPolicy.MANUAL,
+            partition_assignment_strategy=(StickyPartitionAssignor,),
+            max_records=MAX_POLL_RECORDS,
+            batch_timeout_ms=POLL_MS,
+            session_timeout_ms=SESSION_TIMEOUT_MS,
+            heartbeat_interval_ms=SESSION_TIMEOUT_MS // 4,
+            max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
+            listener=_Rebalances(self._before_rebalance, self._after_rebalance),
+            parser=_parse,
+            decoder=_decode,
+            **_READ,
+        )
+        self._subscriber(self._handle)
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Consume until ``stopping`` is set, then finish the batches under way and leave the group.
+
+        Raises
+        ------
+        TooManyParkedError
+            See :class:`~tokenomics_chassis.projector.Projector`.
+        Exception
+            Whatever else is neither a record's fault nor a dependency's own trouble. Nothing is skipped: the
+            next process reads on from the stored position.
+        """
+        asked = asyncio.create_task(stopping.wait())
+        asked.add_done_callback(lambda _: self._halt.set())
+        beside = [asyncio.create_task(self._pass_gaps()), asyncio.create_task(self._commit_regularly())]
+        try:
+            await self._refuse_a_shorter_log()
+            for topic in sorted(self._read_first):
+                await self._read_to_end(topic)
+            await self._broker.start()
+            # FastStream restarts a loop that raised, without end: here its first failure ends the process.
+            loops = [*self._subscriber.tasks, *beside]
+            halted = asyncio.create_task(self._halt.wait())
+            await asyncio.wait([halted, *loops], return_when=asyncio.FIRST_COMPLETED)
+            halted.cancel()
+            for loop in loops:
+                if loop.done():
+                    loop.result()
+        finally:
+            asked.cancel()
+            self._halt.set()
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)
+            await self._lanes.rest(within_seconds=GRACE_SECONDS)
+            await self._commit()
+            await self._broker.stop()
+            await self._witness.stop()
+        if self._failure:
+            raise self._failure
+
+    async def not_ready_because(self) -> str | None:
+        """Answer a readiness probe: reading, and heard from the broker of late."""
+        consumer: AIOKafkaConsumer | None = self._subscriber.consumer
+        if consumer is None:
+            return "not reading yet"
+        polled = [consumer.last_poll_timestamp(tp) for tp in consumer.assignment()]
+        now_ms = self._clock.now().timestamp() * 1000
+        age_seconds = max((now_ms - each for each in polled if each is not None), default=0) / 1000
+        if age_seconds > STALE_SECONDS:
+            return f"a partition was last polled {age_seconds:.0f} s ago"
+        return None
+
+    async def _handle(self, polled: Sequence[ConsumerRecord]) -> None:
+        """Take in one poll. FastStream swallows what a handler raises, so nothing may be raised here."""
+        if not self._halt.is_set():
+            for tp, records in _by_partition(polled).items():
+                self._lanes.add(tp, records)
+            await self._lanes.room()
+
+    async def _project_polled(self, tp: TopicPartition, polled: Sequence[ConsumerRecord]) -> int | None:
+        consumer = self._subscriber.consumer
+        if consumer is None:
+            return None
+        try:
+            return await self._project(consumer, tp, [to_record(each) for each in polled])
+        except Exception as error:
+            log.exception("%s cannot be projected, stopping", tp)
+            self._failure = self._failure or error
+            self._halt.set()
+            return None
+
+    async def _project(
+        self, consumer: AIOKafkaConsumer, tp: TopicPartition, records: Sequence[Record]
+    ) -> int | None:
+        """Project a batch, however often that takes; ``None`` when halted or sent back to read from below."""
+        backoff = Backoff()
+        nothing_since: int | None = None
+        while not self._halt.is_set():
+            try:
+                return await self._projector.process(
+                    tp.topic, tp.partition, records, nothing_since=nothing_since
+                )
+            except PositionBehindError as behind:
+                try:
+                    until = records[0].offset
+                    first_offset = await self._witness.first_offset(tp, behind.position, until)
+                except (KafkaError, TimeoutError) as error:
+                    await backoff.pause(self._halt, error, f"looking for records in a gap of {tp}")
+                    continue
+                if first_offset < until:
+                    log.warning("reading again from the stored position: %s", behind)
+                    _seek(consumer, tp, behind.position)
+                    return None
+                log.info("the log has a gap: %s", behind)
+                nothing_since = behind.position
+            except Exception as error:
+                if not is_dependency_away(error):
+                    raise
+                await backoff.pause(self._halt, error, f"projecting {tp.topic}/{tp.partition}")
+        return None
+
+    async def _pass_gaps(self) -> None:
+        """Keep stored positions from waiting below what holds no records: no lag is seen where none is.
+
+        A transaction's marker takes an offset, and none but the next record would move the position over it.
+        """
+        last: Mapping[TopicPartition, tuple[int, int]] = {}
+        while not await wait_for(self._halt, GAP_SECONDS):
+            try:
+                now = await self._passed()
+                for tp, (position, read_to) in now.items() & last.items():
+                    if await self._witness.first_offset(tp, position, read_to) == read_to:
+                        await self._projector.pass_over(
+                            tp.topic, tp.partition, nothing_since=position, until=read_to
+                        )
+                last = now
+            except Exception as error:
+                if not is_dependency_away(error):
+                    raise
+                log.info("gaps at the ends could not be looked for: %s: %s", type(error).__name__, error)
+
+    async def _passed(self) -> Mapping[TopicPartition, tuple[int, int]]:
+        """Return the stored position and the offset to read next of each partition where these differ.
+
+        What lies between may be a batch under way as well as a gap.
+        """
+        consumer: AIOKafkaConsumer | None = self._subscriber.consumer
+        if consumer is None:
+            return {}
+        read_to: dict[TopicPartition, int] = {}
+        for tp in consumer.assignment():
+            with suppress(IllegalStateError):  # the partition is no longer ours
+                async with asyncio.timeout(GAP_SECONDS):
+                    read_to[tp] = await consumer.position(tp)
+        stored = await self._projector.positions()
+        return {
+            tp: (position, offset)
+            for tp, offset in read_to.items()
+            if (position := stored.get((tp.topic, tp.partition), 0)) < offset
+        }
+
+    async def _before_rebalance(self) -> None:
+        await self._commit()
+        self._rebalancing = True
+
+    async def _after_rebalance(self) -> None:
+        # Every partition is read from its committed offset on, also those that stayed; and what we said last
+        # of those that were elsewhere meanwhile must not be said again.
+        self._lanes.forget_positions()
+        self._committed.clear()
+        self._rebalancing = False
+
+    async def _commit_regularly(self) -> None:
+        while not await wait_for(self._halt, COMMIT_EVERY_SECONDS):
+            await self._commit()
+
+    async def _commit(self) -> None:
+        """Tell Kafka the positions that moved since it was last told.
+
+        Never during a rebalance: a commit of the old generation makes aiokafka join anew, as another member,
+        and so begins the next rebalance.
+        """
+        consumer: AIOKafkaConsumer | None = self._subscriber.consumer
+        if consumer is None or self._rebalancing:
+            return
+        assigned = consumer.assignment()
+        moved = self._lanes.positions.items() - self._committed.items()
+        offsets = {tp: position for tp, position in moved if tp in assigned}
+        if not offsets:
+            return
+        try:
+            async with asyncio.timeout(COMMIT_SECONDS):
+                await consumer.commit(offsets)
+            self._committed |= offsets
+        except (KafkaError, TimeoutError) as error:
+            # The position in PostgreSQL stands; after a rebalance this is the rule.
+            log.info("Kafka took no commit: %s: %s", type(error).__name__, error)
+        failpoint("projector.after_kafka_commit")
+
+    async def _refuse_a_shorter_log(self) -> None:
+        """Check that the log still holds what was projected.
+
+        Records of a topic that was made anew, or has lost its tail, would count as projected long ago.
+        """
+        for _ in range(SETTLE_ATTEMPTS):
+            positions = await self._projector.positions()
+            ends = await end_offsets(self._bootstrap, self._projector.topics)
+            beyond = {place: end for place, end in ends.items() if positions.get(place, 0) > end}
+            if not beyond or await wait_for(self._halt, SETTLE_SECONDS):
+                return
+        (topic, partition), end = next(iter(beyond.items()))
+        position = positions[topic, partition]
+        raise FatalError(
+            f"{topic}/{partition} ends at {end}, but it is projected up to {position}: "
+            "the topic was made anew or lost its tail. Restore it, or fill a new version of the derived state"
+        )
+
+    async def _read_to_end(self, topic: str) -> None:
+        """Project a topic, without the group, up to the end it has now."""
+        consumer = AIOKafkaConsumer(
+            topic, bootstrap_servers=self._bootstrap, client_id="projector-first", **_READ
+        )
+        await consumer.start()
+        try:
+            ends = await consumer.end_offsets(consumer.assignment())
+            positions = await self._projector.positions()
+            for tp in ends:
+                consumer.seek(tp, positions.get((tp.topic, tp.partition), 0))
+            while not self._halt.is_set():
+                if not [tp for tp, end in ends.items() if await consumer.position(tp) < end]:
+                    return
+                polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
+                for tp, records in polled.items():
+                    await self._project(consumer, tp, [to_record(each) for each in records])
+        finally:
+            await consumer.stop()
+
+
+class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no types
+    """Tells when the group shares partitions out anew."""
+
+    def __init__(self, before: Callable[[], Awaitable[None]], after: Callable[[], Awaitable[None]]) -> None:
+        self._before = before
+        self._after = after
+
+    async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:  # noqa: ARG002 - aiokafka's
+        await self._before()
+
+    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:  # noqa: ARG002 - aiokafka's
+        await self._after()
+
+
+class _Witness:
+    """Looks up, apart from any group, where the log really goes on: the proof that a gap is one.
+
+    A seek in the group's consumer proves nothing: a rebalance may come between it and the next read.
+    """
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+        self._consumer: AIOKafkaConsumer | None = None
+        self._lock = asyncio.Lock()
+
+    async def first_offset(self, tp: TopicPartition, since: int, until: int) -> int:
+        """Return the offset of the first record from ``since`` on, or ``until`` if there is none below it.
+
+        The log must be readable up to ``until``.
+
+        Raises
+        ------
+        aiokafka.errors.KafkaError, TimeoutError
+            The broker did not tell; ask again.
+        """
+        async with self._lock, asyncio.timeout(WITNESS_SECONDS):
+            if self._consumer is None:
+                consumer = AIOKafkaConsumer(
+                    bootstrap_servers=self._bootstrap, client_id="projector-witness", **_READ
+                )
+                await consumer.start()
+                self._consumer = consumer
+            self._consumer.assign([tp])
+            self._consumer.seek(tp, since)
+            while await self._consumer.position(tp) < until:
+                polled = await self._consumer.getmany(tp, timeout_ms=FETCH_WAIT_MS, max_records=1)
+                for record in polled.get(tp, ()):
+                    first: int = min(record.offset, until)
+                    return first
+            return until
+
+    async def stop(self) -> None:
+        """Close the connection, if there ever was one."""
+        if self._consumer is not None:
+            await self._consumer.stop()
+
+
+async def _parse(message: tuple[ConsumerRecord, ...]) -> KafkaMessage:
+    """Leave the records as they are: the default parser fails on headers that aren't UTF-8."""
+    return KafkaMessage(raw_message=message, body=message, consumer=FAKE_CONSUMER)
+
+
+async def _decode(message: KafkaMessage) -> Any:
+    return message.raw_message
+
+
+def _by_partition(polled: Sequence[ConsumerRecord]) -> Mapping[TopicPartition, Sequence[ConsumerRecord]]:
+    """Split a poll; FastStream strings the partitions together, each in one run of ascending offsets."""
+    return {
+        TopicPartition(*key): list(records)
+        for key, records in groupby(polled, lambda each: (each.topic, each.partition))
+    }
+
+
+def _seek(consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int) -> None:
+    try:
+        consumer.seek(tp, offset)
+    except IllegalStateError:
+        log.info("the partition is no longer ours", extra={"topic": tp.topic, "partition": tp.partition})

@@ -1,0 +1,118 @@
+"""Lanes: the records of a partition wait for those before them, and for no other partition's.
+
+A rebalance sends the reader back to the committed offset, also in partitions that it keeps, and stops no
+lane. The position in PostgreSQL puts that right: what lies below it is dropped, what begins above it is sent
+back. So a lane may forget what waits, but may never join records between which others were left out.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+
+from aiokafka import ConsumerRecord, TopicPartition
+
+BATCH_RECORDS = 2000
+"""Records of one transaction, at most."""
+
+MOST_WAITING_RECORDS = 8000
+"""No more is polled while so many wait."""
+
+
+LINGER_SECONDS = 0.25
+"""What comes so soon after a record of a patient topic shares its transaction."""
+
+
+class Lanes:
+    """One queue and, while anything is in it, one task a partition: a batch after the other.
+
+    The next poll runs beside the transactions of the last one, and what comes meanwhile makes the next batch.
+
+    Parameters
+    ----------
+    project
+        Takes a batch and returns the partition's position; ``None`` sends back what waits behind it: it will
+        be read again, or not at all. It raises nothing.
+    patient_topics
+        Nobody waits for their records: transactions are saved instead.
+    """
+
+    def __init__(
+        self,
+        project: Callable[[TopicPartition, Sequence[ConsumerRecord]], Awaitable[int | None]],
+        *,
+        patient_topics: Collection[str] = (),
+    ) -> None:
+        self._project = project
+        self._patient_topics = patient_topics
+        # Runs of records read one after the other: a run ends where a rebalance or a seek came between.
+        self._waiting: dict[TopicPartition, deque[list[ConsumerRecord]]] = {}
+        self._running: dict[TopicPartition, asyncio.Task[None]] = {}
+        self._taken = asyncio.Event()
+        self._positions: dict[TopicPartition, int] = {}
+
+    @property
+    def positions(self) -> Mapping[TopicPartition, int]:
+        """The last position of each partition."""
+        return self._positions
+
+    def forget_positions(self) -> None:
+        """Tell of no position reached before now."""
+        self._positions.clear()
+
+    def add(self, tp: TopicPartition, records: Sequence[ConsumerRecord]) -> None:
+        """Queue what one poll has of a partition.
+
+        It shares a batch with what waits already only if it follows on it: the projector takes the records of
+        a batch for all that the log holds from the first to the last.
+        """
+        waiting = self._waiting.setdefault(tp, deque())
+        if waiting and waiting[-1][-1].offset + 1 == records[0].offset:
+            waiting[-1].extend(records)
+        else:
+            waiting.append(list(records))
+        if tp not in self._running:
+            self._running[tp] = asyncio.create_task(self._run(tp))
+
+    async def room(self) -> None:
+        """Wait until there is room for another poll."""
+        while sum(len(run) for runs in self._waiting.values() for run in runs) > MOST_WAITING_RECORDS:
+            self._taken.clear()
+            await self._taken.wait()
+
+    async def rest(self, *, within_seconds: float) -> None:
+        """Wait until nothing waits or runs; what takes longer, or than the caller waits, is cancelled."""
+        running = list(self._running.values())
+        if not running:
+            return
+        try:
+            await asyncio.wait(running, timeout=within_seconds)
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _run(self, tp: TopicPartition) -> None:
+        waiting = self._waiting[tp]
+        try:
+            while waiting:
+                if tp.topic in self._patient_topics and len(waiting[0]) < BATCH_RECORDS:
+                    await asyncio.sleep(LINGER_SECONDS)
+                batch = _take(waiting)
+                self._taken.set()
+                position = await self._project(tp, batch)
+                if position is None:
+                    break
+                self._positions[tp] = position
+        finally:
+            waiting.clear()
+            self._taken.set()
+            del self._running[tp]
+
+
+def _take(waiting: deque[list[ConsumerRecord]]) -> Sequence[ConsumerRecord]:
+    run = waiting[0]
+    if len(run) <= BATCH_RECORDS:
+        return waiting.popleft()
+    batch = run[:BATCH_RECORDS]
+    del run[:BATCH_RECORDS]
+    return batch

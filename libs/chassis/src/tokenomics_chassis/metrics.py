@@ -1,0 +1,128 @@
+"""Every metric of the chassis: name, unit, meaning, attributes. Nothing else makes instruments.
+
+Names follow the OpenTelemetry conventions where they have one. Attributes never carry a subject, a key or an
+account: their values are few.
+"""
+
+import math
+import resource
+from bisect import bisect_left
+from collections.abc import Iterable
+
+from opentelemetry import metrics
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics.export import AggregationTemporality, Histogram, HistogramDataPoint, Metric
+
+
+class Series:
+    """The durations recorded under one set of attributes."""
+
+    __slots__ = ("bounds_seconds", "counts", "largest_seconds", "smallest_seconds", "total_seconds")
+
+    def __init__(self, bounds_seconds: tuple[float, ...]) -> None:
+        self.bounds_seconds = bounds_seconds
+        self.counts = [0] * (len(bounds_seconds) + 1)
+        self.total_seconds = 0.0
+        self.smallest_seconds = math.inf
+        self.largest_seconds = 0.0
+
+    def record(self, seconds: float) -> None:
+        """Count one duration."""
+        self.counts[bisect_left(self.bounds_seconds, seconds)] += 1
+        self.total_seconds += seconds
+        self.largest_seconds = max(self.largest_seconds, seconds)
+        self.smallest_seconds = min(self.smallest_seconds, seconds)
+
+
+class Durations:
+    """A histogram for paths where the SDK's own, some 20 µs a record, would be most of the work.
+
+    Recorded from the event loop's thread only; exported as an ordinary cumulative histogram.
+    """
+
+    def __init__(self, name: str, description: str, bounds_seconds: tuple[float, ...]) -> None:
+        self.name = name
+        self._description = description
+        self._bounds_seconds = bounds_seconds
+        self._series: dict[tuple[tuple[str, str], ...], Series] = {}
+
+    def series(self, attributes: dict[str, str]) -> Series:
+        """Find or begin the series of these attributes; keep it, the look-up is the slow part."""
+        return self._series.setdefault(tuple(sorted(attributes.items())), Series(self._bounds_seconds))
+
+    def points(self, since_ns: int, now_ns: int) -> list[HistogramDataPoint]:
+        """Read everything recorded between the two times, in nanoseconds since 1970; a point a series."""
+        points = []
+        for attributes, series in tuple(self._series.items()):
+            counts = tuple(series.counts)
+            points.append(
+                HistogramDataPoint(
+                    attributes=dict(attributes),
+                    start_time_unix_nano=since_ns,
+                    time_unix_nano=now_ns,
+                    count=sum(counts),
+                    sum=series.total_seconds,
+                    bucket_counts=counts,
+                    explicit_bounds=self._bounds_seconds,
+                    min=series.smallest_seconds,
+                    max=series.largest_seconds,
+                )
+            )
+        return points
+
+    def metric(self, since_ns: int, now_ns: int) -> Metric:
+        """Put the points into the form that exporters take."""
+        histogram = Histogram(self.points(since_ns, now_ns), AggregationTemporality.CUMULATIVE)
+        return Metric(self.name, self._description, "s", histogram)
+
+
+def _cpu_seconds(_options: CallbackOptions) -> Iterable[Observation]:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return [
+        Observation(usage.ru_utime, {"cpu.mode": "user"}),
+        Observation(usage.ru_stime, {"cpu.mode": "system"}),
+    ]
+
+
+_meter = metrics.get_meter("tokenomics")
+
+PROCESS_CPU = _meter.create_observable_counter(
+    "process.cpu.time", [_cpu_seconds], unit="s", description="CPU used by the process. Attributes: cpu.mode."
+)
+
+PROJECTED_RECORDS = _meter.create_counter(
+    "tokenomics.projection.records",
+    unit="{record}",
+    description="Records given to the projection, tries that were undone included. Attributes: topic.",
+)
+
+PROJECTION_LAG = _meter.create_gauge(
+    "tokenomics.projection.lag",
+    unit="{record}",
+    description="Records between the stored position and the end of the log. Attributes: topic, partition.",
+)
+
+PARKED_EVENTS = _meter.create_gauge(
+    "tokenomics.parked.events",
+    unit="{event}",
+    description="Events that are parked. Attributes: topic, partition.",
+)
+
+OUTBOX_EVENTS = _meter.create_gauge(
+    "tokenomics.outbox.events", unit="{event}", description="Events that the relay has not sent yet."
+)
+
+PROJECTION_DURATION = Durations(
+    "tokenomics.projection.batch.duration",
+    "Folding one batch into the database, without the commit. Attributes: topic.",
+    (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+
+RPC_DURATION = Durations(
+    "rpc.server.call.duration",
+    "From a call's headers to its last answer. Attributes: rpc.method, rpc.response.status_code.",
+    (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+
+DURATIONS = (PROJECTION_DURATION, RPC_DURATION)
+"""What the telemetry adds to the SDK's own metrics at each export."""

@@ -1,0 +1,221 @@
+"""What operators see and do: positions with their lag, parked records, retries and skips."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from typing import Protocol
+
+from aiokafka.errors import KafkaError
+
+from tokenomics_chassis.parking import RETRY_LIMIT, NotParkedError, ParkedRecord, Parking, Skip
+from tokenomics_chassis.postgres import Pool
+from tokenomics_chassis.records import Place
+from tokenomics_chassis.topics import end_offsets
+
+log = logging.getLogger(__name__)
+
+_ASK_BROKER_SECONDS = 5
+_SCAN = 100
+_PAGE_BYTES = 2 * 1024 * 1024
+_POSITIONS = """
+SELECT topic, partition, next_offset, as_of, coalesce(parked_records, 0) AS parked_records
+FROM position
+LEFT JOIN (SELECT topic, partition, count(*) AS parked_records FROM parked GROUP BY 1, 2) AS parked
+    USING (topic, partition)
+WHERE $1::text[] IS NULL OR topic = ANY($1)
+ORDER BY topic, partition
+"""
+_PLACES = """
+SELECT topic, partition, record_offset FROM parked
+WHERE $1::text IS NULL OR error_code = $1
+ORDER BY topic, partition, record_offset
+"""
+_IS_SKIPPED = """
+SELECT EXISTS (SELECT FROM skipped WHERE topic = $1 AND partition = $2 AND record_offset = $3)
+"""
+_IS_PASSED = """
+SELECT EXISTS (SELECT FROM position WHERE topic = $1 AND partition = $2 AND next_offset > $3)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a topic-partition is applied."""
+
+    topic: str
+    partition: int
+    next_offset: int
+    end_offset: int | None
+    """``None`` when the broker can't be asked."""
+    as_of: datetime | None
+    """Append time of the last record applied."""
+    parked_records: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedPage:
+    """A part of the parked records."""
+
+    records: Sequence[ParkedRecord]
+    after: Place | None
+    """What the next page begins behind; ``None`` when this was the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryResult:
+    """What a retry came to, in records."""
+
+    applied: int
+    still_parked: int
+    """Failed again, or queued behind one that did."""
+
+
+class AlreadyAppliedError(Exception):
+    """The record was applied: there is nothing left to skip."""
+
+    def __init__(self, topic: str, partition: int, offset: int) -> None:
+        super().__init__(f"the record at {topic}/{partition}@{offset} was applied")
+
+
+class OperationsBackend(Protocol):
+    """What the OperationsService of any service stands on."""
+
+    @property
+    def derived_version(self) -> int:
+        """Version of the derived state that positions belong to."""
+        ...
+
+    async def positions(self, topics: Collection[str]) -> Sequence[Position]:
+        """Read positions by topic and partition; of all topics when none is named."""
+        ...
+
+    async def list_parked(
+        self, topic: str | None, error_code: str | None, after: Place | None, limit: int
+    ) -> ParkedPage:
+        """Read parked records in place order, beginning behind ``after``; pages are cut at some MiB, too."""
+        ...
+
+    async def retry(self, error_code: str | None) -> RetryResult:
+        """Try everything that is parked again, or what is parked with this error code."""
+        ...
+
+    async def retry_at(self, places: Collection[Place]) -> RetryResult:
+        """Try the records at these places again; a place where nothing is parked is passed over."""
+        ...
+
+    async def skip(self, skip: Skip) -> str:
+        """Give a record up for good and return the id of the event that says so; a repeat changes nothing.
+
+        Raises
+        ------
+        NotParkedError
+            Nothing is parked there.
+        AlreadyAppliedError
+            It was applied meanwhile.
+        """
+        ...
+
+
+class Operations:
+    """The backend on PostgreSQL and Kafka."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        parking: Parking,
+        *,
+        derived_version: int,
+        bootstrap: str,
+        skip_event_id: Callable[[Skip], str],
+    ) -> None:
+        """Wire it; ``skip_event_id`` names the event that ``parking`` writes for a skip."""
+        self.derived_version = derived_version
+        self._pool = pool
+        self._parking = parking
+        self._bootstrap = bootstrap
+        self._skip_event_id = skip_event_id
+
+    async def positions(self, topics: Collection[str]) -> Sequence[Position]:
+        """See :meth:`OperationsBackend.positions`; end offsets are read after the positions."""
+        rows = await self._pool.fetch(_POSITIONS, list(topics) or None)
+        ends = await self._end_offsets({row["topic"] for row in rows})
+        return [
+            Position(
+                row["topic"],
+                row["partition"],
+                row["next_offset"],
+                ends.get((row["topic"], row["partition"])),
+                row["as_of"],
+                row["parked_records"],
+            )
+            for row in rows
+        ]
+
+    async def list_parked(
+        self, topic: str | None, error_code: str | None, after: Place | None, limit: int
+    ) -> ParkedPage:
+        """See :meth:`OperationsBackend.list_parked`."""
+        found: list[ParkedRecord] = []
+        room_bytes = _PAGE_BYTES
+        while True:
+            scanned = await self._parking.list(topic, after=after, limit=_SCAN)
+            for parked in scanned:
+                if error_code in (None, parked.error_code):
+                    room_bytes -= len(parked.record.value or b"")
+                    if found and (room_bytes < 0 or len(found) == limit):
+                        return ParkedPage(found, _place(found[-1]))
+                    found.append(parked)
+            if len(scanned) < _SCAN:
+                return ParkedPage(found, None)
+            after = _place(scanned[-1])
+
+    async def retry(self, error_code: str | None) -> RetryResult:
+        """See :meth:`OperationsBackend.retry`; up to :data:`RETRY_LIMIT` records share a transaction."""
+        return await self._retry(await self._parked_places(error_code))
+
+    async def retry_at(self, places: Collection[Place]) -> RetryResult:
+        """See :meth:`OperationsBackend.retry_at`."""
+        chosen = set(places)
+        return await self._retry([place for place in await self._parked_places(None) if place in chosen])
+
+    async def skip(self, skip: Skip) -> str:
+        """See :meth:`OperationsBackend.skip`."""
+        try:
+            await self._parking.skip(skip)
+        except NotParkedError:
+            where = (skip.topic, skip.partition, skip.offset)
+            if not await self._pool.fetchval(_IS_SKIPPED, *where):
+                is_passed = await self._pool.fetchval(_IS_PASSED, *where)
+                raise AlreadyAppliedError(*where) if is_passed else NotParkedError(*where) from None
+        return self._skip_event_id(skip)
+
+    async def _parked_places(self, error_code: str | None) -> Sequence[Place]:
+        return [Place(*row) for row in await self._pool.fetch(_PLACES, error_code)]
+
+    async def _retry(self, places: Sequence[Place]) -> RetryResult:
+        applied: set[Place] = set()
+        for (topic, partition), group in groupby(places, key=lambda place: place[:2]):
+            offsets = [place.offset for place in group]
+            for begin in range(0, len(offsets), RETRY_LIMIT):
+                retried = await self._parking.retry(topic, partition, offsets[begin : begin + RETRY_LIMIT])
+                applied |= {
+                    Place(each.topic, each.partition, each.offset) for each in retried if not each.error_code
+                }
+        return RetryResult(applied=len(applied), still_parked=len(set(places) - applied))
+
+    async def _end_offsets(self, topics: Collection[str]) -> Mapping[tuple[str, int], int]:
+        if not topics:
+            return {}
+        try:
+            async with asyncio.timeout(_ASK_BROKER_SECONDS):
+                return await end_offsets(self._bootstrap, topics)
+        except (KafkaError, OSError) as error:
+            log.warning("the broker's end offsets could not be read", extra={"error": repr(error)})
+            return {}
+
+
+def _place(parked: ParkedRecord) -> Place:
+    return Place(parked.record.topic, parked.record.partition, parked.record.offset)

@@ -1,0 +1,85 @@
+"""The relay: sends the outbox to Kafka in id order and deletes what the broker has acknowledged."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import asyncpg
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from tokenomics_chassis.changes import listen
+from tokenomics_chassis.failpoints import failpoint
+from tokenomics_chassis.leadership import lead
+from tokenomics_chassis.postgres import Schemas, Session
+
+BATCH_ROWS = 500
+
+_READ = """
+SELECT id, topic, key, header_names, header_values, value FROM outbox ORDER BY id LIMIT $1
+"""
+_DELETE = "DELETE FROM outbox WHERE id = ANY($1)"
+
+
+class Relay:
+    """Sends at least once, byte-identical each time; consumers drop what they have seen.
+
+    Any number may run; one leads. What one aggregate wrote arrives in the order it was written; after a fault
+    a stretch of it may arrive again from its start.
+    """
+
+    def __init__(self, url: str, schemas: Schemas, bootstrap: str) -> None:
+        self._url = url
+        self._schemas = schemas
+        self._bootstrap = bootstrap
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Relay until ``stopping`` is set; what is in the outbox then is sent first, if this one leads."""
+        await lead(self._url, self._schemas, "relay", self._relay, stopping, KafkaError)
+
+    async def _relay(self, connection: Session, stopping: asyncio.Event) -> None:
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self._bootstrap, enable_idempotence=True, acks="all", client_id="outbox-relay"
+        )
+        await producer.start()
+        try:
+            async with listen(connection, self._schemas.outbox_channel) as signal:
+                while True:
+                    if await _send_batch(connection, producer):
+                        continue
+                    if stopping.is_set():
+                        return
+                    await signal.wait()
+        finally:
+            await producer.stop()
+
+
+async def _send_batch(connection: Session, producer: AIOKafkaProducer) -> bool:
+    """Send the head of the outbox; whether it was a full batch, so that there may be more."""
+    rows = await connection.fetch(_READ, BATCH_ROWS)
+    if not rows:
+        return False
+    failpoint("relay.after_read")
+    sent = await asyncio.gather(*await _enqueue(producer, rows), return_exceptions=True)
+    failpoint("relay.after_send")
+    # Only what lies before the first failure: what follows it must follow it again.
+    failed = next((index for index, each in enumerate(sent) if isinstance(each, BaseException)), len(sent))
+    await connection.execute(_DELETE, [row["id"] for row in rows[:failed]])
+    failpoint("relay.after_delete")
+    if failed < len(sent):
+        error = sent[failed]
+        assert isinstance(error, BaseException)
+        raise error
+    return len(rows) == BATCH_ROWS
+
+
+async def _enqueue(producer: AIOKafkaProducer, rows: Sequence[asyncpg.Record]) -> list[asyncio.Future[Any]]:
+    return [
+        await producer.send(
+            row["topic"],
+            value=row["value"],
+            key=row["key"],
+            headers=list(zip(row["header_names"], row["header_values"], strict=True)),
+        )
+        for row in rows
+    ]

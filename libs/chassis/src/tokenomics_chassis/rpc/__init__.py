@@ -1,0 +1,1 @@
+"""gRPC for every service: identity, one merged interceptor, rich errors, health, operations."""

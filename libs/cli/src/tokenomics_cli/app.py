@@ -1,0 +1,54 @@
+"""Every command group in one application."""
+
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+import typer
+
+from tokenomics_cli import directory, emit, ops, policy, quota
+from tokenomics_cli.failures import CommandError, Exit
+from tokenomics_cli.output import print_failure
+
+app = typer.Typer(
+    name="tokenomics",
+    rich_markup_mode="markdown",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="AI consumption made visible, fair and worth recognising.",
+)
+app.command("emit")(emit.command)
+app.add_typer(policy.commands, name="policy")
+app.add_typer(directory.commands, name="directory")
+app.add_typer(quota.commands, name="quota")
+app.add_typer(ops.commands, name="ops")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; what fails is printed, not raised."""
+    # Kafka's client logs each retry; what matters of it comes back as an error.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    try:
+        app(list(arguments))
+    except CommandError as error:
+        print_failure(error, as_json="--json" in arguments)
+        return error.exit_code
+    except OSError as error:
+        print_failure(CommandError(str(error), Exit.LOCAL_FILE), as_json="--json" in arguments)
+        return Exit.LOCAL_FILE
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else Exit.INTERNAL
+    return Exit.OK
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    # Python's own handler would be replaced by asyncio's, which waits for a read of standard input to end.
+    signal.signal(signal.SIGINT, _interrupt)
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,126 @@
+"""``tokenomics quota``: may a call go ahead, and where do accounts stand."""
+
+from typing import Annotated, Any
+
+import typer
+
+from tokenomics.quota.v1 import quota_pb2
+from tokenomics.quota.v1.quota_pb2_grpc import QuotaServiceStub
+from tokenomics_cli.failures import Exit
+from tokenomics_cli.output import JsonFlag, message_as_dict, out, print_json, print_table, usd
+from tokenomics_cli.rpc import OnBehalfOf, TokenFile, connect
+
+commands = typer.Typer(no_args_is_help=True, help="May a call go ahead, and where do accounts stand.")
+
+_EXIT_OF_DECISION = {
+    quota_pb2.DECISION_ALLOW: Exit.OK,
+    quota_pb2.DECISION_ALLOW_WITH_NUDGE: Exit.OK,
+    quota_pb2.DECISION_JUSTIFICATION_REQUIRED: Exit.JUSTIFICATION_REQUIRED,
+    quota_pb2.DECISION_APPROVAL_REQUIRED: Exit.APPROVAL_REQUIRED,
+    quota_pb2.DECISION_DENIED: Exit.REFUSED,
+}
+
+
+@commands.command("check")
+def check_command(
+    subject: Annotated[str, typer.Argument(help="who calls the model: an id, or alias:<hex>")],
+    *,
+    provider: Annotated[str, typer.Option(help="e.g. anthropic")],
+    model: Annotated[str, typer.Option(help="as the provider writes it")],
+    input_tokens: Annotated[int, typer.Option(min=0, help="expected")] = 0,
+    output_tokens: Annotated[int, typer.Option(min=0, help="expected")] = 0,
+    project: Annotated[str, typer.Option(help="project that the call is for")] = "",
+    data_class: Annotated[str, typer.Option(help="class of the data in the prompt")] = "",
+    on_behalf_of: OnBehalfOf = None,
+    token_file: TokenFile = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Ask whether a call may go ahead.
+
+    Exit code: 0 for ALLOW and ALLOW_WITH_NUDGE, 10 for JUSTIFICATION_REQUIRED, 11 for APPROVAL_REQUIRED, 1
+    for DENIED.
+    """
+    request = quota_pb2.CheckQuotaRequest(
+        subject=subject,
+        provider=provider,
+        model=model,
+        estimated_input_tokens=input_tokens,
+        estimated_output_tokens=output_tokens,
+        project=project,
+        data_class=data_class,
+    )
+    with connect(token_file, on_behalf_of) as quota:
+        answer = quota.call(QuotaServiceStub(quota.channel).CheckQuota, request)
+    if as_json:
+        print_json(message_as_dict(answer))
+    else:
+        _print_answer(answer)
+    raise typer.Exit(_EXIT_OF_DECISION.get(answer.decision, Exit.INTERNAL))
+
+
+def _print_answer(answer: quota_pb2.CheckQuotaResponse) -> None:
+    console = out()
+    name = quota_pb2.Decision.Name(answer.decision).removeprefix("DECISION_")
+    console.print(f"[bold]{name}[/bold]  this call: about {usd(answer.estimated_cost_micro_usd)}")
+    for text in (
+        *(reason.message for reason in answer.reasons),
+        answer.nudge.text,
+        *(unblock.message for unblock in answer.unblocks),
+    ):
+        if text:
+            console.print(f"  {text}", markup=False)
+    _print_accounts(answer.accounts)
+    _print_freshness(answer.freshness)
+
+
+@commands.command("balance")
+def balance_command(
+    target: Annotated[
+        str, typer.Argument(help="a subject, or an account id such as team/team-07/all/2026-11")
+    ],
+    *,
+    project: Annotated[str, typer.Option(help="a project that the subject's calls are for")] = "",
+    on_behalf_of: OnBehalfOf = None,
+    token_file: TokenFile = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show an account's balance, or those of every account that a subject's calls touch."""
+    named = {"account_id": target} if "/" in target else {"subject": target, "project": project}
+    with connect(token_file, on_behalf_of) as quota:
+        answer = quota.call(QuotaServiceStub(quota.channel).GetBalance, quota_pb2.GetBalanceRequest(**named))
+    if as_json:
+        print_json(message_as_dict(answer))
+    else:
+        _print_accounts(answer.accounts)
+        _print_freshness(answer.freshness)
+
+
+def _print_accounts(accounts: Any) -> None:
+    print_table(
+        ("account", "spent", "held", "limit", "used", "band"),
+        (
+            (
+                account.account_id,
+                usd(account.posted_micro_usd),
+                usd(account.pending_micro_usd),
+                "none" if account.unlimited else usd(account.limit_micro_usd),
+                _share(account),
+                quota_pb2.Band.Name(account.band).removeprefix("BAND_").lower(),
+            )
+            for account in accounts
+        ),
+    )
+
+
+def _share(account: quota_pb2.AccountBalance) -> str:
+    if account.unlimited or not account.limit_micro_usd:
+        return ""
+    used = account.posted_micro_usd + account.pending_micro_usd
+    return f"{used * 100 // account.limit_micro_usd} %"
+
+
+def _print_freshness(freshness: quota_pb2.Freshness) -> None:
+    lag_ms = freshness.lag.ToMilliseconds()
+    stale = "; stale, the answer is what policy says for that case" if freshness.stale else ""
+    as_of = f"as of {freshness.as_of.ToJsonString()}, " if freshness.HasField("as_of") else ""
+    out().print(f"{as_of}{lag_ms} ms behind{stale}", style="dim")

@@ -1,0 +1,134 @@
+"""Calls to a service: who calls, over which transport, and what a failed call means to a shell."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import grpc
+import typer
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from tokenomics_cli.failures import CommandError, Exit
+from tokenomics_cli.settings import ServiceSettings, settings_of
+
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(envvar="TOKENOMICS_TOKEN_FILE", help="file with the bearer token; or set TOKENOMICS_TOKEN"),
+]
+OnBehalfOf = Annotated[
+    str | None, typer.Option(help="person for whom the caller asks; the caller must be allowed to")
+]
+
+_EXITS = {
+    grpc.StatusCode.UNAUTHENTICATED: Exit.PERMISSION,
+    grpc.StatusCode.PERMISSION_DENIED: Exit.PERMISSION,
+    grpc.StatusCode.INVALID_ARGUMENT: Exit.BAD_DATA,
+    grpc.StatusCode.OUT_OF_RANGE: Exit.BAD_DATA,
+    grpc.StatusCode.NOT_FOUND: Exit.REFUSED,
+    grpc.StatusCode.ALREADY_EXISTS: Exit.REFUSED,
+    grpc.StatusCode.FAILED_PRECONDITION: Exit.REFUSED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Exit.REFUSED,
+    grpc.StatusCode.UNAVAILABLE: Exit.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED: Exit.UNAVAILABLE,
+    grpc.StatusCode.UNIMPLEMENTED: Exit.UNAVAILABLE,
+}
+_HINTS = {
+    grpc.StatusCode.UNAUTHENTICATED: "set TOKENOMICS_TOKEN or --token-file to a token for this service",
+    grpc.StatusCode.PERMISSION_DENIED: "the service's callers table says who may call what, and for whom",
+    grpc.StatusCode.UNAVAILABLE: "check TOKENOMICS_QUOTA_ADDRESS and the service, then try again",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "try again, or raise TOKENOMICS_RPC_TIMEOUT_SECONDS",
+}
+
+
+class Service:
+    """A connection to one service, for one caller."""
+
+    def __init__(
+        self, channel: grpc.Channel, settings: ServiceSettings, metadata: list[tuple[str, str]]
+    ) -> None:
+        self._settings = settings
+        self._metadata = metadata
+        self.channel = channel
+
+    def call(self, method: Callable[..., Any], request: Message) -> Any:
+        """Call a unary method of a stub made on :attr:`channel`.
+
+        Raises
+        ------
+        CommandError
+            When the call fails, with the service's own reason.
+        """
+        try:
+            return method(request, timeout=self._settings.rpc_timeout_seconds, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise _failure(error, self._settings.quota_address) from error
+
+
+@contextmanager
+def connect(token_file: Path | None, on_behalf_of: str | None = None) -> Iterator[Service]:
+    """Connect to quota as the environment says.
+
+    Raises
+    ------
+    CommandError
+        When the environment is incomplete, or would send a token in the clear beyond this machine.
+    """
+    settings = settings_of(ServiceSettings)
+    metadata = [("authorization", f"Bearer {_token(settings, token_file)}")]
+    if on_behalf_of:
+        metadata.append(("tokenomics-on-behalf-of", on_behalf_of))
+    with _channel(settings) as channel:
+        yield Service(channel, settings, metadata)
+
+
+def _token(settings: ServiceSettings, token_file: Path | None) -> str:
+    if settings.token:
+        return settings.token.get_secret_value()
+    if token_file is None:
+        raise CommandError("no token is given", Exit.USAGE, hint=_HINTS[grpc.StatusCode.UNAUTHENTICATED])
+    try:
+        return token_file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"{token_file} can't be read: {error}", Exit.USAGE) from None
+
+
+def _channel(settings: ServiceSettings) -> grpc.Channel:
+    if settings.quota_tls_ca:
+        credentials = grpc.ssl_channel_credentials(settings.quota_tls_ca.read_bytes())
+        return grpc.secure_channel(settings.quota_address, credentials)
+    if not _is_loopback(settings.quota_address.rpartition(":")[0]):
+        raise CommandError(
+            f"{settings.quota_address} is not this machine, and a token must not travel in the clear",
+            Exit.USAGE,
+            hint="set TOKENOMICS_QUOTA_TLS_CA to the authority of the server's certificate",
+        )
+    return grpc.insecure_channel(settings.quota_address)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _failure(error: Any, address: str) -> CommandError:
+    # What a call raises is an RpcError and a Call in one, which the types of grpc can't say.
+    code: grpc.StatusCode = error.code()
+    reason, details = code.name, list[str]()
+    status = rpc_status.from_call(error)
+    for packed in status.details if status else ():
+        info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+        if packed.Unpack(info):
+            reason = f"{code.name} ({info.reason})"
+        elif packed.Unpack(bad):
+            details += [f"{one.field}: {one.description}" for one in bad.field_violations]
+    message = "; ".join([f"{address} answers {reason}: {error.details()}", *details])
+    return CommandError(message, _EXITS.get(code, Exit.INTERNAL), hint=_HINTS.get(code))

@@ -1,0 +1,1 @@
+"""Event models, one module per topic. Past tense, frozen, versioned in the type name."""

@@ -1,0 +1,321 @@
+"""`tokenomics.policy.v1`: versioned policy documents, each an event."""
+
+from collections import Counter
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, Self
+from zoneinfo import ZoneInfo
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core.core_schema import ValidationInfo
+
+from tokenomics_contracts.events.base import Event, Value
+from tokenomics_contracts.units import (
+    BasisPoints,
+    EventName,
+    Identifier,
+    Label,
+    Limit,
+    PicoUsd,
+    Ratio,
+    RoleName,
+    Tokens,
+    UtcTime,
+    Version,
+)
+
+PolicyKind = Literal[
+    "baseline", "quota", "approvals", "scoring", "privacy", "notifier", "price_book", "use_cases", "sources"
+]
+
+FULL: Final = BasisPoints(10_000)
+
+
+class Problem(NamedTuple):
+    """What is wrong with a document, and where."""
+
+    path: str
+    """Dotted path of the field, list positions from 0, e.g. `budgets.3.limit_micro_usd`; empty: the whole."""
+
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+def problems_of(error: ValidationError) -> list[Problem]:
+    """Say what pydantic found, without the offending values: they may be personal."""
+    return [
+        Problem(".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, "))
+        for item in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+
+
+def _require_unique(name: str, values: Iterable[object]) -> None:
+    repeated = [str(value) for value, count in Counter(values).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{name} should appear once each; repeated: {', '.join(repeated)}")
+
+
+def _known_time_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (OSError, ValueError, LookupError):
+        raise ValueError("should be an IANA time zone, e.g. Europe/Berlin") from None
+    return name
+
+
+class Thresholds(Value):
+    """Where the bands begin, as a share of the effective limit."""
+
+    nudge_basis_points: Ratio = BasisPoints(7_000)
+    justify_basis_points: Ratio = BasisPoints(9_000)
+    approve_basis_points: Ratio = BasisPoints(10_000)
+
+    @model_validator(mode="after")
+    def _rise(self) -> Self:
+        if not 0 < self.nudge_basis_points < self.justify_basis_points < self.approve_basis_points:
+            raise ValueError("thresholds should rise strictly from nudge over justify to approve, above 0")
+        return self
+
+
+class Allowance(Value):
+    """A role's baseline limit for one period."""
+
+    role: RoleName
+    limit_micro_usd: Limit
+
+
+class Budget(Value):
+    """A shared limit for one period."""
+
+    kind: Literal["team", "project", "cost_centre"]
+    owner_id: Identifier
+    limit_micro_usd: Limit
+
+
+class QuotaDocument(Value):
+    """The quota policy. Whoever has neither a role's allowance nor the default one has no limit."""
+
+    time_zone: Annotated[str, AfterValidator(_known_time_zone)]
+    """The zone in which a period turns."""
+
+    period: Literal["calendar_month"] = "calendar_month"
+    thresholds: Thresholds = Thresholds()
+    allowances: tuple[Allowance, ...] = ()
+    default_allowance_micro_usd: Limit | None = None
+    budgets: tuple[Budget, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_limit_each(self) -> Self:
+        _require_unique("roles in allowances", (allowance.role for allowance in self.allowances))
+        _require_unique("budgets", (f"{budget.kind}/{budget.owner_id}" for budget in self.budgets))
+        return self
+
+
+Rate = Annotated[PicoUsd, Field(strict=True, ge=0, le=10**12)]
+"""Integer micro-USD per million tokens, which is pico-USD per token."""
+
+
+class Rates(Value):
+    """What a million tokens cost, in micro-USD (= pico-USD per token)."""
+
+    input: Rate
+    """Input that was neither read from nor written to the cache."""
+
+    cached_input: Rate | None = None
+    """Absent: as input."""
+
+    cache_creation: Rate | None = None
+    """Absent: as input."""
+
+    output: Rate
+
+
+class Tier(Value):
+    """Rates of a whole request whose input is larger than a bound."""
+
+    above_input_tokens: Annotated[Tokens, Field(ge=1)]
+    rates: Rates
+
+
+Minute = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+
+
+def _minute_of_day(text: str) -> int:
+    return int(text[:2]) * 60 + int(text[3:])
+
+
+class Window(Value):
+    """Rates at a time of day; `from_` belongs to it, `until` doesn't; it may pass midnight."""
+
+    from_: Annotated[Minute, Field(alias="from")]
+    """`HH:MM` in UTC."""
+
+    until: Minute
+    """`HH:MM` in UTC."""
+
+    rates: Rates
+
+    def minutes(self) -> set[int]:
+        """Give the minutes of the UTC day that it covers."""
+        start, end = _minute_of_day(self.from_), _minute_of_day(self.until)
+        return {minute % 1440 for minute in range(start, end if end > start else end + 1440)}
+
+    def covers(self, minute_of_day: int) -> bool:
+        """Whether a minute of the UTC day (0 .. 1439) lies in it."""
+        start, end = _minute_of_day(self.from_), _minute_of_day(self.until)
+        return start <= minute_of_day < end if start < end else minute_of_day >= start or minute_of_day < end
+
+
+class Price(Value):
+    """What a model costs. A window that covers the request's time wins over tiers, tiers over `rates`."""
+
+    provider: Label
+    model: Label
+    """Exact name, or a prefix ending in `*`; an exact name wins, then the longest prefix."""
+
+    rates: Rates
+    tiers: tuple[Tier, ...] = ()
+    windows: tuple[Window, ...] = ()
+
+    @model_validator(mode="after")
+    def _unambiguous(self) -> Self:
+        if "*" in self.model[:-1]:
+            raise ValueError("model should have a '*' at its end only")
+        if any(low.above_input_tokens >= high.above_input_tokens for low, high in pairwise(self.tiers)):
+            raise ValueError("tiers should rise strictly by above_input_tokens")
+        if any(window.from_ == window.until for window in self.windows):
+            raise ValueError("a window's from and until should differ")
+        covered = [window.minutes() for window in self.windows]
+        if len(set().union(*covered)) != sum(map(len, covered)):
+            raise ValueError("windows should not overlap")
+        return self
+
+
+class ServiceTierFactors(Value):
+    """What a service tier multiplies a price by."""
+
+    standard: Ratio = FULL
+    batch: Ratio = FULL
+    priority: Ratio = FULL
+
+
+class PriceBookDocument(Value):
+    """Prices in force from the event's `effective_from` on."""
+
+    prices: tuple[Price, ...] = ()
+    service_tier_basis_points: ServiceTierFactors = ServiceTierFactors()
+    fallback: Rates
+    """Prices a model that no entry names; such facts are flagged and mended by a later price book."""
+
+    @model_validator(mode="after")
+    def _one_price_each(self) -> Self:
+        _require_unique("prices", (f"{price.provider} {price.model}" for price in self.prices))
+        return self
+
+
+class Source(Value):
+    """A producer of events, as named in the CloudEvents `source`."""
+
+    source: EventName
+    owner_id: Identifier
+    may_backfill: Annotated[bool, Field(strict=True)] = False
+    """Events of any age are accepted; they reach reports. A later version can't take it back."""
+
+    backfill_until: UtcTime | None = None
+    """Only events appended before; absent: without end."""
+
+    backfill_counts_in_balances: Annotated[bool, Field(strict=True)] = False
+    """They reach balances too."""
+
+    @model_validator(mode="after")
+    def _backfill_is_permitted(self) -> Self:
+        if self.backfill_counts_in_balances and not self.may_backfill:
+            raise ValueError("backfill_counts_in_balances needs may_backfill")
+        return self
+
+
+class SourcesDocument(Value):
+    """Who owns which source, and what it may do."""
+
+    sources: tuple[Source, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_entry_each(self) -> Self:
+        _require_unique("sources", (source.source for source in self.sources))
+        return self
+
+
+PolicyDocument = QuotaDocument | PriceBookDocument | SourcesDocument
+
+DOCUMENT_MODELS: Final[dict[str, type[PolicyDocument]]] = {
+    "quota": QuotaDocument,
+    "price_book": PriceBookDocument,
+    "sources": SourcesDocument,
+}
+"""Kinds that this version reads; the others' documents pass as opaque objects."""
+
+
+def validate_document(kind: str, document: object) -> list[Problem]:
+    """Judge a policy document before it is published, more strictly than a reader does.
+
+    Unknown fields are problems here: a typo in a policy would otherwise switch a rule off silently.
+
+    Returns
+    -------
+    list
+        Empty when the document may be published.
+    """
+    model = DOCUMENT_MODELS.get(kind)
+    if model is None:
+        return [Problem("kind", f"should be one of {', '.join(DOCUMENT_MODELS)}")]
+    try:
+        model.model_validate(document, extra="forbid")
+    except ValidationError as error:
+        return problems_of(error)
+    return []
+
+
+class PolicyPublished(Event):
+    """A policy version. It is parked when `replaces` isn't the version in force for its kind."""
+
+    type_name: ClassVar[str] = "tokenomics.policy.published.v1"
+    key_field: ClassVar[str] = "kind"
+
+    kind: PolicyKind
+    version: Version
+    replaces: Version | None = None
+    """The version it was written against; absent only for the first of its kind."""
+
+    effective_from: UtcTime
+    document: PolicyDocument | dict[str, JsonValue]
+    """The document model of its kind, or an opaque object for kinds that this version doesn't read."""
+
+    @field_validator("document", mode="plain", json_schema_input_type=dict[str, JsonValue])
+    @classmethod
+    def _document_of_its_kind(cls, document: object, info: ValidationInfo) -> BaseModel | dict[str, Any]:
+        model = DOCUMENT_MODELS.get(info.data.get("kind", ""))
+        if model is None:
+            if not isinstance(document, dict):
+                raise ValueError("should be an object")
+            return document
+        try:
+            return model.model_validate(document)
+        except ValidationError as error:
+            raise ValueError("; ".join(map(str, problems_of(error)))) from None
+
+    @model_validator(mode="after")
+    def _replaces_an_earlier_version(self) -> Self:
+        if self.replaces is not None and self.replaces >= self.version:
+            raise ValueError("replaces should be lower than version")
+        return self

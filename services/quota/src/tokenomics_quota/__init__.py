@@ -1,0 +1,1 @@
+"""Quota guides AI spend with progressive friction instead of hard stops."""

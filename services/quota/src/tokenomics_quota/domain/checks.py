@@ -1,0 +1,80 @@
+"""A call somebody is about to make, and what a check answers."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from tokenomics_contracts.units import AccountId, SubjectId
+from tokenomics_contracts.units import Purpose as CallPurpose
+from tokenomics_quota.domain.balance import Balance
+from tokenomics_quota.domain.friction import Decision
+from tokenomics_quota.domain.pricing import Priced, Quantities
+
+
+class Call(NamedTuple):
+    """An AI call somebody is about to make."""
+
+    subject: str
+    """Subject id or alias."""
+    provider: str
+    model: str
+    quantities: Quantities
+    """Expected tokens."""
+    project_id: str | None
+
+
+class Reason(NamedTuple):
+    """Why a decision is not a plain ALLOW."""
+
+    code: str
+    """``<account kind>_in_<band>_band``."""
+    message: str
+    account_id: AccountId
+
+
+class Caps(NamedTuple):
+    """How many output tokens fit with the estimated input; 0 says that not even the input fits."""
+
+    output_tokens_within_band: int
+    output_tokens_within_limit: int
+
+
+class Unblock(NamedTuple):
+    """A way on for the caller."""
+
+    decision: Decision
+    """What it answers: a justification or an approval."""
+    message: str
+    who_can_unblock: tuple[SubjectId, ...]
+    """Who decides; nobody but the caller for a justification."""
+
+
+class Answer(NamedTuple):
+    """What a check found."""
+
+    decision: Decision
+    reasons: Sequence[Reason]
+    """The deciding one first."""
+    balances: Sequence[Balance]
+    """As they stand before the call."""
+    estimate: Priced
+    caps: Caps | None
+    """``None`` when no account has a limit, or output costs nothing."""
+    unblocks: Sequence[Unblock]
+    quota_policy_version: int
+    price_book_version: int
+
+
+class Decided(NamedTuple):
+    """A check's answer, kept because it was not a plain ALLOW."""
+
+    decision_id: str
+    call: Call
+    purpose: CallPurpose
+    caller: str
+    answer: Answer
+    next_offsets: dict[str, int]
+    """What the view had applied, by ``topic/partition``."""
+    decided_at: datetime
+    traceparent: str | None
+    """Trace of the call that asked, so that the record joins it."""

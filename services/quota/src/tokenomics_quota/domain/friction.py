@@ -1,0 +1,115 @@
+"""Progressive friction: bands, decisions and what they ask of the caller."""
+
+from enum import IntEnum
+from typing import NamedTuple
+
+from tokenomics_contracts.units import Band as BandName
+from tokenomics_contracts.units import BasisPoints, DecisionName, MicroUsd
+
+FULL_BASIS_POINTS = 10_000
+
+
+class Band(IntEnum):
+    """Where an account stands against its limit; a higher band asks for more."""
+
+    NORMAL = 0
+    NUDGE = 1
+    JUSTIFY = 2
+    APPROVE = 3
+
+    @property
+    def label(self) -> BandName:
+        """Name in events and reason codes."""
+        return _BAND_NAMES[self]
+
+
+_BAND_NAMES: dict[Band, BandName] = {
+    Band.NORMAL: "normal",
+    Band.NUDGE: "nudge",
+    Band.JUSTIFY: "justify",
+    Band.APPROVE: "approve",
+}
+
+
+class Decision(IntEnum):
+    """What a check answers; the worst over all accounts of a call wins."""
+
+    ALLOW = 0
+    ALLOW_WITH_NUDGE = 1
+    JUSTIFICATION_REQUIRED = 2
+    APPROVAL_REQUIRED = 3
+
+    @property
+    def label(self) -> DecisionName:
+        """Name in events."""
+        return _DECISION_NAMES[self]
+
+
+_DECISION_NAMES: dict[Decision, DecisionName] = {
+    Decision.ALLOW: "ALLOW",
+    Decision.ALLOW_WITH_NUDGE: "ALLOW_WITH_NUDGE",
+    Decision.JUSTIFICATION_REQUIRED: "JUSTIFICATION_REQUIRED",
+    Decision.APPROVAL_REQUIRED: "APPROVAL_REQUIRED",
+}
+
+
+class Thresholds(NamedTuple):
+    """Share of the limit from which each band begins, in basis points of the limit."""
+
+    nudge: BasisPoints
+    justify: BasisPoints
+    approve: BasisPoints
+
+    def reached(self, used: MicroUsd, limit: MicroUsd | None) -> list[tuple[Band, BasisPoints]]:
+        """Return every threshold that ``used`` has reached, lowest first; none without a limit.
+
+        A threshold counts as reached at exactly its share. Under a limit of zero nothing used reaches
+        nothing, and the first micro-USD reaches all.
+        """
+        return list(zip(_BANDS, self, strict=True))[: self.band(used, limit)]
+
+    def band(self, used: MicroUsd, limit: MicroUsd | None) -> Band:
+        """Return the band of an account that has ``used`` (posted and pending) of its limit."""
+        if limit is None or used <= 0:
+            return Band.NORMAL
+        nudge, justify, approve = self
+        scaled = used * FULL_BASIS_POINTS
+        if scaled < limit * nudge:
+            return Band.NORMAL
+        if scaled < limit * justify:
+            return Band.NUDGE
+        return Band.JUSTIFY if scaled < limit * approve else Band.APPROVE
+
+    def room(self, used: MicroUsd, limit: MicroUsd) -> MicroUsd:
+        """Return how much more may be used before the next band begins; 0 in the last band."""
+        band = self.band(used, limit)
+        return MicroUsd(0) if band is Band.APPROVE else self.room_before(Band(band + 1), used, limit)
+
+    def room_before(self, band: Band, used: MicroUsd, limit: MicroUsd) -> MicroUsd:
+        """Return how much more may be used before a band above normal begins; negative once it has begun."""
+        # The smallest use that reaches the share; the first micro-USD where that is nothing.
+        first = max(1, -(-limit * self[band - 1] // FULL_BASIS_POINTS))
+        return MicroUsd(first - 1 - used)
+
+
+_BANDS = (Band.NUDGE, Band.JUSTIFY, Band.APPROVE)
+
+DEFAULT_THRESHOLDS = Thresholds(BasisPoints(7_000), BasisPoints(9_000), BasisPoints(FULL_BASIS_POINTS))
+
+
+class Standing(NamedTuple):
+    """What a call would make of one account."""
+
+    shared: bool
+    band: Band
+
+
+def ask(standing: Standing) -> Decision:
+    """Return what one account asks of the caller.
+
+    A shared account in the nudge or justify band alerts its owner, not its members: members are asked
+    only once its limit is reached.
+    """
+    if standing.shared and standing.band is not Band.APPROVE:
+        return Decision.ALLOW
+    return Decision(standing.band)

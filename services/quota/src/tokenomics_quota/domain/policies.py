@@ -1,0 +1,40 @@
+"""What a quota policy says: limits, thresholds, time zone; and who may back-fill."""
+
+from typing import NamedTuple
+
+from tokenomics_contracts.units import MicroUsd
+from tokenomics_quota.domain.accounts import AccountKind
+from tokenomics_quota.domain.friction import DEFAULT_THRESHOLDS, Thresholds
+
+
+class QuotaPolicy(NamedTuple):
+    """A quota policy, ready for look-ups."""
+
+    version: int
+    time_zone: str
+    thresholds: Thresholds
+    allowances: dict[str, MicroUsd]
+    """Base limit a period by role."""
+    default_allowance: MicroUsd | None
+    """Base limit of a role that ``allowances`` doesn't name; ``None`` is unlimited."""
+    budgets: dict[tuple[AccountKind, str], MicroUsd]
+    """Limit a period by (kind, owner id) of shared accounts."""
+
+    def allowance(self, role: str) -> MicroUsd | None:
+        """Return the base limit of a role."""
+        return self.allowances.get(role, self.default_allowance)
+
+    def budget(self, kind: AccountKind, owner_id: str) -> MicroUsd | None:
+        """Return the limit of a shared account; ``None`` is unlimited."""
+        return self.budgets.get((kind, owner_id))
+
+
+NO_POLICY = QuotaPolicy(0, "UTC", DEFAULT_THRESHOLDS, {}, None, {})
+"""Before the first policy: periods turn in UTC, nothing is limited, everything is counted."""
+
+
+class BackfillPermission(NamedTuple):
+    """What a sources policy lets one source do with events that are too late."""
+
+    allowed: bool
+    counts_in_balances: bool

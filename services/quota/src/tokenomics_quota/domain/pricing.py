@@ -1,0 +1,313 @@
+"""What one usage event costs.
+
+Rates are whole pico-USD per token, which is the same number as micro-USD per million tokens. A cost is summed
+exactly in pico-USD and rounded half up to micro-USD once per fact, so that the same event costs the same in
+every run: 3 tokens at 166,666 pico-USD are 499,998 pico-USD and cost 0 micro-USD, 3 tokens at 166,667 are
+500,001 and cost 1, one token at 1,500,000 costs 2.
+
+Prices may depend on the event's UTC date, on its UTC time of day, and on the size of its input: three step
+functions, one in another. So a cost is computed per event, never from a sum of tokens.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, time
+from functools import lru_cache, partial
+from typing import Generic, Literal, NamedTuple, Protocol, Self, TypeAlias, TypeVar
+
+from tokenomics_contracts.events import policy
+from tokenomics_contracts.units import MicroUsd, ServiceTier
+
+Pricing: TypeAlias = Literal["reported", "book", "fallback"]
+
+_PICO_PER_MICRO = 1_000_000
+_DIVISOR = _PICO_PER_MICRO * policy.FULL
+_HALF = _DIVISOR // 2
+_REMEMBERED_MODELS = 4_096
+_STANDARD_FOR_ALL: dict[ServiceTier, int] = dict.fromkeys(("standard", "batch", "priority"), policy.FULL)
+
+T = TypeVar("T")
+
+
+class Quantities(NamedTuple):
+    """The billable part of one usage event, in tokens.
+
+    Cached and cache-creation tokens are part of the input, reasoning tokens part of the output.
+    """
+
+    input_tokens: int
+    cached_input_tokens: int = 0
+    cache_creation_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    service_tier: ServiceTier = "standard"
+
+
+class Priced(NamedTuple):
+    """A cost and where it comes from."""
+
+    cost_micro_usd: MicroUsd
+    pricing: Pricing
+
+
+# A named tuple's own constructor is Python code; this one runs per event.
+_priced = partial(tuple.__new__, Priced)
+
+
+class Rates(NamedTuple):
+    """Pico-USD per token (= micro-USD per million tokens), and pico-USD for the request itself."""
+
+    input: int
+    cached_input: int
+    cache_creation: int
+    output: int
+    reasoning: int
+    request: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        input: int,  # noqa: A002 - the word of the price list
+        output: int,
+        cached_input: int | None = None,
+        cache_creation: int | None = None,
+        reasoning: int | None = None,
+        request: int = 0,
+    ) -> Self:
+        """Rates where a kind of token without a rate of its own pays that of the whole it is part of."""
+        return cls(
+            input=input,
+            cached_input=input if cached_input is None else cached_input,
+            cache_creation=input if cache_creation is None else cache_creation,
+            output=output,
+            reasoning=output if reasoning is None else reasoning,
+            request=request,
+        )
+
+    @classmethod
+    def from_policy(cls, rates: policy.Rates) -> Self:
+        """Take over the rates that a policy states."""
+        return cls.of(
+            input=rates.input,
+            output=rates.output,
+            cached_input=rates.cached_input,
+            cache_creation=rates.cache_creation,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Steps(Generic[T]):
+    """A step function over integers: ``values[i + 1]`` holds from ``borders[i]`` on."""
+
+    borders: tuple[int, ...]
+    values: tuple[T, ...]
+
+    @classmethod
+    def constant(cls, value: T) -> "Steps[T]":
+        """One value everywhere."""
+        return cls((), (value,))
+
+    @classmethod
+    def sample(cls, borders: Iterable[int], value_at: Callable[[int], T]) -> "Steps[T]":
+        """Evaluate ``value_at`` at 0 and at each border, joining neighbours that are equal."""
+        kept: list[int] = []
+        values = [value_at(0)]
+        for border in sorted(set(borders) - {0}):
+            value = value_at(border)
+            if value != values[-1]:
+                kept.append(border)
+                values.append(value)
+        return cls(tuple(kept), tuple(values))
+
+    def at(self, point: int) -> T:
+        """Return the value that holds at ``point``."""
+        return self.values[bisect_right(self.borders, point)]
+
+
+BySize: TypeAlias = Steps[Rates]
+"""Over input tokens: the whole request pays the rates of its input's size."""
+ByTimeOfDay: TypeAlias = Steps[BySize]
+"""Over seconds since midnight UTC."""
+ByDate: TypeAlias = Steps[ByTimeOfDay]
+"""Over the proleptic ordinal of the UTC date."""
+
+
+def second_of_day(at: datetime | time) -> int:
+    """Whole seconds since midnight."""
+    return at.hour * 3_600 + at.minute * 60 + at.second
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPrice:
+    """The price of one model for ever: by date, time of day and input size, and by service tier where listed.
+
+    A service tier with a price of its own is charged exactly that; only a tier without one is charged the
+    standard price times the book's basis points for it.
+    """
+
+    standard: ByDate
+    service_tiers: Mapping[ServiceTier, ByDate] = field(default_factory=dict)
+
+    @classmethod
+    def from_entry(cls, entry: policy.Price) -> Self:
+        """Make the price that a policy's entry states."""
+
+        def at_size(size: int) -> Rates:
+            tiers = (tier.rates for tier in reversed(entry.tiers) if size > tier.above_input_tokens)
+            return Rates.from_policy(next(tiers, entry.rates))
+
+        by_size = Steps.sample((tier.above_input_tokens + 1 for tier in entry.tiers), at_size)
+
+        def at_second(second: int) -> BySize:
+            windows = (window.rates for window in entry.windows if window.covers(second // 60))
+            rates = next(windows, None)
+            return by_size if rates is None else Steps.constant(Rates.from_policy(rates))
+
+        minutes = range(0, 86_400, 60) if entry.windows else ()
+        return cls(Steps.constant(Steps.sample(minutes, at_second)))
+
+    @classmethod
+    def flat(cls, rates: Rates) -> Self:
+        """Make a price that never changes."""
+        return cls(Steps.constant(Steps.constant(Steps.constant(rates))))
+
+
+class PriceSource(Protocol):
+    """Anything that knows prices of models."""
+
+    def find(self, provider: str, model: str) -> ModelPrice | None:
+        """Return the price of that provider's model, or None where it has none. Never raises."""
+
+
+class PriceBook:
+    """One version of the company's prices, layered over a default book and, last, fallback rates.
+
+    Parameters
+    ----------
+    version
+        The policy's version.
+    prices
+        By (provider, model), case-sensitive; a model that ends in ``*`` is a prefix. The exact name wins,
+        then the longest prefix.
+    default
+        Asked for what `prices` doesn't list.
+    service_tier_basis_points
+        What a service tier without a price of its own pays of the standard price; 10,000 where not named.
+    fallback
+        Charged, and flagged, where neither knows the model.
+    """
+
+    def __init__(
+        self,
+        *,
+        version: int,
+        prices: Mapping[tuple[str, str], ModelPrice],
+        default: PriceSource,
+        service_tier_basis_points: dict[ServiceTier, int],
+        fallback: Rates,
+    ) -> None:
+        self.version = version
+        self.fallback = ModelPrice.flat(fallback)
+        self.service_tier_basis_points = _STANDARD_FOR_ALL | service_tier_basis_points
+        self._exact = {key: price for key, price in prices.items() if not key[1].endswith("*")}
+        self._prefixes = sorted(
+            (
+                (provider, model[:-1], price)
+                for (provider, model), price in prices.items()
+                if model.endswith("*")
+            ),
+            key=lambda entry: -len(entry[1]),
+        )
+        self._default = default
+        self.find: Callable[[str, str], ModelPrice | None] = lru_cache(_REMEMBERED_MODELS)(self._resolve)
+        """By (provider, model): the price by this book, else the default book, else None."""
+
+    @classmethod
+    def from_document(cls, document: policy.PriceBookDocument, *, version: int, default: PriceSource) -> Self:
+        """Make the book that a policy states, layered over the default book."""
+        return cls(
+            version=version,
+            prices={(entry.provider, entry.model): ModelPrice.from_entry(entry) for entry in document.prices},
+            default=default,
+            service_tier_basis_points={
+                tier: getattr(document.service_tier_basis_points, tier) for tier in _STANDARD_FOR_ALL
+            },
+            fallback=Rates.from_policy(document.fallback),
+        )
+
+    @classmethod
+    def before_any_policy(cls, default: PriceSource) -> Self:
+        """Make the book that holds until a policy states one: an unknown model costs nothing, flagged."""
+        return cls(
+            version=0,
+            prices={},
+            default=default,
+            service_tier_basis_points={},
+            fallback=Rates.of(input=0, output=0),
+        )
+
+    def _resolve(self, provider: str, model: str) -> ModelPrice | None:
+        if exact := self._exact.get((provider, model)):
+            return exact
+        for prefix_provider, prefix, price_of_prefix in self._prefixes:
+            if prefix_provider == provider and model.startswith(prefix):
+                return price_of_prefix
+        return self._default.find(provider, model)
+
+
+def price(
+    provider: str,
+    model: str,
+    quantities: Quantities,
+    *,
+    book: PriceBook,
+    at: datetime,
+    reported_micro_usd: MicroUsd | None = None,
+) -> Priced:
+    """Cost of one usage event.
+
+    Parameters
+    ----------
+    provider, model
+        As the event names them.
+    quantities
+        As the event reports them; the contract holds cached + creation <= input and reasoning <= output.
+    book
+        The price book in force at `at`.
+    at
+        The event's own time, in UTC.
+    reported_micro_usd
+        The cost the tool reports; it is taken as it is, whatever the book says.
+
+    Returns
+    -------
+    Priced
+        Rounded half up to micro-USD. ``fallback`` says that no book knows the model.
+    """
+    if reported_micro_usd is not None:
+        return Priced(reported_micro_usd, "reported")
+    pricing: Pricing = "book"
+    model_price = book.find(provider, model)
+    if model_price is None:
+        pricing = "fallback"
+        model_price = book.fallback
+    input_tokens, cached, creation, output_tokens, reasoning, service_tier = quantities
+    own = model_price.service_tiers.get(service_tier)
+    by_date = own or model_price.standard
+    basis_points = policy.FULL if own else book.service_tier_basis_points[service_tier]
+    # Most prices have no borders at all: asking first saves a third of the time.
+    by_time = by_date.at(at.toordinal()) if by_date.borders else by_date.values[0]
+    by_size = by_time.at(second_of_day(at)) if by_time.borders else by_time.values[0]
+    rates = by_size.at(input_tokens) if by_size.borders else by_size.values[0]
+    input_rate, cached_rate, creation_rate, output_rate, reasoning_rate, request_rate = rates
+    pico_usd = (
+        request_rate
+        + (input_tokens - cached - creation) * input_rate
+        + cached * cached_rate
+        + creation * creation_rate
+        + (output_tokens - reasoning) * output_rate
+        + reasoning * reasoning_rate
+    )
+    return _priced(((pico_usd * basis_points + _HALF) // _DIVISOR, pricing))

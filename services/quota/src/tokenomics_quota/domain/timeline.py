@@ -1,0 +1,54 @@
+"""Values that hold from an instant on, looked up by time."""
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Generic, TypeVar
+
+Value = TypeVar("Value")
+
+_NEVER = datetime.max.replace(tzinfo=UTC)
+
+
+class Timeline(Generic[Value]):
+    """A step function of time.
+
+    Parameters
+    ----------
+    steps
+        (instant, value) pairs: the value holds from the instant, inclusive, until the next one.
+        Of two steps at one instant the later one given wins; a step to the value that holds already is none.
+    before
+        The value before the first step.
+    """
+
+    __slots__ = ("_starts", "_values")
+
+    def __init__(self, steps: Iterable[tuple[datetime, Value]], before: Value) -> None:
+        self._starts: list[datetime] = []
+        self._values: list[Value] = [before]
+        for start, value in sorted(steps, key=lambda step: step[0]):
+            if self._starts and self._starts[-1] == start:
+                self._starts.pop()
+                self._values.pop()
+            if value != self._values[-1]:
+                self._starts.append(start)
+                self._values.append(value)
+
+    def at(self, instant: datetime) -> Value:
+        """Return the value that holds at the instant."""
+        return self._values[bisect_right(self._starts, instant)]
+
+    def until(self, instant: datetime) -> datetime:
+        """Return when the value at an instant ends to hold; the last of all times for never."""
+        following = bisect_right(self._starts, instant)
+        return self._starts[following] if following < len(self._starts) else _NEVER
+
+    @property
+    def starts(self) -> list[datetime]:
+        """The instants at which the value may change, ascending."""
+        return self._starts
+
+    def steps(self) -> list[tuple[datetime, Value]]:
+        """Return the (instant, value) pairs, ascending."""
+        return list(zip(self._starts, self._values[1:], strict=True))

@@ -1,0 +1,132 @@
+"""What quota needs from the outside; adapters implement these protocols, ``bootstrap`` wires them."""
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple, Protocol
+from uuid import UUID
+
+from tokenomics_chassis.projection import Source
+from tokenomics_chassis.records import SourceId
+from tokenomics_contracts.units import AccountId, BasisPoints, MicroUsd, PeriodId
+from tokenomics_quota.domain.accounts import Account
+from tokenomics_quota.domain.checks import Decided
+from tokenomics_quota.domain.effective import LogOrder
+from tokenomics_quota.domain.friction import Band
+from tokenomics_quota.projections.facts import Fact, Received
+from tokenomics_quota.projections.governance import GoverningEvent, Scope
+
+
+class GoverningVersion(NamedTuple):
+    """Names one state of what governs, in one history."""
+
+    number: int
+    history_id: UUID | None
+
+
+Corrections = dict[bytes, dict[bytes, Received]]
+"""Corrections by the identity of their original, then by their own."""
+
+
+class Ledger(Protocol):
+    """Derived state inside one open transaction."""
+
+    async def lock_governance(self, *, exclusive: bool) -> None:
+        """Hold the governing state still until the transaction ends.
+
+        Usage batches share the lock; a governing event takes it exclusively, and so waits for the batches
+        under way and holds up those to come: no fact is ever derived under a state that is being replaced.
+        """
+        ...
+
+    async def governing_version(self) -> GoverningVersion:
+        """Return the version of the governing state."""
+        ...
+
+    async def went_through(self, version: GoverningVersion) -> bool:
+        """Whether the governing state was once at this very version, not just at its number."""
+        ...
+
+    async def governing_events(self, *, after: int) -> Sequence[GoverningEvent]:
+        """Return the events that came into force after a version of the governing state."""
+        ...
+
+    async def put_governing_events(self, events: Iterable[GoverningEvent], version: int) -> None:
+        """Write events into force, replacing holders of their identities, as this version."""
+        ...
+
+    async def await_originals(self, identities: Iterable[bytes]) -> None:
+        """Leave an empty row for each original that hasn't arrived, so that original and correction meet."""
+        ...
+
+    async def facts(self, identities: Iterable[bytes]) -> dict[bytes, Fact]:
+        """Return and lock the facts that hold these identities."""
+        ...
+
+    async def corrections(self, originals: Iterable[bytes]) -> Corrections:
+        """Return the corrections of these originals."""
+        ...
+
+    def facts_in(self, scope: Scope) -> AsyncIterator[Sequence[Fact]]:
+        """Return the recorded facts that a governing event may have changed, in chunks."""
+        ...
+
+    async def insert(self, facts: Iterable[Fact]) -> None:
+        """Add facts whose identities are free.
+
+        A concurrent transaction may take one first: that fails the transaction, and the whole is run again.
+        """
+        ...
+
+    async def update(self, facts: Iterable[Fact]) -> None:
+        """Rewrite facts."""
+        ...
+
+    async def put_repeats(self, topic: str, repeats: Mapping[bytes, Iterable[LogOrder]]) -> None:
+        """Remember records that repeat the holder of their identity; a known one stays as it is."""
+        ...
+
+    async def take_repeats(self, topic: str, identities: Iterable[bytes]) -> Sequence[LogOrder]:
+        """Forget the repeats of these identities and return where they stand."""
+        ...
+
+    async def post(self, amounts: Mapping[AccountId, MicroUsd], source: Source) -> None:
+        """Add to what a source has posted to each account."""
+        ...
+
+
+class DueThreshold(NamedTuple):
+    """A threshold that an account's committed total has reached."""
+
+    account: Account
+    """For purpose ``all``."""
+    band: Band
+    """The band that begins at the threshold."""
+    threshold_basis_points: BasisPoints
+    limit_micro_usd: MicroUsd
+    posted_micro_usd: MicroUsd
+
+
+class Announcements(Protocol):
+    """Committed totals and what was said about them, inside one open transaction."""
+
+    async def totals(
+        self, moved: Mapping[SourceId, int] | None, *, since: PeriodId
+    ) -> Mapping[AccountId, MicroUsd]:
+        """Return committed totals of this period and later ones, in one snapshot.
+
+        With ``moved`` (source id to the last ``change_seq`` seen), those that changed since, and both
+        purposes of each; without it, all.
+        """
+        ...
+
+    async def announce(self, due: Sequence[DueThreshold], now: datetime) -> int:
+        """Write the announcements that were never made, with their events; return how many those are."""
+        ...
+
+
+class DecisionLog(Protocol):
+    """Where decision records go."""
+
+    async def add(self, decided: Decided) -> None:
+        """Keep a decision; returns before it is durable, and waits while too many are not durable yet."""
+        ...

@@ -1,0 +1,1 @@
+"""What quota derives from events: pure folds, the same live and replayed."""

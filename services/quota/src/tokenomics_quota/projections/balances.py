@@ -1,0 +1,187 @@
+"""What an account has used of its limit: the state that checks are answered from."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+from tokenomics_contracts.units import (
+    UNATTRIBUTED,
+    AccountId,
+    MicroUsd,
+    PeriodId,
+    split_account_id,
+)
+from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose
+from tokenomics_quota.domain.balance import Balance
+from tokenomics_quota.domain.timeline import Timeline
+from tokenomics_quota.projections.governance import Governance
+
+_RESOLUTION: Final = timedelta(microseconds=1)
+
+_Posted = tuple[MicroUsd, MicroUsd]
+"""Operational and experiment, of one (kind, owner) in one period."""
+
+_NOTHING_POSTED: Final[_Posted] = (MicroUsd(0), MicroUsd(0))
+_NO_LINES: Final[Mapping[str, _Posted]] = {}
+
+_MOST_KEPT = 10_000
+
+
+class _Kept(NamedTuple):
+    since: datetime
+    until: datetime
+    balances: list[Balance]
+    """As last asked for."""
+
+
+class QuotaView:
+    """Governance and totals as of one moment, in memory.
+
+    Attributes
+    ----------
+    horizon
+        Totals of this period and later ones are at hand; earlier ones are not in the view.
+    next_offsets
+        How far each partition is applied, by ``topic/partition``.
+    as_of
+        Append time of the newest event applied.
+    refreshed_at
+        When the view last equalled the committed state; ``None`` before the first load.
+    """
+
+    def __init__(self, governance: Governance) -> None:
+        self.governance = governance
+        self.horizon = PeriodId("")
+        self.next_offsets: dict[str, int] = {}
+        self.as_of: datetime | None = None
+        self.refreshed_at: datetime | None = None
+        self._kept: dict[tuple[str, str | None], _Kept] = {}
+        self._kept_under = governance
+        self._posted: dict[PeriodId, dict[str, _Posted]] = {}
+        self._ordered: dict[PeriodId, Sequence[AccountId]] = {}
+
+    def put_totals(self, totals: Mapping[AccountId, MicroUsd]) -> None:
+        """Replace the posted totals of these accounts."""
+        for account, total in totals.items():
+            kind, owner_id, purpose, period = split_account_id(account)
+            lines = self._posted.setdefault(period, {})
+            line = f"{kind}/{owner_id}"
+            operational, experiment = lines.get(line, _NOTHING_POSTED)
+            lines[line] = (operational, total) if purpose == "experiment" else (total, experiment)
+
+    def clear_totals(self) -> None:
+        """Forget all totals."""
+        self._posted.clear()
+        self._ordered.clear()
+
+    def drop_before(self, period: PeriodId) -> None:
+        """Forget the totals of periods before this one."""
+        self.horizon = period
+        for earlier in [known for known in self._posted if known < period]:
+            del self._posted[earlier]
+            self._ordered.pop(earlier, None)
+
+    def posted(self, account: Account) -> MicroUsd:
+        """Return what is posted to an account; for purpose ``all`` both purposes together."""
+        kind, owner_id, purpose, period = account
+        operational, experiment = self._posted.get(period, _NO_LINES).get(
+            f"{kind}/{owner_id}", _NOTHING_POSTED
+        )
+        if purpose is Purpose.ALL:
+            return MicroUsd(operational + experiment)
+        return experiment if purpose is Purpose.EXPERIMENT else operational
+
+    def is_touched(self, account: Account) -> bool:
+        """Whether usage of its period touched an account, for whatever purpose."""
+        return f"{account.kind}/{account.owner_id}" in self._posted.get(account.period, _NO_LINES)
+
+    def touched(self, period: PeriodId) -> Sequence[AccountId]:
+        """Return the accounts, for purpose ``all``, that usage of a period touched, by id.
+
+        The sequence given stays as it is. Asking again costs nothing unless accounts were added.
+        """
+        lines = self._posted.get(period, _NO_LINES)
+        ordered = self._ordered.get(period, ())
+        if len(ordered) != len(lines):
+            # Lines keep the order they came in: those added are the last, and sorting what is nearly sorted
+            # is cheap.
+            added = islice(lines, len(ordered), None)
+            ordered = sorted([*ordered, *(AccountId(f"{line}/all/{period}") for line in added)])
+            self._ordered[period] = ordered
+        return ordered
+
+    def balance(self, account: Account, now: datetime) -> Balance:
+        """Return an account against its limit.
+
+        A limit is that of the instant; an account of a past period keeps the limit it ended with. Limits are
+        on purpose ``all``; an account of a single purpose has none.
+        """
+        governance = self.governance
+        start, end = governance.calendars.at(now).bounds(account.period)
+        at = now
+        if not start <= now < end:
+            at = start if now < start else end - _RESOLUTION
+        limited = account.purpose is Purpose.ALL
+        return Balance(
+            account,
+            governance.limit(account.kind, account.owner_id, at) if limited else None,
+            self.posted(account),
+            MicroUsd(0),
+            end,
+            governance.quota_policies.at(at).thresholds,
+        )
+
+    def balances_of(self, subject: str, project_id: str | None, now: datetime) -> list[Balance]:
+        """Return the balances of the accounts that a call of a subject (or alias) would be counted on now.
+
+        What follows from governance is worked out once and kept for as long as it holds; then a check costs
+        one look-up an account.
+        """
+        if self._kept_under is not self.governance or len(self._kept) > _MOST_KEPT:
+            self._kept.clear()
+            self._kept_under = self.governance
+        key = (subject, project_id)
+        kept = self._kept.get(key)
+        if kept is None or not kept.since <= now < kept.until:
+            kept = self._kept[key] = self._keep(subject, project_id, now)
+        balances = kept.balances
+        for index, balance in enumerate(balances):
+            posted = self.posted(balance.account)
+            if posted != balance.posted_micro_usd:
+                balances[index] = balance._replace(posted_micro_usd=posted)
+        return balances[:]
+
+    def _keep(self, subject: str, project_id: str | None, now: datetime) -> _Kept:
+        """Work out balances, and until when they hold: the first turn of all that was asked for them."""
+        governance = self.governance
+        balances = [self.balance(account, now) for account in self.accounts_of(subject, project_id, now)]
+        timelines: list[Timeline[Any]] = [
+            governance.attribution(subject),
+            governance.calendars,
+            governance.quota_policies,
+            *(
+                governance.directory.member(balance.account.owner_id)
+                for balance in balances
+                if balance.account.kind is AccountKind.SUBJECT
+            ),
+        ]
+        ends = [timeline.until(now) for timeline in timelines] + [balance.resets_at for balance in balances]
+        return _Kept(now, min(ends), balances)
+
+    def accounts_of(self, subject: str, project_id: str | None, now: datetime) -> list[Account]:
+        """Return the accounts that a call of a subject (or alias) would be counted on now."""
+        period = self.governance.calendars.at(now).period_of(now)
+        subject_id, team_id, cost_centre_id = self.governance.attribution(subject).at(now)
+        accounts = [
+            Account(AccountKind.SUBJECT, subject_id, Purpose.ALL, period)
+            if subject_id
+            else Account(AccountKind.UNATTRIBUTED, UNATTRIBUTED, Purpose.ALL, period)
+        ]
+        if project_id:
+            accounts.append(Account(AccountKind.PROJECT, project_id, Purpose.ALL, period))
+        if team_id:
+            accounts.append(Account(AccountKind.TEAM, team_id, Purpose.ALL, period))
+        if cost_centre_id:
+            accounts.append(Account(AccountKind.COST_CENTRE, cost_centre_id, Purpose.ALL, period))
+        return accounts

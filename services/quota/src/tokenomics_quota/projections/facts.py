@@ -1,0 +1,146 @@
+"""Facts: one row per usage event, as received and as derived from what governs it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+from tokenomics_contracts.units import (
+    UNATTRIBUTED,
+    AccountId,
+    CostCentreId,
+    MicroUsd,
+    PeriodId,
+    ProjectId,
+    ServiceTier,
+    SubjectId,
+    TeamId,
+)
+from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose
+from tokenomics_quota.domain.effective import LogOrder
+from tokenomics_quota.domain.pricing import Pricing, Quantities
+
+EventKind = Literal["recorded", "corrected", "awaited"]
+"""``awaited`` is the empty row that a correction leaves where its original hasn't arrived yet."""
+
+
+class Received(NamedTuple):
+    """What the event said and where its record stands: the first columns of table ``fact``, in order."""
+
+    identity: bytes
+    """16 bytes over (source, id)."""
+    digest: bytes
+    """16 bytes over type, key, time and data."""
+    event_kind: EventKind
+    append_ms: int
+    partition: int
+    record_offset: int
+    occurred_at: datetime
+    subject: str
+    """As sent: a subject id or an alias."""
+    provider: str | None
+    model: str | None
+    input_tokens: int
+    cached_input_tokens: int
+    cache_creation_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    service_tier: ServiceTier
+    reported_cost_micro_usd: MicroUsd | None
+    purpose: str | None
+    """``None`` on a correction: the original's counts."""
+    project_id: ProjectId | None
+    corrects: bytes | None
+    """Identity of the original, on a correction."""
+    revision: int | None
+    """Revision of a correction."""
+    counted: bool
+    """Whether it reaches balances: false for a back-fill that policy keeps out of them."""
+
+    @property
+    def order(self) -> LogOrder:
+        """Place of the record in the log."""
+        return LogOrder(self.append_ms, self.partition, self.record_offset)
+
+    @property
+    def quantities(self) -> Quantities:
+        """The billable part."""
+        return Quantities(
+            self.input_tokens,
+            self.cached_input_tokens,
+            self.cache_creation_tokens,
+            self.output_tokens,
+            self.reasoning_tokens,
+            self.service_tier,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LateUsage:
+    """An event appended too long after its time: counted only where policy lets its source back-fill."""
+
+    source: str
+    received: Received
+
+
+class Derived(NamedTuple):
+    """What follows from the event and from what governs it: the last columns of ``fact``, in order."""
+
+    applied_revision: int
+    """Revision of the correction that replaced the quantities, 0 for none."""
+    cost_micro_usd: MicroUsd
+    pricing: Pricing
+    price_book_version: int
+    subject_id: SubjectId | None
+    team_id: TeamId | None
+    cost_centre_id: CostCentreId | None
+    period: PeriodId
+
+
+class Fact(NamedTuple):
+    """One row of table ``fact``; a correction has nothing derived of its own."""
+
+    received: Received
+    derived: Derived | None
+
+
+class Line(NamedTuple):
+    """Everything a fact's accounts depend on: facts with one line touch the same accounts."""
+
+    subject_id: SubjectId | None
+    team_id: TeamId | None
+    cost_centre_id: CostCentreId | None
+    project_id: ProjectId | None
+    purpose: str | None
+    period: PeriodId
+
+    def accounts(self) -> list[AccountId]:
+        """Return the ids of the accounts that the line posts to."""
+        owners = [
+            (AccountKind.SUBJECT, self.subject_id),
+            (AccountKind.TEAM, self.team_id),
+            (AccountKind.COST_CENTRE, self.cost_centre_id),
+            (AccountKind.PROJECT, self.project_id),
+            (AccountKind.UNATTRIBUTED, None if self.subject_id else UNATTRIBUTED),
+        ]
+        purpose = Purpose(self.purpose or Purpose.OPERATIONAL)
+        return [
+            Account(kind, owner_id, purpose, self.period).account_id
+            for kind, owner_id in owners
+            if owner_id is not None
+        ]
+
+
+def line_of(received: Received, derived: Derived) -> Line:
+    """Return the line a fact posts to."""
+    # Once per event, hence by the shortest way to a tuple: see docs/performance.md.
+    return tuple.__new__(
+        Line,
+        (
+            derived.subject_id,
+            derived.team_id,
+            derived.cost_centre_id,
+            received.project_id,
+            received.purpose,
+            derived.period,
+        ),
+    )

@@ -1,0 +1,39 @@
+"""How fresh the view is: against the ends of the log, not against hope."""
+
+from collections import deque
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Final
+
+_MOST_PENDING: Final = 1_000
+"""Ends remembered that the view hasn't reached; with more the lag is told too long until it catches up."""
+
+
+class FreshnessMeter:
+    """Remembers when the view was last known to have applied everything that was in the log then.
+
+    Under steady traffic a view never holds what is at the log's end this very moment. So ends are kept until
+    the view has reached them, and the lag is the age of the newest ends that it has.
+    """
+
+    def __init__(self) -> None:
+        self._pending: deque[tuple[Mapping[str, int], datetime]] = deque()
+        self._reached_at: datetime | None = None
+
+    def observe_ends(self, ends: Mapping[str, int], at: datetime) -> None:
+        """Take in the log's end offsets, by ``topic/partition``, and a moment before they were read."""
+        if len(self._pending) < _MOST_PENDING:
+            self._pending.append((ends, at))
+
+    def observe_view(self, next_offsets: Mapping[str, int]) -> None:
+        """Compare the view's positions with the ends it hasn't reached yet."""
+        while self._pending:
+            ends, at = self._pending[0]
+            if any(next_offsets.get(partition, 0) < end for partition, end in ends.items()):
+                return
+            self._reached_at = at
+            self._pending.popleft()
+
+    def lag(self, now: datetime) -> timedelta | None:
+        """Return for how long the view may have been behind; ``None`` when it never reached an end."""
+        return None if self._reached_at is None else max(now - self._reached_at, timedelta())

@@ -1,0 +1,1 @@
+"""gRPC adapters: requests to use cases, answers to messages."""

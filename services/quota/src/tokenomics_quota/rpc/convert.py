@@ -1,0 +1,347 @@
+"""Between messages and values. Enumerations of the contract start at 1 behind UNSPECIFIED."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from tokenomics.quota.v1 import quota_pb2 as pb
+from tokenomics_chassis.rpc.errors import InvalidRequestError
+from tokenomics_contracts.units import (
+    IDENTIFIER_PATTERN,
+    LABEL_PATTERN,
+    MAX_TOKENS,
+    SLUG_PATTERN,
+    MicroUsd,
+    ServiceTier,
+)
+from tokenomics_contracts.units import Purpose as CallPurpose
+from tokenomics_quota.domain.accounts import AccountKind, Purpose
+from tokenomics_quota.domain.balance import Balance
+from tokenomics_quota.domain.checks import Answer, Call, Unblock
+from tokenomics_quota.domain.friction import Band, Decision
+from tokenomics_quota.domain.pricing import Pricing, Quantities
+from tokenomics_quota.projections.balances import QuotaView
+from tokenomics_quota.projections.freshness import FreshnessMeter
+from tokenomics_quota.usecases.checking import Sight, everything
+
+_KINDS: Final = {
+    AccountKind.SUBJECT: pb.ACCOUNT_KIND_SUBJECT,
+    AccountKind.PROJECT: pb.ACCOUNT_KIND_PROJECT,
+    AccountKind.TEAM: pb.ACCOUNT_KIND_TEAM,
+    AccountKind.COST_CENTRE: pb.ACCOUNT_KIND_COST_CENTRE,
+    AccountKind.UNATTRIBUTED: pb.ACCOUNT_KIND_UNATTRIBUTED,
+}
+_KINDS_FROM_PB: Final = {number: kind for kind, number in _KINDS.items()}
+_PURPOSES: Final = {
+    Purpose.OPERATIONAL: pb.PURPOSE_OPERATIONAL,
+    Purpose.EXPERIMENT: pb.PURPOSE_EXPERIMENT,
+    Purpose.ALL: pb.PURPOSE_ALL,
+}
+_PRICINGS: Final[dict[Pricing, pb.Pricing.ValueType]] = {
+    "reported": pb.PRICING_REPORTED,
+    "book": pb.PRICING_BOOK,
+    "fallback": pb.PRICING_FALLBACK,
+}
+_TIERS: Final[dict[int, ServiceTier]] = {
+    pb.SERVICE_TIER_UNSPECIFIED: "standard",
+    pb.SERVICE_TIER_STANDARD: "standard",
+    pb.SERVICE_TIER_BATCH: "batch",
+    pb.SERVICE_TIER_PRIORITY: "priority",
+}
+_CALL_PURPOSES: Final[dict[int, CallPurpose]] = {
+    pb.PURPOSE_UNSPECIFIED: "operational",
+    pb.PURPOSE_OPERATIONAL: "operational",
+    pb.PURPOSE_EXPERIMENT: "experiment",
+}
+_DECISIONS: Final = [pb.Decision.ValueType(decision + 1) for decision in Decision]
+_BANDS: Final = [pb.Band.ValueType(band + 1) for band in Band]
+_UNBLOCKS: Final = {
+    Decision.JUSTIFICATION_REQUIRED: pb.UNBLOCK_KIND_JUSTIFY,
+    Decision.APPROVAL_REQUIRED: pb.UNBLOCK_KIND_REQUEST_APPROVAL,
+}
+MAX_ESTIMATE_MICRO_USD: Final = 2**53
+"""Dearest call that is answered: some 9 thousand million USD, and still exact as a JSON number."""
+
+_IDENTIFIER: Final = "must be an identifier: letters, digits and . _ : -, at most 128, no e-mail address"
+_TOKENS: Final = f"must be 0 to {MAX_TOKENS}"
+_SERVICE_TIER: Final = "is not a service tier of this contract"
+_LABEL: Final = "must be a name of 1 to 128 printable characters without spaces"
+
+
+@lru_cache(maxsize=100_000)
+def is_identifier(text: str) -> bool:
+    """Whether a text may name a subject, project, team or cost centre."""
+    return re.fullmatch(IDENTIFIER_PATTERN, text) is not None
+
+
+@lru_cache(maxsize=10_000)
+def _is_label(text: str) -> bool:
+    return re.fullmatch(LABEL_PATTERN, text) is not None
+
+
+@lru_cache(maxsize=10_000)
+def _is_slug(text: str) -> bool:
+    return re.fullmatch(SLUG_PATTERN, text) is not None
+
+
+def call_from_pb(request: pb.CheckQuotaRequest) -> tuple[Call, CallPurpose]:
+    """Read what is to be checked.
+
+    Raises
+    ------
+    InvalidRequestError
+        Naming every field that is wrong.
+    """
+    input_tokens = request.estimated_input_tokens
+    cached_tokens = request.estimated_cached_input_tokens
+    output_tokens = request.estimated_output_tokens
+    service_tier = _TIERS.get(request.service_tier)
+    purpose = _CALL_PURPOSES.get(request.purpose)
+    # One expression decides the usual case; what is wrong is worked out only when something is.
+    if (
+        is_identifier(request.subject)
+        and _is_label(request.provider)
+        and _is_label(request.model)
+        and 0 <= cached_tokens <= input_tokens <= MAX_TOKENS
+        and 0 <= output_tokens <= MAX_TOKENS
+        and service_tier is not None
+        and purpose is not None
+        and (not request.project or is_identifier(request.project))
+        and (not request.use_case or is_identifier(request.use_case))
+        and (not request.data_class or _is_slug(request.data_class))
+    ):
+        quantities = Quantities(input_tokens, cached_tokens, 0, output_tokens, 0, service_tier)
+        call = Call(request.subject, request.provider, request.model, quantities, request.project or None)
+        return call, purpose
+    raise InvalidRequestError(_violations(request))
+
+
+def _violations(request: pb.CheckQuotaRequest) -> dict[str, str]:
+    cached_tokens, input_tokens = request.estimated_cached_input_tokens, request.estimated_input_tokens
+    rules = {
+        "subject": (is_identifier(request.subject), _IDENTIFIER),
+        "provider": (_is_label(request.provider), _LABEL),
+        "model": (_is_label(request.model), _LABEL),
+        "estimated_input_tokens": (0 <= input_tokens <= MAX_TOKENS, _TOKENS),
+        "estimated_output_tokens": (0 <= request.estimated_output_tokens <= MAX_TOKENS, _TOKENS),
+        "estimated_cached_input_tokens": (
+            0 <= cached_tokens <= input_tokens,
+            "must be 0 to estimated_input_tokens",
+        ),
+        "service_tier": (request.service_tier in _TIERS, _SERVICE_TIER),
+        "purpose": (request.purpose in _CALL_PURPOSES, "must be operational or experiment"),
+        "project": (not request.project or is_identifier(request.project), _IDENTIFIER),
+        "use_case": (not request.use_case or is_identifier(request.use_case), _IDENTIFIER),
+        "data_class": (
+            not request.data_class or _is_slug(request.data_class),
+            "must be a class such as `internal`: lower-case letters, digits and . _ -",
+        ),
+    }
+    return {field: message for field, (holds, message) in rules.items() if not holds}
+
+
+def estimate_from_pb(request: pb.EstimateCostRequest) -> Quantities:
+    """Read what is to be priced.
+
+    Raises
+    ------
+    InvalidRequestError
+        Naming every field that is wrong.
+    """
+    parts = (request.cached_input_tokens, request.cache_creation_tokens)
+    service_tier = _TIERS.get(request.service_tier)
+    rules = {
+        "provider": (_is_label(request.provider), _LABEL),
+        "model": (_is_label(request.model), _LABEL),
+        "input_tokens": (0 <= request.input_tokens <= MAX_TOKENS, _TOKENS),
+        "output_tokens": (0 <= request.output_tokens <= MAX_TOKENS, _TOKENS),
+        "cached_input_tokens": (
+            min(parts) >= 0 and sum(parts) <= request.input_tokens,
+            "must not be negative, nor with cache_creation_tokens exceed input_tokens",
+        ),
+        "service_tier": (service_tier is not None, _SERVICE_TIER),
+    }
+    found = {field: message for field, (holds, message) in rules.items() if not holds}
+    if found or service_tier is None:
+        raise InvalidRequestError(found)
+    return Quantities(request.input_tokens, *parts, request.output_tokens, 0, service_tier)
+
+
+def time_from_pb(timestamp: Timestamp, field: str) -> datetime:
+    """Read a time.
+
+    Raises
+    ------
+    InvalidRequestError
+        When it is no valid instant.
+    """
+    try:
+        return timestamp.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidRequestError({field: f"is not a time: {error}"}) from error
+
+
+def kind_from_pb(kind: pb.AccountKind.ValueType) -> AccountKind | None:
+    """Read an account kind; ``None`` for unspecified.
+
+    Raises
+    ------
+    InvalidRequestError
+        When the number is not of this contract.
+    """
+    if kind == pb.ACCOUNT_KIND_UNSPECIFIED:
+        return None
+    if kind not in _KINDS_FROM_PB:
+        raise InvalidRequestError({"kind": "is not an account kind of this contract"})
+    return _KINDS_FROM_PB[kind]
+
+
+def check_bound(cost_micro_usd: MicroUsd, *fields: str) -> None:
+    """Refuse a call that costs more than an answer or a decision record may say.
+
+    Raises
+    ------
+    InvalidRequestError
+        Naming the fields that make it so dear.
+    """
+    if cost_micro_usd > MAX_ESTIMATE_MICRO_USD:
+        message = f"makes the estimate exceed {MAX_ESTIMATE_MICRO_USD} micro-USD"
+        raise InvalidRequestError(dict.fromkeys(fields, message))
+
+
+def pricing_to_pb(pricing: Pricing) -> pb.Pricing.ValueType:
+    """Write where a price comes from."""
+    return _PRICINGS[pricing]
+
+
+def answer_to_bytes(answer: Answer, decision_id: str, freshness: bytes, sees: Sight = everything) -> bytes:
+    """Write a check's answer, serialized; an account that may not be seen shows where it stands, no number.
+
+    Parts of a message that were serialized apart make the whole when they are strung together. So those that
+    are the same from one check to the next are serialized once.
+
+    Parameters
+    ----------
+    freshness
+        See :meth:`FreshnessWriter.in_answer`.
+    """
+    response = pb.CheckQuotaResponse(
+        decision_id=decision_id,
+        decision=decision_to_pb(answer.decision),
+        reasons=[
+            pb.Reason(code=reason.code, message=reason.message, account_id=reason.account_id)
+            for reason in answer.reasons
+        ],
+        estimated_cost_micro_usd=answer.estimate.cost_micro_usd,
+        pricing=_PRICINGS[answer.estimate.pricing],
+        unblocks=[_unblock_to_pb(unblock) for unblock in answer.unblocks],
+        quota_policy_version=answer.quota_policy_version,
+        price_book_version=answer.price_book_version,
+    )
+    if answer.caps is not None:
+        response.caps.output_tokens_within_band = answer.caps.output_tokens_within_band
+        response.caps.output_tokens_within_limit = answer.caps.output_tokens_within_limit
+    if answer.reasons:
+        response.nudge.text = answer.reasons[0].message
+    accounts = [_account_in_answer(balance, seen=sees(balance.account)) for balance in answer.balances]
+    return b"".join((response.SerializeToString(), *accounts, freshness))
+
+
+@lru_cache(maxsize=10_000)
+def _account_in_answer(balance: Balance, *, seen: bool) -> bytes:
+    account = balance_to_pb(balance) if seen else _standing_to_pb(balance)
+    return pb.CheckQuotaResponse(accounts=[account]).SerializeToString()
+
+
+def decision_to_pb(decision: Decision) -> pb.Decision.ValueType:
+    """Write a decision."""
+    return _DECISIONS[decision]
+
+
+def balance_to_pb(balance: Balance) -> pb.AccountBalance:
+    """Write one account's balance."""
+    account, limit = balance.account, balance.limit_micro_usd
+    return pb.AccountBalance(
+        account_id=account.account_id,
+        kind=_KINDS[account.kind],
+        owner_id=account.owner_id,
+        purpose=_PURPOSES[account.purpose],
+        period=account.period,
+        limit_micro_usd=limit or 0,
+        base_limit_micro_usd=limit or 0,
+        posted_micro_usd=balance.posted_micro_usd,
+        pending_micro_usd=balance.pending_micro_usd,
+        remaining_micro_usd=0 if limit is None else limit - balance.used_micro_usd,
+        resets_at=_timestamp(balance.resets_at),
+        band=_BANDS[balance.band],
+        unlimited=limit is None,
+    )
+
+
+def _standing_to_pb(balance: Balance) -> pb.AccountBalance:
+    account = balance.account
+    return pb.AccountBalance(
+        account_id=account.account_id,
+        kind=_KINDS[account.kind],
+        owner_id=account.owner_id,
+        period=account.period,
+        band=_BANDS[balance.band],
+    )
+
+
+@lru_cache(maxsize=64)
+def _timestamp(instant: datetime) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromDatetime(instant)
+    return timestamp
+
+
+def _unblock_to_pb(unblock: Unblock) -> pb.Unblock:
+    return pb.Unblock(
+        kind=_UNBLOCKS[unblock.decision], message=unblock.message, who_can_unblock=unblock.who_can_unblock
+    )
+
+
+class FreshnessWriter:
+    """Writes how fresh the view is; the message is made anew only when it changes."""
+
+    def __init__(self, view: QuotaView, meter: FreshnessMeter, stale_after: timedelta) -> None:
+        self._view = view
+        self._meter = meter
+        self._stale_after = stale_after
+        self._refreshed_at: datetime | None = None
+        self._lag: tuple[int | None, bool] | None = None
+        self._message = pb.Freshness()
+        self._in_answer = b""
+
+    def at(self, now: datetime) -> pb.Freshness:
+        """Return the freshness of an answer given now; the caller must not keep or change the message."""
+        self._write(now)
+        return self._message
+
+    def in_answer(self, now: datetime) -> bytes:
+        """Return it as the part of a serialized ``CheckQuotaResponse`` that it is."""
+        self._write(now)
+        return self._in_answer
+
+    def _write(self, now: datetime) -> None:
+        view = self._view
+        lag = self._meter.lag(now)
+        tenths = None if lag is None else lag // _TENTH
+        stale = lag is None or lag > self._stale_after
+        if view.refreshed_at is self._refreshed_at and (tenths, stale) == self._lag:
+            return
+        message = pb.Freshness(token=pb.FreshnessToken(next_offsets=view.next_offsets), stale=stale)
+        if view.as_of is not None:
+            message.as_of.FromDatetime(view.as_of)
+        if tenths is not None:
+            message.lag.FromMilliseconds(tenths * 100)
+        self._message = message
+        self._in_answer = pb.CheckQuotaResponse(freshness=message).SerializeToString()
+        self._refreshed_at, self._lag = view.refreshed_at, (tenths, stale)
+
+
+_TENTH: Final = timedelta(milliseconds=100)

@@ -1,0 +1,19 @@
+"""Settings of the quota service; every variable is described by the chassis or here."""
+
+from pydantic import Field
+
+from tokenomics_chassis.settings import RpcSettings, ServiceSettings
+
+
+class ProjectSettings(ServiceSettings):
+    """What ``project`` needs."""
+
+    max_parked_in_a_row: int = Field(default=100, ge=1)
+    """So many records of one partition parked in a row stop the projection: the reader must be wrong."""
+
+
+class ServeSettings(RpcSettings, ServiceSettings):
+    """What ``serve`` needs."""
+
+    stale_after_seconds: int = Field(default=10, ge=1)
+    """An answer says that it is stale when the view wasn't known to be level with the log for so long."""

@@ -1,0 +1,1 @@
+"""PostgreSQL adapters: SQL and mapping, nothing else."""

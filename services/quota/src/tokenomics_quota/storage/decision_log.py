@@ -1,0 +1,108 @@
+"""Decision records, written to the outbox a group at a time."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+import asyncpg
+
+from tokenomics_chassis import outbox
+from tokenomics_chassis.outbox import OutboxEvent
+from tokenomics_chassis.postgres import Backoff, Pool, is_away, wait_for
+from tokenomics_quota.domain.checks import Decided
+
+log = logging.getLogger(__name__)
+
+CAPACITY = 10_000
+"""Decisions not durable yet; further checks that need a record wait for room."""
+
+GROUP = 500
+"""Decisions of one transaction."""
+
+LINGER_SECONDS = 0.02
+"""How long the first of a group waits for others: a transaction for each would cost more than the checks."""
+
+_REFUSALS = (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError)
+"""What PostgreSQL says of a record, not of itself."""
+
+_Record = tuple[str, OutboxEvent]
+"""Aggregate id and event."""
+
+
+class OutboxDecisionLog:
+    """Implements :class:`tokenomics_quota.ports.DecisionLog` on the outbox.
+
+    A check doesn't wait for the disk: a process that is killed loses the records of its last moments (those
+    under way, a few milliseconds of them unless the database is away), never a settled amount.
+    """
+
+    def __init__(self, pool: Pool, describe: Callable[[Decided], OutboxEvent]) -> None:
+        self._pool = pool
+        self._describe = describe
+        self._waiting: asyncio.Queue[_Record] = asyncio.Queue(CAPACITY)
+
+    async def add(self, decided: Decided) -> None:
+        """Queue a record.
+
+        Raises
+        ------
+        ValueError
+            The decision can't be told as an event; nothing is queued.
+        """
+        await self._waiting.put((f"decision/{decided.decision_id}", self._describe(decided)))
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Write until told to stop and nothing is left."""
+        stop = asyncio.create_task(stopping.wait())
+        backoff = Backoff(max_seconds=2.0)
+        group: list[_Record] = []
+        while True:
+            if not group:
+                group = await self._next_group(stopping, stop)
+            if not group:
+                return
+            try:
+                await self._write(group)
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                if not is_away(error):
+                    raise
+                await backoff.pause(asyncio.Event(), error, "writing decision records")
+                continue
+            backoff.reset()
+            group = []
+
+    async def _next_group(self, stopping: asyncio.Event, stop: "asyncio.Task[bool]") -> list[_Record]:
+        """Wait for the first record; an empty group says that a stop came and nothing is left."""
+        if self._waiting.empty():
+            first = asyncio.create_task(self._waiting.get())
+            await asyncio.wait({first, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not first.done():
+                first.cancel()
+                return []
+            group = [first.result()]
+            await wait_for(stopping, LINGER_SECONDS)
+        else:
+            group = []
+        while len(group) < GROUP and not self._waiting.empty():
+            group.append(self._waiting.get_nowait())
+        return group
+
+    async def _write(self, group: Sequence[_Record]) -> None:
+        try:
+            await self._append(group)
+        except _REFUSALS:
+            for record in group:
+                await self._write_alone(record)
+
+    async def _write_alone(self, record: _Record) -> None:
+        """Write a record of a group that was refused; the one that was the reason is dropped, and logged."""
+        try:
+            await self._append([record])
+        except asyncpg.UniqueViolationError:
+            pass  # it is written: the connection broke before it could say that it had committed
+        except _REFUSALS:
+            log.exception("a decision record can't be written", extra={"aggregate_id": record[0]})
+
+    async def _append(self, group: Sequence[_Record]) -> None:
+        async with self._pool.acquire() as connection, connection.transaction():
+            await outbox.append_all(connection, ((aggregate_id, 1, event) for aggregate_id, event in group))

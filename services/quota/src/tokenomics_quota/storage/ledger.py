@@ -1,0 +1,167 @@
+"""The ledger on PostgreSQL."""
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+
+from tokenomics_chassis.projection import Connection, Source
+from tokenomics_contracts.units import AccountId, MicroUsd
+from tokenomics_quota.domain.effective import LogOrder
+from tokenomics_quota.ports import Corrections, GoverningVersion
+from tokenomics_quota.projections.facts import Fact
+from tokenomics_quota.projections.governance import GoverningEvent, Scope
+from tokenomics_quota.storage.mapping import (
+    FACT_COLUMNS,
+    fact_from_row,
+    governing_event_from_row,
+    row_from_fact,
+)
+
+_COLUMNS = ", ".join(FACT_COLUMNS)
+_CHUNK = 5_000
+
+# One lock per derived schema: two versions being filled side by side don't wait for each other.
+_LOCK = "SELECT pg_advisory_xact_lock{mode}(hashtextextended(current_schema() || ' governance', 0))"
+
+_VERSION = "SELECT number, history_id FROM governing_version ORDER BY number DESC LIMIT 1"
+_WENT_THROUGH = "SELECT true FROM governing_version WHERE number = $1 AND history_id = $2"
+
+_FACTS = f"SELECT {_COLUMNS} FROM fact WHERE identity = ANY($1::bytea[]) ORDER BY identity FOR UPDATE"
+_CORRECTIONS = f"SELECT {_COLUMNS} FROM fact WHERE corrects = ANY($1::bytea[])"
+_AWAIT = """
+INSERT INTO fact (identity, event_kind)
+SELECT identity, 'awaited' FROM unnest($1::bytea[]) AS identity ORDER BY identity
+ON CONFLICT (identity) DO NOTHING
+"""
+_UPDATE = f"""
+UPDATE fact SET {", ".join(f"{column} = ${i}" for i, column in enumerate(FACT_COLUMNS[1:], start=2))}
+WHERE identity = $1
+"""
+_POST = """
+INSERT INTO posted (account_id, source_id, period, posted_micro_usd, change_seq)
+SELECT account_id, $3, split_part(account_id, '/', 4), posted_micro_usd, $4
+FROM unnest($1::text[], $2::bigint[]) AS amount (account_id, posted_micro_usd)
+ON CONFLICT (account_id, source_id) DO UPDATE
+SET posted_micro_usd = posted.posted_micro_usd + excluded.posted_micro_usd, change_seq = excluded.change_seq
+"""
+_SCOPED = f"""
+SELECT {_COLUMNS} FROM fact
+WHERE event_kind = 'recorded' AND occurred_at >= $1
+"""
+_PUT_REPEAT = """
+INSERT INTO repeated (topic, identity, append_ms, partition, record_offset) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT DO NOTHING
+"""
+_TAKE_REPEATS = """
+DELETE FROM repeated WHERE topic = $1 AND identity = ANY($2::bytea[])
+RETURNING append_ms, partition, record_offset
+"""
+_PUT_GOVERNING = """
+INSERT INTO governing_event
+    (topic, identity, digest, append_ms, partition, record_offset, event_type, data, governing_version)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+ON CONFLICT (topic, identity) DO UPDATE
+SET digest = excluded.digest, append_ms = excluded.append_ms, partition = excluded.partition,
+    record_offset = excluded.record_offset, event_type = excluded.event_type, data = excluded.data,
+    governing_version = excluded.governing_version
+"""
+
+
+class PostgresLedger:
+    """Implements :class:`tokenomics_quota.ports.Ledger` on one connection with an open transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def lock_governance(self, *, exclusive: bool) -> None:
+        """Take the advisory lock; statements from here on see what it waited for."""
+        await self._connection.execute(_LOCK.format(mode="" if exclusive else "_shared"))
+
+    async def governing_version(self) -> GoverningVersion:
+        """Read the newest version."""
+        row = await self._connection.fetchrow(_VERSION)
+        assert row is not None, "migrations write version 0"
+        return GoverningVersion(*row)
+
+    async def went_through(self, version: GoverningVersion) -> bool:
+        """Look the version up by number and id."""
+        return await self._connection.fetchval(_WENT_THROUGH, *version) or False
+
+    async def governing_events(self, *, after: int) -> Sequence[GoverningEvent]:
+        """Read the events of later versions."""
+        rows = await self._connection.fetch(
+            "SELECT * FROM governing_event WHERE governing_version > $1 ORDER BY governing_version", after
+        )
+        return [governing_event_from_row(row) for row in rows]
+
+    async def put_governing_events(self, events: Iterable[GoverningEvent], version: int) -> None:
+        """Upsert the events and move the version."""
+        rows = [
+            (
+                event.topic,
+                event.identity,
+                event.digest,
+                *event.order,
+                event.event.type_name,
+                event.event.model_dump_json(by_alias=True, exclude_none=True).encode(),
+                version,
+            )
+            for event in events
+        ]
+        await self._connection.executemany(_PUT_GOVERNING, rows)
+        await self._connection.execute("INSERT INTO governing_version (number) VALUES ($1)", version)
+
+    async def await_originals(self, identities: Iterable[bytes]) -> None:
+        """Insert empty rows; waits for a transaction that is inserting the same identity."""
+        await self._connection.execute(_AWAIT, list(identities))
+
+    async def facts(self, identities: Iterable[bytes]) -> dict[bytes, Fact]:
+        """Select by primary key, locked in one order."""
+        rows = await self._connection.fetch(_FACTS, list(identities))
+        return {row[0]: fact_from_row(row) for row in rows}
+
+    async def corrections(self, originals: Iterable[bytes]) -> Corrections:
+        """Select by the index on corrections."""
+        found: Corrections = {}
+        for row in await self._connection.fetch(_CORRECTIONS, list(originals)):
+            correction = fact_from_row(row).received
+            assert correction.corrects is not None
+            found.setdefault(correction.corrects, {})[correction.identity] = correction
+        return found
+
+    async def facts_in(self, scope: Scope) -> AsyncIterator[Sequence[Fact]]:
+        """Stream by a cursor; the exclusive governing lock keeps the rows still."""
+        arguments: list[object] = [scope.since]
+        condition = ""
+        if scope.priced:
+            condition = " AND pricing <> 'reported'"
+        elif not scope.everything:
+            condition = " AND subject = ANY($2::text[])"
+            arguments.append(sorted(scope.subjects))
+        cursor = await self._connection.cursor(_SCOPED + condition, *arguments)
+        while rows := await cursor.fetch(_CHUNK):
+            yield [fact_from_row(row) for row in rows]
+
+    async def insert(self, facts: Iterable[Fact]) -> None:
+        """COPY: the fastest way in."""
+        await self._connection.copy_records_to_table(
+            "fact", records=[row_from_fact(fact) for fact in facts], columns=FACT_COLUMNS
+        )
+
+    async def update(self, facts: Iterable[Fact]) -> None:
+        """Rewrite whole rows."""
+        await self._connection.executemany(_UPDATE, [row_from_fact(fact) for fact in facts])
+
+    async def put_repeats(self, topic: str, repeats: Mapping[bytes, Iterable[LogOrder]]) -> None:
+        """Insert what isn't there."""
+        rows = [(topic, identity, *order) for identity, orders in repeats.items() for order in orders]
+        await self._connection.executemany(_PUT_REPEAT, rows)
+
+    async def take_repeats(self, topic: str, identities: Iterable[bytes]) -> Sequence[LogOrder]:
+        """Delete and return."""
+        rows = await self._connection.fetch(_TAKE_REPEATS, topic, list(identities))
+        return [LogOrder(*row) for row in rows]
+
+    async def post(self, amounts: Mapping[AccountId, MicroUsd], source: Source) -> None:
+        """Upsert in one statement, sorted so that the index is walked once."""
+        accounts = sorted(amounts)
+        values = [amounts[account] for account in accounts]
+        await self._connection.execute(_POST, accounts, values, source.source_id, source.change_seq)

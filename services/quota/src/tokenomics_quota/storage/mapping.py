@@ -1,0 +1,42 @@
+"""Rows to values."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from tokenomics_contracts.cloudevents import Envelope
+from tokenomics_contracts.registry import parse
+from tokenomics_quota.domain.effective import LogOrder
+from tokenomics_quota.projections.facts import Derived, Fact, Received
+from tokenomics_quota.projections.governance import GoverningEvent
+
+RECEIVED_COLUMNS = Received._fields
+DERIVED_COLUMNS = Derived._fields
+FACT_COLUMNS = (*RECEIVED_COLUMNS, *DERIVED_COLUMNS)
+NOTHING_DERIVED = (None,) * len(DERIVED_COLUMNS)
+
+
+def fact_from_row(row: Any) -> Fact:
+    """Read a row of ``fact`` selected as ``FACT_COLUMNS``."""
+    received = Received(*row[: len(RECEIVED_COLUMNS)])
+    derived = Derived(*row[len(RECEIVED_COLUMNS) :])
+    return Fact(received, derived if received.event_kind == "recorded" else None)
+
+
+def row_from_fact(fact: Fact) -> tuple[Any, ...]:
+    """Write a fact as a row in the order of ``FACT_COLUMNS``."""
+    return (*fact.received, *(fact.derived or NOTHING_DERIVED))
+
+
+def governing_event_from_row(row: Any) -> GoverningEvent:
+    """Read a row of ``governing_event``; its data are parsed by the reader of today."""
+    order = LogOrder(row["append_ms"], row["partition"], row["record_offset"])
+    envelope = Envelope(
+        id="",
+        source="",
+        type=row["event_type"],
+        time=datetime.fromtimestamp(0, tz=UTC),
+        subject=None,
+        data=row["data"],
+        traceparent=None,
+    )
+    return GoverningEvent(row["topic"], row["identity"], row["digest"], order, parse(envelope))

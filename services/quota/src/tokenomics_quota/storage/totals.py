@@ -1,0 +1,39 @@
+"""Committed totals: what all sources together have posted to accounts."""
+
+from collections.abc import Mapping
+
+from tokenomics_chassis.projection import Connection
+from tokenomics_chassis.records import SourceId
+from tokenomics_contracts.units import AccountId, MicroUsd, PeriodId
+
+_ALL = "SELECT account_id, sum(posted_micro_usd)::bigint FROM posted WHERE period >= $1 GROUP BY account_id"
+
+# An account's two purposes are one line against the limit: when one moves, both are read.
+_MOVED = """
+WITH moved AS (
+    SELECT DISTINCT account_id
+    FROM posted JOIN unnest($2::int[], $3::bigint[]) AS source (source_id, change_seq) USING (source_id)
+    WHERE posted.change_seq > source.change_seq AND posted.period >= $1
+), line AS (
+    SELECT DISTINCT
+        concat_ws('/', split_part(account_id, '/', 1), split_part(account_id, '/', 2), purpose,
+                  split_part(account_id, '/', 4)) AS account_id
+    FROM moved, unnest(ARRAY['operational', 'experiment']) AS purpose
+)
+SELECT account_id, sum(posted_micro_usd)::bigint FROM posted JOIN line USING (account_id) GROUP BY account_id
+"""
+
+
+async def committed_totals(
+    connection: Connection, moved: Mapping[SourceId, int] | None, *, since: PeriodId
+) -> dict[AccountId, MicroUsd]:
+    """Return totals of this period and later ones, read in one statement, hence in one snapshot.
+
+    With ``moved`` (source id to the last ``change_seq`` seen), those that changed since, and both purposes of
+    each; without it, all.
+    """
+    if moved is None:
+        rows = await connection.fetch(_ALL, since)
+    else:
+        rows = await connection.fetch(_MOVED, since, list(moved), list(moved.values()))
+    return {row[0]: row[1] for row in rows}

@@ -1,0 +1,106 @@
+"""Keeps the in-memory view at the committed state: hints by NOTIFY, truth by polling."""
+
+import asyncio
+from datetime import datetime, timedelta
+
+import asyncpg
+
+from tokenomics_chassis.changes import ChangeFollower, listen
+from tokenomics_chassis.clock import Clock
+from tokenomics_chassis.postgres import Backoff, Schemas, Session, is_away, session
+from tokenomics_contracts.units import PeriodId
+from tokenomics_quota.projections.balances import QuotaView
+from tokenomics_quota.projections.governance import Governance
+from tokenomics_quota.storage.ledger import PostgresLedger
+from tokenomics_quota.storage.totals import committed_totals
+from tokenomics_quota.usecases.projecting import KnownGovernance
+
+UNREFRESHED_BOUND = timedelta(seconds=60)
+"""For so long a view answers without having been refreshed, saying that it is stale, before it is not ready.
+
+It outlasts a restart or a failover of the database: taking every replica out for that would turn answers that
+are a minute old into none. What lasts longer is a replica cut off, and the others do better without it.
+"""
+
+
+class ViewFeed:
+    """Feeds a view; the only writer of it."""
+
+    def __init__(self, url: str, schemas: Schemas, view: QuotaView, clock: Clock) -> None:
+        self._url = url
+        self._schemas = schemas
+        self._view = view
+        self._known = KnownGovernance(view.governance)
+        self._clock = clock
+        self._follower = ChangeFollower()
+        self._from_scratch = True
+
+    async def not_ready_because(self) -> str | None:
+        """Tell why the view shouldn't be asked: never loaded, or not refreshed for too long."""
+        refreshed_at = self._view.refreshed_at
+        if refreshed_at is None:
+            return "the view is not loaded yet"
+        age = self._clock.now() - refreshed_at
+        if age > UNREFRESHED_BOUND:
+            return f"the view was last refreshed {age.total_seconds():.0f} s ago"
+        return None
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Follow until told to stop; a lost database leaves the view as it is, older by the minute."""
+        backoff = Backoff(max_seconds=1.0)
+        while not stopping.is_set():
+            try:
+                async with session(self._url, self._schemas, application_name="quota view") as connection:
+                    await self._follow(connection, stopping, backoff)
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                if not is_away(error):
+                    raise
+                await backoff.pause(stopping, error, "refreshing the view")
+
+    async def _follow(self, connection: Session, stopping: asyncio.Event, backoff: Backoff) -> None:
+        # Another server may answer now, or the old one from a backup: both may lack what the view holds.
+        self._from_scratch = True
+        async with listen(connection, self._schemas.changed_channel) as signal:
+            while not stopping.is_set():
+                await self.refresh(connection)
+                backoff.reset()
+                await signal.wait()
+
+    async def refresh(self, connection: Session) -> None:
+        """Bring the view to the committed state, read in one snapshot."""
+        now, view = self._clock.now(), self._view
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            governance = await self._known.read(PostgresLedger(connection))
+            horizon = _previous_period(governance, now)
+            follower, changes = self._follower, await self._follower.poll(connection)
+            # The horizon goes back with the clock or a time zone: totals were dropped that count again.
+            whole = (
+                self._from_scratch or horizon < view.horizon or any(change.restarted for change in changes)
+            )
+            if whole:
+                follower = ChangeFollower()
+                changes = await follower.poll(connection)
+            moved = {each.position.source_id: each.old_change_seq for each in changes if each.has_rows}
+            totals = await committed_totals(connection, None if whole else moved, since=horizon)
+        # From here on nothing awaits: a check sees the view before or after, never between.
+        if whole:
+            view.clear_totals()
+            view.next_offsets, view.as_of = {}, None
+        view.governance = governance
+        view.put_totals(totals)
+        if horizon != view.horizon:
+            view.drop_before(horizon)
+        positions = [change.position for change in changes]
+        view.next_offsets |= {f"{each.topic}/{each.partition}": each.next_offset for each in positions}
+        view.as_of = max(
+            (moment for moment in (view.as_of, *(each.as_of for each in positions)) if moment), default=None
+        )
+        follower.acknowledge(changes)
+        self._follower, self._from_scratch = follower, False
+        view.refreshed_at = now
+
+
+def _previous_period(governance: Governance, now: datetime) -> PeriodId:
+    calendar = governance.calendars.at(now)
+    start, _ = calendar.bounds(calendar.period_of(now))
+    return calendar.period_of(start - timedelta(days=1))

@@ -1,0 +1,1 @@
+"""Kafka adapters: records to domain values, domain values to events."""

@@ -1,0 +1,134 @@
+"""From decisions and announcements to the events that quota writes on its own topic."""
+
+from datetime import datetime
+from uuid import UUID, uuid5
+
+from tokenomics_chassis.outbox import OutboxEvent
+from tokenomics_chassis.parking import Skip
+from tokenomics_chassis.records import Record
+from tokenomics_contracts.catalogue import own_topic
+from tokenomics_contracts.cloudevents import decode, encode
+from tokenomics_contracts.events.base import Event
+from tokenomics_contracts.events.quota import (
+    DecidedAccount,
+    DecisionRecorded,
+    ParkedSkipped,
+    ThresholdCrossed,
+)
+from tokenomics_contracts.registry import parse
+from tokenomics_contracts.units import DecisionId, ProjectId, SubjectId
+from tokenomics_quota.domain.checks import Decided
+from tokenomics_quota.ports import DueThreshold
+
+SOURCE = "urn:tokenomics:quota"
+OWN_TOPIC = own_topic("quota").name
+
+_NAMESPACE = UUID("6f1d4f6e-2f0c-5d0e-9d5b-6a1f7f0e6c11")
+
+
+def event_id(aggregate_id: str, version: int) -> UUID:
+    """Return the event id of a version of an aggregate: the same whenever it is derived."""
+    return uuid5(_NAMESPACE, f"{aggregate_id}/{version}")
+
+
+def outbox_event(
+    event: Event, *, aggregate_id: str, version: int = 1, time: datetime, traceparent: str | None = None
+) -> OutboxEvent:
+    """Encode an event for the outbox."""
+    encoded = encode(
+        event,
+        id=str(event_id(aggregate_id, version)),
+        source=SOURCE,
+        time=time,
+        traceparent=traceparent,
+    )
+    return OutboxEvent(OWN_TOPIC, encoded.key, encoded.headers, encoded.value)
+
+
+def decision_event(decided: Decided) -> OutboxEvent:
+    """Encode a decision record."""
+    call, answer = decided.call, decided.answer
+    event = DecisionRecorded(
+        decision_id=DecisionId(decided.decision_id),
+        subject=SubjectId(call.subject),
+        caller=decided.caller,
+        decision=answer.decision.label,
+        reason_codes=tuple(reason.code for reason in answer.reasons),
+        provider=call.provider,
+        model=call.model,
+        project=ProjectId(call.project_id) if call.project_id else None,
+        purpose=decided.purpose,
+        estimated_cost_micro_usd=answer.estimate.cost_micro_usd,
+        policy_version=answer.quota_policy_version or None,
+        price_book_version=answer.price_book_version or None,
+        accounts=tuple(
+            DecidedAccount(
+                account_id=balance.account.account_id,
+                limit_micro_usd=balance.limit_micro_usd,
+                posted_micro_usd=balance.posted_micro_usd,
+                pending_micro_usd=balance.pending_micro_usd,
+                band=balance.band.label,
+            )
+            for balance in answer.balances
+        ),
+        positions=decided.next_offsets,
+    )
+    return outbox_event(
+        event,
+        aggregate_id=f"decision/{decided.decision_id}",
+        time=decided.decided_at,
+        traceparent=decided.traceparent,
+    )
+
+
+def threshold_event(due: DueThreshold, now: datetime) -> tuple[UUID, OutboxEvent]:
+    """Name and encode the announcement of a threshold.
+
+    Its id follows from account (with its period), threshold and limit alone, so that it can't be made twice.
+    """
+    account = due.account
+    crossed = ThresholdCrossed(
+        account_id=account.account_id,
+        kind=account.kind.value,
+        owner_id=account.owner_id,
+        purpose=account.purpose.value,
+        period=account.period,
+        threshold_basis_points=due.threshold_basis_points,
+        band=due.band.label,
+        limit_micro_usd=due.limit_micro_usd,
+        posted_micro_usd=due.posted_micro_usd,
+    )
+    aggregate_id = f"{account.account_id}/{due.threshold_basis_points}/{due.limit_micro_usd}"
+    return event_id(aggregate_id, 1), outbox_event(crossed, aggregate_id=aggregate_id, time=now)
+
+
+def skip_event_id(skip: Skip) -> str:
+    """Return the id of the event that says so."""
+    return str(event_id(_skip_aggregate(skip), 1))
+
+
+def skipped_event(skip: Skip, time: datetime) -> OutboxEvent:
+    """Encode an operator's skip."""
+    return outbox_event(ParkedSkipped(**skip._asdict()), aggregate_id=_skip_aggregate(skip), time=time)
+
+
+def _skip_aggregate(skip: Skip) -> str:
+    return f"parked/{skip.topic}/{skip.partition}/{skip.offset}"
+
+
+def skip_from_record(record: Record) -> Skip | None:
+    """Read a skip from the own topic; ``None`` for every other event there.
+
+    Raises
+    ------
+    EventRejected
+        The record can't be read.
+    """
+    envelope = decode(record.headers, record.value)
+    if envelope.type != ParkedSkipped.type_name:
+        return None
+    event = parse(envelope)
+    assert isinstance(event, ParkedSkipped)
+    return Skip(
+        event.topic, event.partition, event.offset, event.reason_code, event.ticket_id, event.decided_by
+    )

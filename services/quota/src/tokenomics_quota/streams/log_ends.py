@@ -1,0 +1,68 @@
+"""Watches the ends of the log, so that answers can say how fresh they are."""
+
+import asyncio
+from datetime import timedelta
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from tokenomics_chassis.clock import Clock
+from tokenomics_chassis.postgres import Backoff, wait_for
+from tokenomics_quota.projections.balances import QuotaView
+from tokenomics_quota.projections.freshness import FreshnessMeter
+
+POLL_SECONDS = 0.5
+
+LAG_BOUND = timedelta(minutes=10)
+"""A view further behind the log is not ready: by then it is no outage that answers should bridge."""
+
+
+class LogEnds:
+    """Reads the end offsets of some topics twice a second into a freshness meter."""
+
+    def __init__(
+        self, bootstrap: str, topics: frozenset[str], view: QuotaView, meter: FreshnessMeter, clock: Clock
+    ) -> None:
+        self._bootstrap = bootstrap
+        self._topics = topics
+        self._view = view
+        self._meter = meter
+        self._clock = clock
+
+    async def not_ready_because(self) -> str | None:
+        """Tell why answers would be too far from the log: not level with it since the start, or for long."""
+        lag = self._meter.lag(self._clock.now())
+        if lag is None:
+            return "the view has not caught up with the log yet"
+        return f"the view is {lag.total_seconds():.0f} s behind the log" if lag > LAG_BOUND else None
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Watch until told to stop; while the broker is away the meter's lag grows, which is the truth."""
+        backoff = Backoff(max_seconds=2.0)
+        while not stopping.is_set():
+            consumer = AIOKafkaConsumer(bootstrap_servers=self._bootstrap, client_id="log-ends")
+            try:
+                await consumer.start()
+                await self._watch(consumer, stopping, backoff)
+            except (KafkaError, OSError) as error:
+                await backoff.pause(stopping, error, "reading the log's ends")
+            finally:
+                await consumer.stop()
+
+    async def _watch(self, consumer: AIOKafkaConsumer, stopping: asyncio.Event, backoff: Backoff) -> None:
+        while not stopping.is_set():
+            at = self._clock.now()
+            ends = await consumer.end_offsets(await _partitions(consumer, self._topics))
+            self._meter.observe_ends({f"{tp.topic}/{tp.partition}": end for tp, end in ends.items()}, at)
+            self._meter.observe_view(self._view.next_offsets)
+            backoff.reset()
+            await wait_for(stopping, POLL_SECONDS)
+
+
+async def _partitions(consumer: AIOKafkaConsumer, topics: frozenset[str]) -> list[TopicPartition]:
+    await consumer.topics()  # refreshes the metadata
+    return [
+        TopicPartition(topic, partition)
+        for topic in topics
+        for partition in consumer.partitions_for_topic(topic) or ()
+    ]

@@ -1,0 +1,90 @@
+"""The quota projection: usage, directory and policy topics into facts and posted amounts."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from tokenomics_chassis.projection import Batch, Connection, Outcome, Rejected, RejectedPlace
+from tokenomics_chassis.records import Place, Record
+from tokenomics_contracts.cloudevents import EventRejected, RejectionCode
+from tokenomics_quota.domain.effective import LogOrder
+from tokenomics_quota.ports import Ledger
+from tokenomics_quota.projections.facts import LateUsage, Received
+from tokenomics_quota.streams.decoding import TOO_LATE, governing_event_from_record, usage_from_record
+from tokenomics_quota.usecases.projecting import KnownGovernance, apply_governing, apply_usage
+
+USAGE = "tokenomics.usage.v1"
+DIRECTORY = "tokenomics.directory.v1"
+POLICY = "tokenomics.policy.v1"
+
+Read = TypeVar("Read")
+
+_CONFLICT = "another event, lower in the log, holds this identity (source, id) with another payload or key"
+_MISMATCH = "`replaces` is not the version in force before it"
+
+
+class QuotaProjection:
+    """Implements the chassis' ``Projection``."""
+
+    name = "quota"
+    topics = frozenset({USAGE, DIRECTORY, POLICY})
+    # A policy is judged against the one before it, so none may overtake a parked one of its kind.
+    ordered_topics = frozenset({POLICY})
+
+    def __init__(self, ledger_on: Callable[[Connection], Ledger], known: KnownGovernance) -> None:
+        self._ledger_on = ledger_on
+        self._known = known
+
+    async def apply(self, connection: Connection, batch: Batch) -> Outcome:
+        """Apply one batch; see the chassis' ``Projection``."""
+        if batch.source.topic == USAGE:
+            return await self._apply_usage(self._ledger_on(connection), batch)
+        return await self._apply_governing(self._ledger_on(connection), batch)
+
+    async def _apply_usage(self, ledger: Ledger, batch: Batch) -> Outcome:
+        events: list[Received | LateUsage]
+        events, rejected = _read(batch.records, usage_from_record)
+        if not events:
+            return Outcome(rejected, changed=False)
+        applied = await apply_usage(ledger, self._known, batch.source, events)
+        places = [
+            *_places(batch, applied.too_late, RejectionCode.TOO_LATE, TOO_LATE),
+            *_places(batch, applied.conflicts, RejectionCode.IDENTITY_CONFLICT, _CONFLICT),
+            *_places(batch, applied.displaced, RejectionCode.IDENTITY_CONFLICT, _CONFLICT),
+        ]
+        return Outcome(rejected, places, changed=applied.changed)
+
+    async def _apply_governing(self, ledger: Ledger, batch: Batch) -> Outcome:
+        events, rejected = _read(batch.records, governing_event_from_record)
+        if not events:
+            return Outcome(rejected, changed=False)
+        applied = await apply_governing(ledger, self._known, batch.source, events)
+        places = [
+            *_places(batch, applied.conflicts, RejectionCode.IDENTITY_CONFLICT, _CONFLICT),
+            *_places(batch, applied.mismatches, RejectionCode.POLICY_MISMATCH, _MISMATCH),
+            *_places(batch, applied.displaced, RejectionCode.IDENTITY_CONFLICT, _CONFLICT),
+        ]
+        return Outcome(rejected, places, changed=applied.changed)
+
+
+def _read(
+    records: Sequence[Record], read: Callable[[Record], Read | None]
+) -> tuple[list[Read], list[Rejected]]:
+    """Read records; leave out what quota passes by, and reject what can't be read."""
+    found: list[Read] = []
+    rejected: list[Rejected] = []
+    for record in records:
+        try:
+            value = read(record)
+        except EventRejected as rejection:
+            rejected.append(Rejected(record, rejection.code, rejection.message))
+        else:
+            if value is not None:
+                found.append(value)
+    return found, rejected
+
+
+def _places(
+    batch: Batch, orders: Iterable[LogOrder], code: RejectionCode, message: str
+) -> Iterator[RejectedPlace]:
+    topic = batch.source.topic
+    return (RejectedPlace(Place(topic, order.partition, order.offset), code, message) for order in orders)

@@ -1,0 +1,60 @@
+"""Announcing: each threshold that a committed total reaches is said once."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+
+from tokenomics_chassis.records import SourceId
+from tokenomics_contracts.units import AccountId, MicroUsd
+from tokenomics_quota.domain.accounts import Purpose, parse_account_id
+from tokenomics_quota.domain.effective import GOVERNING_REACH
+from tokenomics_quota.ports import Announcements, DueThreshold, Ledger
+from tokenomics_quota.projections.balances import QuotaView
+from tokenomics_quota.projections.governance import Governance
+from tokenomics_quota.usecases.projecting import KnownGovernance
+
+ANNOUNCED_PERIODS = GOVERNING_REACH
+"""Totals of older periods can't move any more: neither usage nor a governing event reaches that far back."""
+
+
+class ThresholdAnnouncer:
+    """Judges committed totals against limits, as the only one of its service to do so at a time.
+
+    After the first judgement of a term, and whenever a limit may have changed (another governing state, or a
+    version of it that takes effect with time), every account is judged; otherwise those whose total moved.
+    """
+
+    def __init__(self, known: KnownGovernance) -> None:
+        self._known = known
+        self._judged_version: int | None = None
+        self._limits_hold_until = datetime.min.replace(tzinfo=UTC)
+
+    async def judge(
+        self, ledger: Ledger, announcements: Announcements, moved: Mapping[SourceId, int], now: datetime
+    ) -> int:
+        """Announce what is due and unsaid; return how many announcements that made.
+
+        Limits can't change while it looks: it shares the governing lock and reads the totals after taking it.
+        """
+        governance = await self._known.locked(ledger)
+        everything = governance.version != self._judged_version or now >= self._limits_hold_until
+        if not everything and not moved:
+            return 0
+        since = governance.calendars.at(now).period_of(now - ANNOUNCED_PERIODS)
+        totals = await announcements.totals(None if everything else moved, since=since)
+        made = await announcements.announce(list(_due(governance, totals, now)), now)
+        if everything:
+            self._judged_version, self._limits_hold_until = governance.version, governance.next_change(now)
+        return made
+
+
+def _due(
+    governance: Governance, totals: Mapping[AccountId, MicroUsd], now: datetime
+) -> Iterable[DueThreshold]:
+    view = QuotaView(governance)
+    view.put_totals(totals)
+    for account in sorted({parse_account_id(each).for_purpose(Purpose.ALL) for each in totals}):
+        balance = view.balance(account, now)
+        if balance.limit_micro_usd is None:
+            continue
+        for band, share in balance.thresholds.reached(balance.posted_micro_usd, balance.limit_micro_usd):
+            yield DueThreshold(account, band, share, balance.limit_micro_usd, balance.posted_micro_usd)

@@ -1,0 +1,196 @@
+"""Projecting: from events to facts and posted amounts."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from tokenomics_chassis.projection import Source
+from tokenomics_contracts.events.policy import PolicyPublished
+from tokenomics_quota.domain.effective import LogOrder
+from tokenomics_quota.domain.identity import Verdict, judge
+from tokenomics_quota.ports import GoverningVersion, Ledger
+from tokenomics_quota.projections.facts import LateUsage, Line, Received
+from tokenomics_quota.projections.governance import Governance, GoverningEvent
+from tokenomics_quota.projections.usage import UsageFold, rederive, spread
+
+
+class KnownGovernance:
+    """The governing state as it was last read, kept between transactions.
+
+    What a transaction that is rolled back had read of its own changes is recognised by its version's id, and
+    so is a restored database: then everything is read again.
+    """
+
+    def __init__(self, nothing: Governance) -> None:
+        self._nothing = self._known = nothing
+        self._version = GoverningVersion(0, None)
+
+    async def locked(self, ledger: Ledger, *, exclusive: bool = False) -> Governance:
+        """Lock the governing state and return it."""
+        await ledger.lock_governance(exclusive=exclusive)
+        return await self.read(ledger)
+
+    async def read(self, ledger: Ledger) -> Governance:
+        """Return the governing state; reads only what changed since the last time."""
+        version = await ledger.governing_version()
+        if version != self._version:
+            if not await ledger.went_through(self._version):
+                self._known, self._version = self._nothing, GoverningVersion(0, None)
+            events = await ledger.governing_events(after=self._version.number)
+            self._known = self._known.with_events(events, version.number)
+            self._version = version
+        return self._known
+
+
+class UsageApplied(NamedTuple):
+    """What became of a batch of usage events."""
+
+    too_late: Sequence[LogOrder]
+    conflicts: Sequence[LogOrder]
+    """Their identity is held by a lower record with another payload or key."""
+    displaced: Sequence[LogOrder]
+    """They had counted until a lower record with their identity and another payload came."""
+    changed: bool
+
+
+async def apply_usage(
+    ledger: Ledger,
+    known: KnownGovernance,
+    source: Source,
+    events: Sequence[Received | LateUsage],
+) -> UsageApplied:
+    """Fold usage events into facts and post what they cost, in the ledger's transaction."""
+    governance = await known.locked(ledger)
+    received, too_late = list[Received](), list[LogOrder]()
+    for event in events:
+        if isinstance(event, Received):
+            received.append(event)
+            continue
+        permission = governance.backfill(event.source, event.received.order.appended_at)
+        if permission.allowed:
+            received.append(event.received._replace(counted=permission.counts_in_balances))
+        else:
+            too_late.append(event.received.order)
+    fold, conflicts = await _fold(ledger, governance, received)
+    if new := fold.new():
+        await ledger.insert(new)
+    if changed := fold.changed():
+        await ledger.update(changed)
+    displaced = [*fold.displaced, *await _settle_repeats(ledger, source.topic, fold.repeated, fold.outdone)]
+    amounts = fold.amounts()
+    if amounts:
+        await ledger.post(amounts, source)
+    return UsageApplied(too_late, conflicts, displaced, changed=bool(amounts))
+
+
+async def _settle_repeats(
+    ledger: Ledger, topic: str, repeated: Mapping[bytes, Iterable[LogOrder]], outdone: Iterable[bytes]
+) -> Sequence[LogOrder]:
+    """Remember new repeats; return the stored repeats of holders that were displaced."""
+    displaced = await ledger.take_repeats(topic, outdone) if outdone else ()
+    if repeated:
+        await ledger.put_repeats(topic, repeated)
+    return displaced
+
+
+async def _fold(
+    ledger: Ledger, governance: Governance, received: Sequence[Received]
+) -> tuple[UsageFold, list[LogOrder]]:
+    identities = {event.identity for event in received}
+    originals = {event.corrects for event in received if event.corrects is not None}
+    if originals:
+        await ledger.await_originals(originals)
+    stored = await ledger.facts(identities | originals)
+    # A stored correction may lose its identity to a lower record: then its original is derived again.
+    corrected = {
+        fact.received.corrects for fact in stored.values() if fact.received.corrects is not None
+    } - stored.keys()
+    if corrected:
+        stored |= await ledger.facts(corrected)
+    corrections = await ledger.corrections(stored.keys()) if stored else {}
+    fold = UsageFold(governance, stored, corrections)
+    conflicts = [event.order for event in received if not fold.add(event)]
+    return fold, conflicts
+
+
+class GoverningApplied(NamedTuple):
+    """What became of a batch of governing events."""
+
+    conflicts: Sequence[LogOrder]
+    mismatches: Sequence[LogOrder]
+    """Policies written against another version than the one in force."""
+    displaced: Sequence[LogOrder]
+    """They had been in force until a lower record with their identity and another payload came."""
+    changed: bool
+
+
+async def apply_governing(
+    ledger: Ledger, known: KnownGovernance, source: Source, events: Sequence[GoverningEvent]
+) -> GoverningApplied:
+    """Bring governing events into force and derive again just the facts that they touch."""
+    before = await known.locked(ledger, exclusive=True)
+    accepted: dict[bytes, GoverningEvent] = {}
+    ousted: list[GoverningEvent] = []
+    conflicts, mismatches = list[LogOrder](), list[LogOrder]()
+    displaced, repeated, outdone = list[LogOrder](), dict[bytes, set[LogOrder]](), set[bytes]()
+    after = before
+    for event in events:
+        holder = accepted.get(event.identity) or before.holder(event.topic, event.identity)
+        verdict = judge(holder, event) if holder is not None else None
+        if verdict is Verdict.CONFLICTS:
+            conflicts.append(event.order)
+        elif verdict is Verdict.REPEATED:
+            if holder is not None and event.order != holder.order:
+                repeated.setdefault(event.identity, set()).add(event.order)
+        elif not _replaces_the_version_in_force(after, event):
+            mismatches.append(event.order)
+        else:
+            if holder is not None:
+                ousted.append(holder)
+                if verdict is Verdict.DISPLACES:
+                    displaced += [holder.order, *repeated.pop(event.identity, ())]
+                    outdone.add(event.identity)
+                else:
+                    repeated.setdefault(event.identity, set()).add(holder.order)
+            accepted[event.identity] = event
+            if isinstance(event.event, PolicyPublished):
+                after = after.with_events([event], before.version + 1)
+    displaced += await _settle_repeats(ledger, source.topic, repeated, outdone)
+    if not accepted:
+        return GoverningApplied(conflicts, mismatches, displaced, changed=False)
+    after = before.with_events(accepted.values(), before.version + 1)
+    await ledger.put_governing_events(accepted.values(), after.version)
+    changed = await _rederive(ledger, before, after, [*accepted.values(), *ousted], source)
+    return GoverningApplied(conflicts, mismatches, displaced, changed)
+
+
+def _replaces_the_version_in_force(governance: Governance, governing: GoverningEvent) -> bool:
+    event = governing.event
+    if not isinstance(event, PolicyPublished):
+        return True
+    return event.replaces == governance.replaceable(event.kind, governing.order)
+
+
+async def _rederive(
+    ledger: Ledger,
+    before: Governance,
+    after: Governance,
+    events: Iterable[GoverningEvent],
+    source: Source,
+) -> bool:
+    """Derive again what the events may have changed; whether any total did."""
+    lines: dict[Line, int] = {}
+    for scope in after.scopes(before, events):
+        async for facts in ledger.facts_in(scope):
+            corrected = [
+                fact.received.identity for fact in facts if fact.derived and fact.derived.applied_revision
+            ]
+            corrections = await ledger.corrections(corrected) if corrected else {}
+            changed, moved = rederive(facts, corrections, after)
+            if changed:
+                await ledger.update(changed)
+            for line, amount in moved.items():
+                lines[line] = lines.get(line, 0) + amount
+    amounts = spread(lines)
+    if amounts:
+        await ledger.post(amounts, source)
+    return bool(amounts)

@@ -1,0 +1,1 @@
+"""The chassis' streams on real Kafka and PostgreSQL."""

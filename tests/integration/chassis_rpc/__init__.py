@@ -1,0 +1,1 @@
+"""The chassis: settings, processes, telemetry and gRPC."""

@@ -1,0 +1,341 @@
+"""OperationsService over a real database and broker: what an operator sees and does is what happened."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+from grpc_status import rpc_status
+
+from tests.support import toy_projection as toy
+from tests.support.grpc import ServedRpc, TokenIssuer, bearer, rpc_settings, served
+from tokenomics.operations.v1 import operations_pb2 as pb
+from tokenomics.operations.v1.operations_pb2_grpc import (
+    OperationsServiceStub,
+    add_OperationsServiceServicer_to_server,
+)
+from tokenomics_chassis.operations import Operations
+from tokenomics_chassis.parking import Parking, Skip
+from tokenomics_chassis.postgres import Pool, create_pool
+from tokenomics_chassis.projector import Projector
+from tokenomics_chassis.records import Record
+from tokenomics_chassis.rpc.errors import PermissionDeniedError
+from tokenomics_chassis.rpc.identity import Identity
+from tokenomics_chassis.rpc.operations import OperationsServicer
+from tokenomics_tools.stack import Stack
+
+SERVICE = "/tokenomics.operations.v1.OperationsService/*"
+OPERATOR = "system:serviceaccount:ops:operator"
+NOBODY_LISTENS = "127.0.0.1:1"
+WHY: dict[str, Any] = {"reason_code": "reader_mended", "ticket_id": "OPS-1"}
+MADE_UP_TOKEN = pb.ListParkedEventsRequest(page_token="made up")  # noqa: S106 - no password
+
+
+def skip_event_id(skip: Skip) -> str:
+    return f"skip-{skip.topic}-{skip.partition}-{skip.offset}"
+
+
+def operators_only(identity: Identity) -> None:
+    if identity.on_behalf_of not in {None, "p-operator"}:
+        raise PermissionDeniedError("only operators may do this")
+
+
+@pytest.fixture
+async def pool(stack: Stack) -> AsyncIterator[Pool]:
+    url = stack.new_database("operations")
+    await toy.MIGRATIONS.migrate(url)
+    async with await create_pool(url, toy.SCHEMAS, application_name="test") as pool:
+        yield pool
+
+
+@pytest.fixture
+def projection() -> toy.Toy:
+    return toy.Toy()
+
+
+async def project(pool: Pool, projection: toy.Toy, topic: str, *values: bytes | None) -> None:
+    """Project values of one key as the records 0, 1, … of partition 0."""
+    records = [
+        Record(topic, 0, offset, 1_000 + offset, b"a", value, (("h", b"\xff"),))
+        for offset, value in enumerate(values)
+    ]
+    await Projector(pool, toy.SCHEMAS, projection).process(topic, 0, records)
+
+
+class Operator:
+    """Calls the service as an operator does."""
+
+    def __init__(self, rpc: ServedRpc, issuer: TokenIssuer) -> None:
+        self._stub: Any = OperationsServiceStub(rpc.channel)
+        self._issuer = issuer
+
+    def call(self, method: str, request: Any, **metadata: str) -> Any:
+        return getattr(self._stub, method)(
+            request, metadata=bearer(self._issuer.token(OPERATOR), **metadata), timeout=20
+        )
+
+    async def refused(self, method: str, request: Any, **metadata: str) -> tuple[grpc.StatusCode, Any]:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await self.call(method, request, **metadata)
+        error: Any = caught.value
+        return error.code(), rpc_status.from_call(error)
+
+    async def parked(self, **filters: Any) -> list[Any]:
+        found: list[Any] = []
+        token = ""
+        while True:
+            request = pb.ListParkedEventsRequest(**filters, page_token=token)
+            page = await self.call("ListParkedEvents", request)
+            found += page.events
+            if not (token := page.next_page_token):
+                return found
+
+
+@pytest.fixture
+def bootstrap() -> str:
+    """Where the service looks for the broker, unless a test says otherwise."""
+    return NOBODY_LISTENS
+
+
+@pytest.fixture
+async def operator(
+    pool: Pool, projection: toy.Toy, tmp_path: Path, bootstrap: str
+) -> AsyncIterator[Operator]:
+    issuer = TokenIssuer()
+    callers = [{"subject": OPERATOR, "methods": [SERVICE], "may_act_for_people": True}]
+    backend = Operations(
+        pool,
+        Parking(pool, toy.SCHEMAS, projection, toy.skipped_event),
+        derived_version=7,
+        bootstrap=bootstrap,
+        skip_event_id=skip_event_id,
+    )
+    servicer = OperationsServicer(backend, operators_only)  # type: ignore[abstract] # UNIMPLEMENTED is inherited
+    async with served(
+        rpc_settings(tmp_path, issuer, callers),
+        lambda server: server.add(add_OperationsServiceServicer_to_server, servicer),
+    ) as rpc:
+        yield Operator(rpc, issuer)
+
+
+async def test_positions_come_without_lag_while_the_broker_is_away(
+    operator: Operator, pool: Pool, projection: toy.Toy
+) -> None:
+    await project(pool, projection, toy.STEPS, b"1", None, b"2")
+    await project(pool, projection, toy.AMOUNTS, b"5")
+    answer = await operator.call("GetPositions", pb.GetPositionsRequest())
+    assert answer.derived_version == 7
+    assert [(each.topic, each.next_offset, each.parked_events) for each in answer.positions] == [
+        (toy.AMOUNTS, 1, 0),
+        (toy.STEPS, 3, 2),
+    ]
+    steps = answer.positions[1]
+    assert steps.as_of.ToMilliseconds() == 1_002
+    assert not steps.HasField("lag")
+    assert not steps.HasField("end_offset")
+    only = await operator.call("GetPositions", pb.GetPositionsRequest(topics=[toy.STEPS]))
+    assert list(only.positions) == [steps]
+
+
+class TestLag:
+    """With a broker."""
+
+    @pytest.fixture
+    def bootstrap(self, stack: Stack) -> str:
+        return stack.kafka.bootstrap
+
+    async def test_lag_is_what_the_broker_has_beyond_the_position(
+        self,
+        operator: Operator,
+        pool: Pool,
+        stack: Stack,
+    ) -> None:
+        topic = "operations.lag"
+        admin = AIOKafkaAdminClient(bootstrap_servers=stack.kafka.bootstrap)
+        await admin.start()
+        await admin.create_topics([NewTopic(topic, 1, 1)])
+        await admin.close()
+        async with AIOKafkaProducer(bootstrap_servers=stack.kafka.bootstrap) as producer:
+            for _ in range(5):
+                await producer.send_and_wait(topic, b"1", partition=0)
+        await pool.execute("INSERT INTO position (topic, partition, next_offset) VALUES ($1, 0, 2)", topic)
+        (position,) = (await operator.call("GetPositions", pb.GetPositionsRequest())).positions
+        assert (position.next_offset, position.end_offset, position.lag) == (2, 5, 3)
+
+
+async def test_a_parked_event_is_shown_as_it_was_read(
+    operator: Operator, pool: Pool, projection: toy.Toy
+) -> None:
+    await project(pool, projection, toy.AMOUNTS, b"1", b"\xffnonsense")
+    (parked,) = await operator.parked()
+    assert (parked.place.topic, parked.place.partition, parked.place.offset) == (toy.AMOUNTS, 0, 1)
+    assert (parked.key, parked.value) == (b"a", b"\xffnonsense")
+    assert [(each.name, each.value) for each in parked.headers] == [("h", b"\xff")]
+    assert (parked.error_code, parked.attempts) == ("bad_json", 1)
+    assert parked.appended_at.ToMilliseconds() == 1_001
+
+
+async def test_a_header_name_that_is_not_utf_8_is_shown_escaped(
+    operator: Operator, pool: Pool, projection: toy.Toy
+) -> None:
+    odd = Record(toy.AMOUNTS, 0, 0, 1_000, b"a", b"{", (("odd \udcff", b"1"), ("größe", b"2")))
+    await Projector(pool, toy.SCHEMAS, projection).process(toy.AMOUNTS, 0, [odd])
+    (parked,) = await operator.parked()
+    assert [(each.name, each.value) for each in parked.headers] == [("odd \\xff", b"1"), ("größe", b"2")]
+
+
+@pytest.mark.parametrize("page_size", [1, 2, 3, 100])
+async def test_pages_lose_and_repeat_nothing(
+    operator: Operator, pool: Pool, projection: toy.Toy, page_size: int
+) -> None:
+    await project(pool, projection, toy.AMOUNTS, b"x", b"1", b"x", toy.CRASH, b"x")
+    await project(pool, projection, toy.STEPS, b"x", b"1")
+
+    async def offsets(**filters: Any) -> list[tuple[str, int]]:
+        parked = await operator.parked(page_size=page_size, **filters)
+        return [(each.place.topic, each.place.offset) for each in parked]
+
+    amounts = [(toy.AMOUNTS, offset) for offset in (0, 2, 3, 4)]
+    assert await offsets() == [*amounts, (toy.STEPS, 0), (toy.STEPS, 1)]
+    assert await offsets(topic=toy.AMOUNTS) == amounts
+    assert await offsets(error_code="internal_error") == [(toy.AMOUNTS, 3)]
+
+
+async def test_a_page_of_large_events_stays_below_the_message_limit(
+    operator: Operator, pool: Pool, projection: toy.Toy
+) -> None:
+    large = b"x" * 250_000
+    await project(pool, projection, toy.AMOUNTS, *[large] * 20)
+    first = await operator.call("ListParkedEvents", pb.ListParkedEventsRequest(page_size=1_000))
+    assert 1 < len(first.events) < 20
+    assert len(await operator.parked(page_size=1_000)) == 20
+
+
+async def test_a_retry_applies_what_was_mended_and_counts_what_was_not(
+    operator: Operator, pool: Pool, projection: toy.Toy
+) -> None:
+    await project(pool, projection, toy.AMOUNTS, toy.CRASH, b"x", toy.CRASH)
+    everything = pb.RetryParkedEventsRequest(all=True, **WHY)
+    answer = await operator.call("RetryParkedEvents", everything)
+    assert (answer.applied, answer.still_parked) == (0, 3)
+    assert [each.attempts for each in await operator.parked()] == [2, 2, 2]
+    projection.mended = True
+    crashed = pb.RetryParkedEventsRequest(error_code="internal_error", **WHY)
+    answer = await operator.call("RetryParkedEvents", crashed)
+    assert (answer.applied, answer.still_parked) == (2, 0)
+    assert [each.place.offset for each in await operator.parked()] == [1]
+    again = await operator.call("RetryParkedEvents", crashed)
+    assert (again.applied, again.still_parked) == (0, 0)
+
+
+async def test_a_retry_of_places_passes_over_those_where_nothing_is_parked(
+    operator: Operator, pool: Pool, projection: toy.Toy
+) -> None:
+    await project(pool, projection, toy.AMOUNTS, toy.CRASH, b"1", toy.CRASH)
+    projection.mended = True
+    places = [pb.RecordPlace(topic=toy.AMOUNTS, partition=0, offset=offset) for offset in (0, 1, 99)]
+    request = pb.RetryParkedEventsRequest(places=pb.RecordPlaces(places=places), **WHY)
+    answer = await operator.call("RetryParkedEvents", request)
+    assert (answer.applied, answer.still_parked) == (1, 0)
+    assert [each.place.offset for each in await operator.parked()] == [2]
+
+
+async def test_what_was_queued_behind_a_mended_event_counts_as_applied(
+    operator: Operator, pool: Pool, projection: toy.Toy
+) -> None:
+    await project(pool, projection, toy.STEPS, b"1", None, b"2", b"3")
+    projection.mended = True
+    first = pb.RecordPlace(topic=toy.STEPS, partition=0, offset=1)
+    request = pb.RetryParkedEventsRequest(places=pb.RecordPlaces(places=[first]), **WHY)
+    answer = await operator.call("RetryParkedEvents", request)
+    assert (answer.applied, answer.still_parked) == (3, 0)
+
+
+async def test_a_skip_is_an_event_that_names_who_decided_and_repeating_it_changes_nothing(
+    operator: Operator, pool: Pool, projection: toy.Toy
+) -> None:
+    await project(pool, projection, toy.AMOUNTS, b"x", b"1")
+    request = pb.SkipParkedEventRequest(topic=toy.AMOUNTS, partition=0, offset=0, **WHY)
+    for_person = {"tokenomics_on_behalf_of": "p-operator"}
+    answer = await operator.call("SkipParkedEvent", request, **for_person)
+    repeated = await operator.call("SkipParkedEvent", request, **for_person)
+    assert answer.event_id == repeated.event_id == f"skip-{toy.AMOUNTS}-0-0"
+    assert await operator.parked() == []
+    (event,) = await pool.fetch("SELECT value FROM outbox")
+    assert json.loads(event["value"]) == [toy.AMOUNTS, 0, 0, "reader_mended", "OPS-1", "p-operator"]
+
+
+async def test_only_what_is_parked_can_be_skipped(
+    operator: Operator, pool: Pool, projection: toy.Toy
+) -> None:
+    await project(pool, projection, toy.AMOUNTS, b"1")
+    applied = pb.SkipParkedEventRequest(topic=toy.AMOUNTS, partition=0, offset=0, **WHY)
+    code, status = await operator.refused("SkipParkedEvent", applied)
+    assert (code, reason(status)) == (grpc.StatusCode.FAILED_PRECONDITION, "ALREADY_APPLIED")
+    unread = pb.SkipParkedEventRequest(topic=toy.AMOUNTS, partition=0, offset=1, **WHY)
+    code, status = await operator.refused("SkipParkedEvent", unread)
+    assert (code, reason(status)) == (grpc.StatusCode.NOT_FOUND, "NOT_PARKED")
+
+
+@pytest.mark.parametrize(
+    ("method", "wrong", "fields"),
+    [
+        ("ListParkedEvents", MADE_UP_TOKEN, {"page_token"}),
+        ("ListParkedEvents", pb.ListParkedEventsRequest(page_size=-1), {"page_size"}),
+        ("RetryParkedEvents", pb.RetryParkedEventsRequest(**WHY), {"selection"}),
+        ("RetryParkedEvents", pb.RetryParkedEventsRequest(all=False, **WHY), {"all"}),
+        ("RetryParkedEvents", pb.RetryParkedEventsRequest(error_code="", **WHY), {"error_code"}),
+        (
+            "RetryParkedEvents",
+            pb.RetryParkedEventsRequest(places=pb.RecordPlaces(), **WHY),
+            {"places.places"},
+        ),
+        ("RetryParkedEvents", pb.RetryParkedEventsRequest(all=True), {"reason_code", "ticket_id"}),
+        (
+            "SkipParkedEvent",
+            pb.SkipParkedEventRequest(reason_code="Because I say so!", ticket_id="OPS-1"),
+            {"topic", "reason_code"},
+        ),
+    ],
+)
+async def test_a_wrong_request_names_its_fields(
+    operator: Operator, method: str, wrong: Any, fields: set[str]
+) -> None:
+    code, status = await operator.refused(method, wrong)
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    (packed,) = (each for each in status.details if each.Is(BadRequest.DESCRIPTOR))
+    details = BadRequest()
+    packed.Unpack(details)
+    assert {violation.field for violation in details.field_violations} == fields
+
+
+@pytest.mark.parametrize(
+    ("method", "request_type"),
+    [
+        ("GetPositions", pb.GetPositionsRequest),
+        ("ListParkedEvents", pb.ListParkedEventsRequest),
+        ("RetryParkedEvents", pb.RetryParkedEventsRequest),
+        ("SkipParkedEvent", pb.SkipParkedEventRequest),
+    ],
+)
+async def test_a_person_who_is_no_operator_is_refused(
+    operator: Operator, method: str, request_type: Any
+) -> None:
+    code, _ = await operator.refused(method, request_type(), tokenomics_on_behalf_of="p-1")
+    assert code is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_methods_of_later_versions_say_so(operator: Operator) -> None:
+    code, status = await operator.refused("ListRebuilds", pb.ListRebuildsRequest())
+    assert (code, reason(status)) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_SERVED_YET")
+
+
+def reason(status: Any) -> str:
+    info = ErrorInfo()
+    assert status.details[0].Unpack(info)
+    return str(info.reason)

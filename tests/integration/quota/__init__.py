@@ -1,0 +1,1 @@
+"""Quota on a real database."""

@@ -1,0 +1,18 @@
+"""A quota database anew for each test, and a projector on it."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.integration.quota.harness import Quota
+from tokenomics_chassis.postgres import Schemas, create_pool
+from tokenomics_quota.bootstrap import migrations
+from tokenomics_tools.stack import Stack
+
+
+@pytest.fixture
+async def quota(stack: Stack) -> AsyncIterator[Quota]:
+    url, schemas = stack.new_database("quota"), Schemas("quota")
+    await migrations(schemas).migrate(url)
+    async with await create_pool(url, schemas, application_name="test") as pool:
+        yield Quota(url, schemas, pool)

@@ -1,0 +1,58 @@
+"""Quota's projection on a real database, fed by hand."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from tests.support.quota_events import NOW, NoPrices, record
+from tokenomics_chassis.parking import Parking
+from tokenomics_chassis.postgres import Pool, Schemas
+from tokenomics_chassis.projector import Projector
+from tokenomics_contracts.events.base import Event
+from tokenomics_quota.projections.governance import Governance
+from tokenomics_quota.storage.ledger import PostgresLedger
+from tokenomics_quota.streams.events import skipped_event
+from tokenomics_quota.streams.projection import QuotaProjection
+from tokenomics_quota.usecases.projecting import KnownGovernance
+
+
+@dataclass
+class Quota:
+    """A database, a projector, and a log that exists only as it is told."""
+
+    url: str
+    schemas: Schemas
+    pool: Pool
+    ends: defaultdict[tuple[str, int], int] = field(default_factory=lambda: defaultdict(int))
+
+    def __post_init__(self) -> None:
+        self.projection = QuotaProjection(PostgresLedger, KnownGovernance(Governance(NoPrices())))
+        self.projector = Projector(self.pool, self.schemas, self.projection)
+        self.parking = Parking(
+            self.pool, self.schemas, self.projection, lambda skip: skipped_event(skip, NOW)
+        )
+
+    async def tell(
+        self,
+        event: Event,
+        event_id: str,
+        *,
+        partition: int = 0,
+        time: datetime = NOW,
+        appended_at: datetime = NOW,
+    ) -> None:
+        """Append an event and project it."""
+        made = record(event, event_id, partition=partition, time=time, appended_at=appended_at)
+        place = (made.topic, partition)
+        await self.projector.process(*place, [made._replace(offset=self.ends[place])])
+        self.ends[place] += 1
+
+    async def totals(self) -> dict[str, int]:
+        rows = await self.pool.fetch(
+            "SELECT account_id, sum(posted_micro_usd)::bigint FROM posted"
+            " GROUP BY 1 HAVING sum(posted_micro_usd) <> 0"
+        )
+        return {row[0]: row[1] for row in rows}
+
+    async def parked(self) -> list[str]:
+        return [row[0] for row in await self.pool.fetch("SELECT error_code FROM parked ORDER BY 1")]

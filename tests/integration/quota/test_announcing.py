@@ -1,0 +1,105 @@
+"""Each threshold is said once for each limit, and only when it is true."""
+
+from datetime import datetime, timedelta
+
+from tests.integration.quota.harness import Quota
+from tests.support.quota_events import NOW, NoPrices, correction, person, price_book, quota_policy, usage
+from tokenomics_chassis.records import SourceId
+from tokenomics_quota.projections.governance import Governance
+from tokenomics_quota.storage.announcements import PostgresAnnouncements
+from tokenomics_quota.storage.ledger import PostgresLedger
+from tokenomics_quota.streams.events import threshold_event
+from tokenomics_quota.usecases.announcing import ThresholdAnnouncer
+from tokenomics_quota.usecases.projecting import KnownGovernance
+
+ADA = "subject/ada/all/2026-11"
+
+
+class Announcer:
+    """Judges as the relay process does: everything at first, then what moved since the last time."""
+
+    def __init__(self, quota: Quota) -> None:
+        self._quota = quota
+        self._announcer = ThresholdAnnouncer(KnownGovernance(Governance(NoPrices())))
+        self._seen: dict[SourceId, int] = {}
+
+    async def judge(self, now: datetime = NOW) -> int:
+        async with self._quota.pool.acquire() as connection, connection.transaction():
+            rows = await connection.fetch("SELECT source_id, change_seq FROM position")
+            moved = {
+                SourceId(row[0]): self._seen.get(SourceId(row[0]), 0)
+                for row in rows
+                if row[1] != self._seen.get(SourceId(row[0]), 0)
+            }
+            announcements = PostgresAnnouncements(connection, threshold_event)
+            made = await self._announcer.judge(PostgresLedger(connection), announcements, moved, now)
+            self._seen = {SourceId(row[0]): row[1] for row in rows}
+            return made
+
+
+async def said(quota: Quota) -> list[tuple[str, int, int]]:
+    rows = await quota.pool.fetch(
+        "SELECT account_id, threshold_basis_points, limit_micro_usd FROM announcement ORDER BY 1, 2, 3"
+    )
+    return [tuple(row) for row in rows]
+
+
+async def company(quota: Quota, limit: int = 200) -> None:
+    await quota.tell(price_book(), "book")
+    await quota.tell(quota_policy(allowances=[{"role": "engineer", "limit_micro_usd": limit}]), "policy")
+    await quota.tell(person("ada"), "p")
+
+
+async def test_each_threshold_is_said_once(quota: Quota) -> None:
+    await company(quota)
+    announcer = Announcer(quota)
+    assert await announcer.judge() == 0
+    await quota.tell(usage("ada", input_tokens=100), "a")
+    assert await announcer.judge() == 1
+    await quota.tell(usage("ada", input_tokens=20, output_tokens=0), "b", partition=1)
+    await quota.tell(usage("ada", input_tokens=40, output_tokens=0, purpose="experiment"), "c", partition=2)
+    assert await announcer.judge() == 2
+    assert await announcer.judge() == 0
+    assert await Announcer(quota).judge() == 0
+    assert await said(quota) == [(ADA, 7_000, 200), (ADA, 9_000, 200), (ADA, 10_000, 200)]
+    assert await quota.pool.fetchval("SELECT count(*) FROM outbox") == 3
+
+
+async def test_another_limit_is_another_announcement_and_a_correction_down_takes_none_back(
+    quota: Quota,
+) -> None:
+    await company(quota)
+    announcer = Announcer(quota)
+    await quota.tell(usage("ada"), "a")
+    await quota.tell(usage("ada", input_tokens=20), "b")
+    assert await announcer.judge() == 1
+    await quota.tell(quota_policy(2, allowances=[{"role": "engineer", "limit_micro_usd": 220}]), "2")
+    assert await announcer.judge() == 1
+    await quota.tell(correction("b", 1, 0), "x")
+    assert await announcer.judge() == 0
+    await quota.tell(correction("b", 2, 60), "y")
+    assert await announcer.judge() == 0
+    assert await said(quota) == [(ADA, 7_000, 200), (ADA, 7_000, 220)]
+
+
+async def test_a_limit_that_falls_with_time_alone_is_noticed(quota: Quota) -> None:
+    await company(quota)
+    announcer = Announcer(quota)
+    later = NOW + timedelta(hours=1)
+    lower = quota_policy(2, since=later, allowances=[{"role": "engineer", "limit_micro_usd": 100}])
+    await quota.tell(lower, "2")
+    await quota.tell(usage("ada"), "a")
+    assert await announcer.judge() == 0
+    assert await announcer.judge(later - timedelta(minutes=1)) == 0
+    assert await announcer.judge(later + timedelta(minutes=1)) == 3
+
+
+async def test_both_purposes_are_one_line_whatever_the_owner_is_called(quota: Quota) -> None:
+    await company(quota)
+    budget = {"kind": "project", "owner_id": "experiment", "limit_micro_usd": 100}
+    await quota.tell(quota_policy(2, budgets=[budget]), "2")
+    announcer = Announcer(quota)
+    await quota.tell(usage("ada", project="experiment", input_tokens=20), "a")
+    assert await announcer.judge() == 0
+    await quota.tell(usage("ada", project="experiment", input_tokens=0, purpose="experiment"), "b")
+    assert await announcer.judge() == 3

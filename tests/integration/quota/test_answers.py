@@ -1,0 +1,479 @@
+"""The gRPC service on a real view: what it answers, and what it refuses with which words."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import BadRequest
+from grpc_status import rpc_status
+
+from tests.integration.quota.harness import Quota
+from tests.support.grpc import TokenIssuer, bearer, rpc_settings, served
+from tests.support.quota_events import NOW, NoPrices, person, price_book, quota_policy, usage
+from tokenomics.quota.v1 import quota_pb2 as pb
+from tokenomics.quota.v1.quota_pb2_grpc import QuotaServiceStub, add_QuotaServiceServicer_to_server
+from tokenomics_chassis.postgres import session
+from tokenomics_contracts.events.policy import PolicyPublished
+from tokenomics_contracts.units import AccountId, MicroUsd, PeriodId
+from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose
+from tokenomics_quota.domain.checks import Call, Decided
+from tokenomics_quota.domain.pricing import Quantities
+from tokenomics_quota.projections.balances import QuotaView
+from tokenomics_quota.projections.freshness import FreshnessMeter
+from tokenomics_quota.projections.governance import Governance
+from tokenomics_quota.rpc.convert import FreshnessWriter
+from tokenomics_quota.rpc.servicer import QuotaServicer
+from tokenomics_quota.storage.decision_log import OutboxDecisionLog
+from tokenomics_quota.storage.view_feed import ViewFeed
+from tokenomics_quota.streams.events import OWN_TOPIC, decision_event
+from tokenomics_quota.usecases.checking import check
+
+if TYPE_CHECKING:
+    from tokenomics.quota.v1.quota_pb2_grpc import QuotaServiceAsyncStub
+
+CALLER = "system:serviceaccount:ai:portal"
+
+
+@dataclass
+class SetClock:
+    time: datetime = NOW
+
+    def now(self) -> datetime:
+        return self.time
+
+
+@dataclass
+class Decisions:
+    """A decision log in memory."""
+
+    kept: list[Decided] = field(default_factory=list)
+
+    async def add(self, decided: Decided) -> None:
+        self.kept.append(decided)
+
+
+@dataclass
+class Served:
+    """The service, its view's feed, and a stub that calls it."""
+
+    stub: "QuotaServiceAsyncStub"
+    view: QuotaView
+    feed: ViewFeed
+    decisions: Decisions
+    token: str
+    quota: Quota
+    clock: SetClock
+
+    def metadata(self, person_id: str | None = None) -> tuple[tuple[str, str], ...]:
+        asserted = {"tokenomics_on_behalf_of": person_id} if person_id else {}
+        return bearer(self.token, **asserted)
+
+    async def refresh(self) -> None:
+        async with session(self.quota.url, self.quota.schemas, application_name="test") as connection:
+            await self.feed.refresh(connection)
+
+
+@pytest.fixture
+async def service(quota: Quota, tmp_path: Path) -> AsyncIterator[Served]:
+    issuer, decisions, meter, clock = TokenIssuer(), Decisions(), FreshnessMeter(), SetClock()
+    view = QuotaView(Governance(NoPrices()))
+    methods = ["/tokenomics.quota.v1.QuotaService/*"]
+    settings = rpc_settings(
+        tmp_path, issuer, [{"subject": CALLER, "methods": methods, "may_act_for_people": True}]
+    )
+    servicer = QuotaServicer(  # type: ignore[abstract] # the base answers the rest with UNIMPLEMENTED
+        view,
+        FreshnessWriter(view, meter, timedelta(seconds=5)),
+        decisions,
+        clock,
+        lambda: "decision-1",
+    )
+    async with served(
+        settings, lambda server: server.add(add_QuotaServiceServicer_to_server, servicer)
+    ) as rpc:
+        yield Served(
+            QuotaServiceStub(rpc.channel),
+            view,
+            ViewFeed(quota.url, quota.schemas, view, clock),
+            decisions,
+            issuer.token(CALLER),
+            quota,
+            clock,
+        )
+
+
+def check_request(subject: str = "ada", **fields: object) -> pb.CheckQuotaRequest:
+    return pb.CheckQuotaRequest(**({"subject": subject, "provider": "acme", "model": "one"} | fields))  # type: ignore[arg-type] # the fields of the request
+
+
+async def company(quota: Quota) -> None:
+    await quota.tell(price_book(), "book")
+    await quota.tell(quota_policy(allowances=[{"role": "engineer", "limit_micro_usd": 200}]), "policy")
+    await quota.tell(person("ada", manager_id="boss"), "ada")
+    await quota.tell(person("eve", team_id="blue"), "eve")
+    await quota.tell(usage("ada", input_tokens=150, output_tokens=0), "a")
+
+
+async def test_nothing_is_answered_before_the_view_is_loaded(service: Served) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await service.stub.CheckQuota(check_request(), metadata=service.metadata())
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_check_answers_from_what_is_projected_and_leaves_a_record(service: Served) -> None:
+    await company(service.quota)
+    await service.refresh()
+    answer = await service.stub.CheckQuota(
+        check_request(estimated_input_tokens=10), metadata=service.metadata()
+    )
+    assert answer.decision == pb.DECISION_ALLOW_WITH_NUDGE
+    assert answer.accounts[0].posted_micro_usd == 150
+    assert answer.accounts[0].remaining_micro_usd == 50
+    assert answer.estimated_cost_micro_usd == 10
+    assert answer.freshness.token.next_offsets["tokenomics.usage.v1/0"] == 1
+    assert answer.freshness.stale
+    (decided,) = service.decisions.kept
+    assert (decided.decision_id, decided.caller) == (answer.decision_id, CALLER)
+    plain = await service.stub.CheckQuota(check_request("eve"), metadata=service.metadata())
+    assert plain.decision == pb.DECISION_ALLOW
+    assert len(service.decisions.kept) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"subject": ""}, "subject"),
+        ({"subject": "ada@example.org"}, "subject"),
+        ({"provider": "a b"}, "provider"),
+        ({"model": ""}, "model"),
+        ({"estimated_input_tokens": -1}, "estimated_input_tokens"),
+        ({"estimated_output_tokens": 10**10}, "estimated_output_tokens"),
+        ({"estimated_cached_input_tokens": 5}, "estimated_cached_input_tokens"),
+        ({"service_tier": 9}, "service_tier"),
+        ({"purpose": pb.PURPOSE_ALL}, "purpose"),
+        ({"project": "a/b"}, "project"),
+        ({"use_case": " "}, "use_case"),
+        ({"data_class": "Secret!"}, "data_class"),
+    ],
+)
+async def test_a_malformed_field_is_refused_by_name(
+    service: Served, fields: dict[str, object], field: str
+) -> None:
+    await service.refresh()
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await service.stub.CheckQuota(check_request(**fields), metadata=service.metadata())  # type: ignore[arg-type] # wrong on purpose
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert field in _violated_fields(refused.value)
+
+
+def _violated_fields(error: grpc.aio.AioRpcError) -> set[str]:
+    status = rpc_status.from_call(error)  # type: ignore[arg-type] # an AioRpcError is a call, too
+    assert status is not None
+    for detail in status.details:
+        bad_request = BadRequest()
+        if detail.Unpack(bad_request):
+            return {violation.field for violation in bad_request.field_violations}
+    return set()
+
+
+async def test_a_person_sees_their_own_balance_and_no_others(service: Served) -> None:
+    await company(service.quota)
+    await service.refresh()
+    request = pb.GetBalanceRequest(subject="ada")
+    own = await service.stub.GetBalance(request, metadata=service.metadata("ada"))
+    assert [account.account_id for account in own.accounts] == [
+        "subject/ada/all/2026-11",
+        "team/red/all/2026-11",
+    ]
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await service.stub.GetBalance(request, metadata=service.metadata("eve"))
+    assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    listed = await service.stub.ListBalances(pb.ListBalancesRequest(), metadata=service.metadata("eve"))
+    assert list(listed.accounts) == []
+    everything = await service.stub.ListBalances(pb.ListBalancesRequest(), metadata=service.metadata())
+    assert len(everything.accounts) == 2
+
+
+async def refused(answering: Awaitable[object]) -> grpc.StatusCode:
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await answering
+    return refusal.value.code()
+
+
+async def test_a_refusal_doesnt_tell_whether_a_colleague_has_used_anything(service: Served) -> None:
+    await company(service.quota)
+    await service.refresh()
+    for owner_id in ("ada", "nobody-at-all"):
+        request = pb.GetBalanceRequest(account_id=f"subject/{owner_id}/all/2026-11")
+        code = await refused(service.stub.GetBalance(request, metadata=service.metadata("eve")))
+        assert code is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_a_persons_balances_hold_no_project_or_team_that_is_not_theirs(service: Served) -> None:
+    await company(service.quota)
+    await service.quota.tell(person("boss", role="lead", team_id="blue"), "boss")
+    await service.quota.tell(usage("ada", project="apollo"), "apollo")
+    await service.refresh()
+    request = pb.GetBalanceRequest(subject="boss", project="apollo")
+    code = await refused(service.stub.GetBalance(request, metadata=service.metadata("boss")))
+    assert code is grpc.StatusCode.PERMISSION_DENIED
+    request = pb.GetBalanceRequest(subject="ada")
+    reports = await service.stub.GetBalance(request, metadata=service.metadata("boss"))
+    assert [account.account_id for account in reports.accounts] == ["subject/ada/all/2026-11"]
+
+
+async def test_every_account_decides_and_only_those_that_may_be_seen_carry_numbers(service: Served) -> None:
+    await company(service.quota)
+    await service.quota.tell(
+        quota_policy(2, budgets=[{"kind": "project", "owner_id": "apollo", "limit_micro_usd": 100}]), "budget"
+    )
+    await service.quota.tell(usage("eve", project="apollo", input_tokens=100), "apollo")
+    await service.refresh()
+    request = check_request(project="apollo")
+    answer = await service.stub.CheckQuota(request, metadata=service.metadata("ada"))
+    assert answer.decision == pb.DECISION_APPROVAL_REQUIRED
+    assert answer.accounts[1] == pb.AccountBalance(
+        account_id="project/apollo/all/2026-11",
+        kind=pb.ACCOUNT_KIND_PROJECT,
+        owner_id="apollo",
+        period="2026-11",
+        band=pb.BAND_APPROVE,
+    )
+    assert answer.accounts[0].posted_micro_usd == 150
+    assert not answer.HasField("caps")
+
+
+@pytest.mark.parametrize("period", ["2026-1", "9999-12", "2026-13"])
+async def test_a_period_that_is_none_is_refused(service: Served, period: str) -> None:
+    await service.refresh()
+    for answering in (
+        service.stub.ListBalances(pb.ListBalancesRequest(period=period), metadata=service.metadata()),
+        service.stub.GetBalance(
+            pb.GetBalanceRequest(account_id=f"team/red/all/{period}"), metadata=service.metadata()
+        ),
+        service.stub.ListBalances(
+            pb.ListBalancesRequest(page_token=f"team/red/all/{period}"), metadata=service.metadata()
+        ),
+    ):
+        assert await refused(answering) is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    ("filters", "owners"),
+    [
+        ({"kind": pb.ACCOUNT_KIND_TEAM}, ["blue", "red"]),
+        ({"owner_id": "ada"}, ["ada"]),
+        ({"owner_id": "ada", "kind": pb.ACCOUNT_KIND_TEAM}, []),
+        ({"subject": "ada"}, ["ada", "red"]),
+        ({"subject": "ada", "owner_id": "red"}, ["red"]),
+        ({"page_token": "subject/ada/all/2026-11"}, ["eve", "blue", "red"]),
+        ({"page_token": "subject/ada/all/2026-11", "kind": pb.ACCOUNT_KIND_TEAM}, ["blue", "red"]),
+        ({"page_token": "team/blue/all/2026-11", "kind": pb.ACCOUNT_KIND_TEAM}, ["red"]),
+    ],
+)
+async def test_balances_are_filtered_by_all_that_is_asked_for(
+    service: Served, filters: dict[str, object], owners: list[str]
+) -> None:
+    await company(service.quota)
+    await service.quota.tell(usage("eve"), "eve-1")
+    await service.refresh()
+    request = pb.ListBalancesRequest(**filters)  # type: ignore[arg-type] # the fields of the request
+    listed = await service.stub.ListBalances(request, metadata=service.metadata())
+    assert [account.owner_id for account in listed.accounts] == owners
+
+
+def dear_priority() -> PolicyPublished:
+    book = price_book(2, rate=10**12).model_dump(mode="json")
+    book["document"]["service_tier_basis_points"] = {"priority": 1_000_000}
+    return PolicyPublished.model_validate(book)
+
+
+async def test_a_call_too_dear_to_answer_is_refused(service: Served) -> None:
+    await service.quota.tell(price_book(rate=10**12), "book")
+    await service.refresh()
+    check = check_request(estimated_input_tokens=10**9, estimated_output_tokens=10**9)
+    price = pb.EstimateCostRequest(provider="acme", model="one", input_tokens=10**9, output_tokens=10**9)
+    affordable = await service.stub.EstimateCost(price, metadata=service.metadata())
+    assert affordable.cost_micro_usd == 2 * 10**15
+    assert (await service.stub.CheckQuota(check, metadata=service.metadata())).decision == pb.DECISION_ALLOW
+    await service.quota.tell(dear_priority(), "b2")
+    await service.refresh()
+    check.service_tier = price.service_tier = pb.SERVICE_TIER_PRIORITY
+    for answering in (
+        service.stub.CheckQuota(check, metadata=service.metadata()),
+        service.stub.EstimateCost(price, metadata=service.metadata()),
+    ):
+        assert await refused(answering) is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_pages_of_balances_join_to_the_whole(service: Served) -> None:
+    await company(service.quota)
+    for number in range(5):
+        await service.quota.tell(usage(f"s{number}", project=f"p{number}"), f"u{number}")
+    await service.refresh()
+    token, seen = "", list[str]()
+    while True:
+        page = await service.stub.ListBalances(
+            pb.ListBalancesRequest(page_size=2, page_token=token), metadata=service.metadata()
+        )
+        seen += [account.account_id for account in page.accounts]
+        token = page.next_page_token
+        if not token:
+            break
+    assert len(seen) == 8
+    assert seen == sorted(set(seen))
+
+
+async def test_an_account_nobody_ever_touched_is_not_found(service: Served) -> None:
+    await service.refresh()
+    for account_id in ("team/none/all/2026-11", "team/none/all/2020-01"):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await service.stub.GetBalance(
+                pb.GetBalanceRequest(account_id=account_id), metadata=service.metadata()
+            )
+        assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_an_estimate_is_priced_at_the_time_asked_for(service: Served) -> None:
+    await service.quota.tell(price_book(since=NOW - timedelta(days=1), rate=3_000_000), "book")
+    await service.refresh()
+    request = pb.EstimateCostRequest(provider="acme", model="one", input_tokens=10)
+    now = await service.stub.EstimateCost(request, metadata=service.metadata())
+    assert (now.cost_micro_usd, now.pricing, now.price_book_version) == (30, pb.PRICING_BOOK, 1)
+    request.at.FromDatetime(NOW - timedelta(days=2))
+    then = await service.stub.EstimateCost(request, metadata=service.metadata())
+    assert (then.cost_micro_usd, then.pricing, then.price_book_version) == (0, pb.PRICING_FALLBACK, 0)
+
+
+async def test_what_is_not_served_yet_says_so(service: Served) -> None:
+    await service.refresh()
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await service.stub.CheckQuota(check_request(fully_consistent=True), metadata=service.metadata())
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await service.stub.PlaceHold(pb.PlaceHoldRequest(), metadata=service.metadata())
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_the_view_heals_itself_within_a_second_of_a_missed_signal(service: Served) -> None:
+    await company(service.quota)
+    stopping = asyncio.Event()
+    following = asyncio.create_task(service.feed.run(stopping))
+    try:
+        await service.refresh()
+        # As a projector commits, but without its NOTIFY.
+        async with service.quota.pool.acquire() as connection, connection.transaction():
+            moved = await connection.fetchrow(
+                "UPDATE position SET change_seq = change_seq + 1, next_offset = next_offset + 1"
+                " WHERE topic = 'tokenomics.usage.v1' RETURNING source_id, change_seq"
+            )
+            await connection.execute(
+                "UPDATE posted SET posted_micro_usd = 175, change_seq = $2"
+                " WHERE source_id = $1 AND account_id LIKE 'subject/ada/%'",
+                *(moved or ()),
+            )
+        async with asyncio.timeout(1):
+            while True:
+                answer = await service.stub.CheckQuota(check_request(), metadata=service.metadata())
+                if answer.accounts[0].posted_micro_usd == 175:
+                    break
+    finally:
+        stopping.set()
+        await following
+
+
+ADA = Account(AccountKind.SUBJECT, "ada", Purpose.ALL, PeriodId("2026-11"))
+
+
+async def test_a_new_session_keeps_nothing_of_a_database_that_went_back(service: Served) -> None:
+    await company(service.quota)
+    await _follow_until(service, lambda: service.view.posted(ADA) == 150)
+    assert service.view.governance.limit(AccountKind.SUBJECT, "ada", NOW) == 200
+    async with service.quota.pool.acquire() as connection:
+        await connection.execute("TRUNCATE posted, governing_event, position CASCADE")
+        await connection.execute("DELETE FROM governing_version WHERE number > 0")
+    await _follow_until(service, lambda: service.view.posted(ADA) == 0)
+    assert service.view.governance.limit(AccountKind.SUBJECT, "ada", NOW) is None
+    assert service.view.next_offsets == {}
+
+
+async def _follow_until(service: Served, holds: Callable[[], bool]) -> None:
+    stopping = asyncio.Event()
+    following = asyncio.create_task(service.feed.run(stopping))
+    try:
+        async with asyncio.timeout(5):
+            while not holds():  # noqa: ASYNC110 - the feed tells nobody that it has refreshed
+                await asyncio.sleep(0.01)
+    finally:
+        stopping.set()
+        await following
+
+
+async def test_a_source_that_never_writes_rows_reloads_nothing(service: Served) -> None:
+    await company(service.quota)
+    async with service.quota.pool.acquire() as connection:
+        await connection.execute(
+            "INSERT INTO position (topic, partition, next_offset, change_seq) VALUES ($1, 0, 1, 0)", OWN_TOPIC
+        )
+        await service.refresh()
+        mark = {AccountId("subject/ada/operational/2026-11"): MicroUsd(7)}
+        service.view.put_totals(mark)
+        await connection.execute("UPDATE position SET next_offset = 2 WHERE topic = $1", OWN_TOPIC)
+    await service.refresh()
+    assert service.view.next_offsets[f"{OWN_TOPIC}/0"] == 2
+    assert service.view.posted(ADA) == 7
+
+
+async def test_a_clock_that_stepped_ahead_and_back_costs_no_totals(service: Served) -> None:
+    await company(service.quota)
+    service.clock.time = NOW + timedelta(days=70)
+    await service.refresh()
+    assert service.view.posted(ADA) == 0
+    service.clock.time = NOW
+    await service.refresh()
+    assert service.view.posted(ADA) == 150
+
+
+async def test_a_view_is_ready_once_loaded_and_while_an_outage_is_short(service: Served) -> None:
+    assert await service.feed.not_ready_because() is not None
+    await service.refresh()
+    service.clock.time = NOW + timedelta(seconds=60)
+    assert await service.feed.not_ready_because() is None
+    service.clock.time = NOW + timedelta(seconds=61)
+    assert await service.feed.not_ready_because() is not None
+
+
+def decided(decision_id: str, caller: str = CALLER) -> Decided:
+    call = Call("ada", "acme", "one", Quantities(1), None)
+    answer = check(QuotaView(Governance(NoPrices())), call, NOW)
+    return Decided(decision_id, call, "operational", caller, answer, {}, NOW, None)
+
+
+async def test_a_decision_that_cant_be_recorded_harms_no_other(quota: Quota) -> None:
+    log, stopping = OutboxDecisionLog(quota.pool, decision_event), asyncio.Event()
+    with pytest.raises(ValueError, match="caller"):
+        await log.add(decided("d1", caller="no printable\ncaller"))
+    # The second of one id is refused by the database, as after a commit whose answer was lost.
+    for each in ("d2", "d3", "d3", "d4"):
+        await log.add(decided(each))
+    stopping.set()
+    await log.run(stopping)
+    rows = await quota.pool.fetch("SELECT aggregate_id FROM outbox ORDER BY id")
+    assert [row[0] for row in rows] == ["decision/d2", "decision/d3", "decision/d4"]
+
+
+def test_a_view_a_moment_behind_a_busy_log_is_not_stale() -> None:
+    meter = FreshnessMeter()
+    assert meter.lag(NOW) is None
+    for second in range(100):
+        now = NOW + timedelta(seconds=second)
+        meter.observe_ends({"topic/0": 1_000 * (second + 1)}, now)
+        meter.observe_view({"topic/0": 1_000 * second})
+    assert meter.lag(now) == timedelta(seconds=1)
+    meter.observe_view({"topic/0": 99_000})
+    assert meter.lag(now + timedelta(minutes=1)) == timedelta(seconds=61)

@@ -1,0 +1,116 @@
+"""Late governing events derive again just what they touch, on a real database."""
+
+import asyncio
+from datetime import timedelta
+
+from tests.integration.quota.harness import Quota
+from tests.support.quota_events import (
+    NOW,
+    correction,
+    person,
+    price_book,
+    quota_policy,
+    sources,
+    team,
+    usage,
+)
+from tokenomics_chassis.postgres import session
+from tokenomics_chassis.state_hash import state_hash
+from tokenomics_quota.storage.late_usage import LateUsageMender
+from tokenomics_quota.storage.state import DERIVED_TABLES, NOT_DERIVED
+
+DAY = timedelta(days=1)
+ALIAS = "alias:" + "d" * 32
+
+
+async def test_a_stranger_is_counted_as_unattributed_and_reassigned_when_the_directory_learns_it(
+    quota: Quota,
+) -> None:
+    await quota.tell(price_book(), "book")
+    await quota.tell(usage("ada"), "a")
+    await quota.tell(usage(ALIAS), "b", partition=1)
+    assert await quota.totals() == {"unattributed/unattributed/operational/2026-11": 200}
+    await quota.tell(person("ada", aliases=[ALIAS]), "p")
+    assert await quota.totals() == {
+        "subject/ada/operational/2026-11": 200,
+        "team/red/operational/2026-11": 200,
+    }
+
+
+async def test_a_price_book_that_comes_late_reprices_what_it_governs_and_no_more(quota: Quota) -> None:
+    await quota.tell(usage("ada"), "before", time=NOW - 5 * DAY)
+    await quota.tell(usage("ada"), "after")
+    await quota.tell(usage("ada", cost_micro_usd=7), "reported")
+    await quota.tell(price_book(since=NOW - DAY), "book")
+    facts = await quota.pool.fetch("SELECT cost_micro_usd, pricing FROM fact ORDER BY cost_micro_usd")
+    assert [tuple(fact) for fact in facts] == [(0, "fallback"), (7, "reported"), (100, "book")]
+    assert await quota.totals() == {"unattributed/unattributed/operational/2026-11": 107}
+
+
+async def test_a_time_zone_that_comes_late_moves_facts_to_their_period(quota: Quota) -> None:
+    await quota.tell(price_book(), "book")
+    await quota.tell(usage("ada"), "a", time=NOW.replace(day=1, hour=2))
+    assert await quota.totals() == {"unattributed/unattributed/operational/2026-11": 100}
+    await quota.tell(quota_policy(time_zone="America/New_York"), "policy")
+    assert await quota.totals() == {"unattributed/unattributed/operational/2026-10": 100}
+
+
+async def test_a_correction_counts_once_whichever_comes_first(quota: Quota) -> None:
+    await quota.tell(price_book(), "book")
+    await quota.tell(correction("a", 2, 30), "x2", partition=1)
+    await quota.tell(usage("ada"), "a")
+    await quota.tell(correction("a", 1, 20), "x1", partition=1)
+    assert await quota.totals() == {"unattributed/unattributed/operational/2026-11": 30}
+
+
+async def test_late_usage_counts_once_its_source_may_backfill(quota: Quota) -> None:
+    await quota.tell(price_book(), "book")
+    await quota.tell(usage("ada"), "old", time=NOW - 70 * DAY)
+    await quota.tell(usage("ada"), "new")
+    assert await quota.parked() == ["too_late"]
+    await quota.tell(sources(may_backfill=True, backfill_counts_in_balances=True), "sources")
+    (retried,) = await quota.parking.retry("tokenomics.usage.v1", 0)
+    assert retried.error_code is None
+    assert await quota.totals() == {
+        "unattributed/unattributed/operational/2026-09": 100,
+        "unattributed/unattributed/operational/2026-11": 100,
+    }
+
+
+async def test_a_backfill_kept_out_of_balances_is_a_fact_all_the_same(quota: Quota) -> None:
+    await quota.tell(sources(may_backfill=True), "sources")
+    await quota.tell(usage("ada", cost_micro_usd=9), "old", time=NOW - 70 * DAY)
+    assert await quota.totals() == {}
+    assert await quota.pool.fetchval("SELECT sum(cost_micro_usd) FROM fact WHERE NOT counted") == 9
+
+
+async def test_a_policy_against_another_version_is_parked_and_the_next_ones_queue_behind_it(
+    quota: Quota,
+) -> None:
+    await quota.tell(quota_policy(1), "1")
+    await quota.tell(quota_policy(3), "3")
+    await quota.tell(quota_policy(2), "2")
+    assert await quota.parked() == ["behind_parked", "policy_mismatch"]
+
+
+async def test_every_table_and_column_of_derived_state_is_hashed_or_left_out_by_name(quota: Quota) -> None:
+    await quota.tell(price_book(), "book")
+    await quota.tell(team(), "t")
+    async with session(quota.url, quota.schemas, application_name="test") as connection:
+        one = await state_hash(connection, quota.schemas.derived, DERIVED_TABLES, NOT_DERIVED)
+        await quota.tell(usage("ada"), "a")
+        other = await state_hash(connection, quota.schemas.derived, DERIVED_TABLES, NOT_DERIVED)
+    assert one != other
+
+
+async def test_the_mender_takes_late_usage_up_without_being_asked(quota: Quota) -> None:
+    await quota.tell(usage("ada", cost_micro_usd=9), "old", time=NOW - 70 * DAY)
+    await quota.tell(sources(may_backfill=True), "sources")
+    stopping = asyncio.Event()
+
+    async def retry_late() -> int:
+        stopping.set()
+        return len(await quota.parking.retry("tokenomics.usage.v1", 0))
+
+    await LateUsageMender(quota.pool, retry_late).run(stopping)
+    assert await quota.parked() == []

@@ -1,0 +1,1 @@
+"""Heavy proofs of the guarantees, against an independent recomputation: `python -m tests.proofs`."""

@@ -1,0 +1,78 @@
+"""Run the proofs: all of them, or those named as arguments.
+
+PROVE_SEED and PROVE_SCALE (1 is full size) shape the histories, PROVE_JSON names a file for the same as JSON.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import sys
+import time
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tests.proofs import (
+    exactly_once,
+    poison_is_parked,
+    replay_equals_live,
+    thresholds_once,
+    wrong_identity_refused,
+)
+from tests.proofs.lab import Lab, Prove, Verdict
+
+PROOFS: dict[str, Prove] = {
+    "exactly-once": exactly_once.prove,
+    "replay-equals-live": replay_equals_live.prove,
+    "thresholds-once": thresholds_once.prove,
+    "poison-is-parked": poison_is_parked.prove,
+    "wrong-identity-refused": wrong_identity_refused.prove,
+}
+
+
+async def run(names: list[str], seed: int, scale: float) -> list[dict[str, object]]:
+    """Run proofs one after another; one that breaks down has failed, the others still run."""
+    rows: list[dict[str, object]] = []
+    async with AsyncExitStack() as resources:
+        lab = Lab(seed=seed, scale=scale, anchor=datetime.now(UTC), resources=resources)
+        for name in names:
+            begun = time.monotonic()
+            try:
+                verdict = await PROOFS[name](lab)
+            except Exception as error:  # noqa: BLE001 - a proof that breaks down is a proof that failed
+                verdict = Verdict({}, [f"{type(error).__name__}: {error}"])
+            seconds = round(time.monotonic() - begun, 1)
+            row = {
+                "name": name,
+                "ok": verdict.ok,
+                "seed": seed,
+                "seconds": seconds,
+                "figures": verdict.figures,
+            }
+            rows.append(row if verdict.ok else {**row, "failures": verdict.failures})
+            figures = ", ".join(f"{key} {value:,}" for key, value in verdict.figures.items())
+            outcome = "ok" if verdict.ok else "FAILED"
+            sys.stdout.write(f"{name:<22} seed {seed}  {seconds:6.1f} s  {figures}  {outcome}\n")
+            sys.stdout.flush()
+            sys.stderr.write("".join(f"    {failure}\n" for failure in verdict.failures))
+    return rows
+
+
+def main() -> int:
+    """Read arguments and environment; exit code 0 only if every proof held."""
+    names = sys.argv[1:] or list(PROOFS)
+    unknown = sorted(set(names) - set(PROOFS))
+    if unknown:
+        sys.stderr.write(f"no such proof: {', '.join(unknown)}; there are {', '.join(PROOFS)}\n")
+        return 2
+    seed, scale = int(os.environ.get("PROVE_SEED", "1")), float(os.environ.get("PROVE_SCALE", "1"))
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a broker that dies is what we came for
+    rows = asyncio.run(run(names, seed, scale))
+    if report := os.environ.get("PROVE_JSON"):
+        Path(report).write_text(json.dumps(rows, indent=2) + "\n")
+    return 0 if all(row["ok"] for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""Holding the database against the independent recomputation."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from tests.proofs.lab import Arena
+from tests.proofs.recompute import RawRecord, Recomputation
+
+SHOWN = 10
+
+
+async def compare(
+    arena: Arena, truth: Recomputation, records: Sequence[RawRecord]
+) -> tuple[dict[str, int], list[str]]:
+    """Hold the database against the recomputation.
+
+    Returns
+    -------
+    tuple
+        Figures, and what differs.
+    """
+    rows = await arena.fetch(
+        "SELECT partition, record_offset, cost_micro_usd, subject_id FROM fact WHERE event_kind = 'recorded'"
+    )
+    found = Counter((row["partition"], row["record_offset"]) for row in rows)
+    expected = {fact.place[1:]: fact for fact in truth.facts.values()}
+    lost = expected.keys() - found.keys()
+    double = sum(found.values()) - len(expected) + len(lost)
+    differing = [
+        f"fact at {place}: {derived}, recomputed {(fact.cost_micro_usd, fact.subject)}"
+        for row in rows
+        if (fact := expected.get(place := (row["partition"], row["record_offset"])))
+        and (derived := (row["cost_micro_usd"], row["subject_id"])) != (fact.cost_micro_usd, fact.subject)
+    ]
+    rows = await arena.fetch(
+        "SELECT account_id, sum(posted_micro_usd)::bigint AS posted FROM posted GROUP BY account_id"
+    )
+    totals = {row["account_id"]: row["posted"] for row in rows if row["posted"]}
+    recomputed = {
+        account: total for account, total in truth.totals.items() if total and account.split("/")[2] != "all"
+    }
+    differing += [
+        f"{account}: {totals.get(account, 0)} micro-USD, recomputed {recomputed.get(account, 0)}"
+        for account in sorted(totals.keys() | recomputed.keys())
+        if totals.get(account, 0) != recomputed.get(account, 0)
+    ]
+    differing += await compare_parked(arena, truth, records)
+    failures = differing[:SHOWN]
+    if len(differing) > len(failures):
+        failures.append(f"and {len(differing) - len(failures)} more differences")
+    if lost or double:
+        failures.insert(0, f"{len(lost)} lost, {double} double")
+    figures = {
+        "facts": len(expected),
+        "lost": len(lost),
+        "double": double,
+        "accounts": len(recomputed),
+        "parked": len(truth.parked),
+    }
+    return figures, failures
+
+
+async def compare_parked(arena: Arena, truth: Recomputation, records: Sequence[RawRecord]) -> list[str]:
+    """Return what differs between the parked rows and what should be parked, down to the bytes."""
+    raw = {record.place: record for record in records}
+    differing = []
+    rows = {
+        (row["topic"], row["partition"], row["record_offset"]): row
+        for row in await arena.fetch("SELECT * FROM parked")
+    }
+    for place in sorted(rows.keys() | truth.parked.keys()):
+        row, code = rows.get(place), truth.parked.get(place)
+        if row is None or row["error_code"] != code:
+            differing.append(
+                f"parked {place}: {row and (row['error_code'], row['error_message'])}, recomputed {code}"
+            )
+            continue
+        headers = tuple(
+            (name.decode() if isinstance(name, bytes) else name, value)
+            for name, value in zip(row["header_names"], row["header_values"], strict=True)
+        )
+        kept = (row["append_ms"], row["key"], row["value"], headers)
+        if kept != raw[place][3:]:
+            differing.append(f"parked {place}: the bytes are not those of the log")
+    return differing

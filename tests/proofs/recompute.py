@@ -1,0 +1,691 @@
+"""The independent recomputation: what the topics say, worked out a second time and as plainly as possible.
+
+It reads the topics raw and holds every rule in its own words. It imports nothing of the product, which
+import-linter sees to, so an error would have to be made twice, in two shapes, to go unseen. It is slow on
+purpose: each fact looks up all that governs it, once, after everything has been read; nothing is incremental.
+"""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+USAGE = "tokenomics.usage.v1"
+DIRECTORY = "tokenomics.directory.v1"
+POLICY = "tokenomics.policy.v1"
+QUOTA = "tokenomics.quota.v1"
+
+MAX_EVENT_BYTES = 256 * 1024
+TOO_LATE = timedelta(days=62)
+REDERIVE = timedelta(days=396)
+MAX_TOKENS = 10**9
+MAX_COST_MICRO_USD = 10**12
+BASIS = 10_000
+PICO_PER_MICRO = 10**6
+USUAL_THRESHOLDS = {
+    "nudge_basis_points": 7000,
+    "justify_basis_points": 9000,
+    "approve_basis_points": 10_000,
+}
+
+REQUIRED_TOKENS = ("input_tokens", "output_tokens")
+OPTIONAL_TOKENS = ("cached_input_tokens", "cache_creation_tokens", "reasoning_tokens")
+USAGE_DEFAULTS = {
+    "project": None,
+    "use_case": None,
+    "purpose": "operational",
+    "data_class": "internal",
+    "hold_id": None,
+    "decision_id": None,
+    "latency_ms": None,
+    "outcome": None,
+    "service_tier": "standard",
+    "cost_micro_usd": None,
+    **dict.fromkeys(OPTIONAL_TOKENS, 0),
+}
+USAGE_FIELDS = {
+    *USAGE_DEFAULTS,
+    *REQUIRED_TOKENS,
+    *("subject", "tool", "provider", "model", "original_source", "original_id", "revision"),
+}
+ENTITY_ID_FIELDS = {
+    "tokenomics.person.upserted": "person_id",
+    "tokenomics.person.left": "person_id",
+    "tokenomics.person.erased": "person_id",
+    "tokenomics.service.upserted": "service_id",
+    "tokenomics.team.upserted": "team_id",
+    "tokenomics.project.upserted": "project_id",
+    "tokenomics.cost_centre.upserted": "cost_centre_id",
+    "tokenomics.group.upserted": "group_id",
+    "tokenomics.delegation.upserted": "delegation_id",
+    "tokenomics.delegation.ended": "delegation_id",
+}
+UNCOUNTED_TYPES = {
+    "tokenomics.outcome.recorded",
+    "tokenomics.violation.detected",
+    "tokenomics.detection.disputed",
+    "tokenomics.asset.reused",
+    "tokenomics.source.tested",
+}
+KNOWN_TYPES = {
+    USAGE: {"tokenomics.usage.recorded", "tokenomics.usage.corrected", *UNCOUNTED_TYPES},
+    DIRECTORY: set(ENTITY_ID_FIELDS),
+    POLICY: {"tokenomics.policy.published"},
+}
+_IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,127}")
+_WORD = re.compile(r"[!-~]{1,128}")
+
+Place = tuple[str, int, int]
+Identity = tuple[str, str]
+
+
+class RawRecord(NamedTuple):
+    """One Kafka record, untouched."""
+
+    topic: str
+    partition: int
+    offset: int
+    append_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+
+    @property
+    def place(self) -> Place:
+        """Where the record lies."""
+        return (self.topic, self.partition, self.offset)
+
+    @property
+    def rank(self) -> tuple[int, int, int]:
+        """The order that decides which of several records with one identity counts."""
+        return (self.append_ms, self.partition, self.offset)
+
+    @property
+    def appended_at(self) -> datetime:
+        """The broker's append time."""
+        return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=self.append_ms)
+
+
+class RefusedError(Exception):
+    """A record that has to be parked; `code` says why."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A decoded record: its envelope, and its data as plain JSON."""
+
+    record: RawRecord
+    identity: Identity
+    type: str
+    at: datetime
+    data: Mapping[str, Any]
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it came so long after its time that only an allowed back-fill may count."""
+        return self.at < self.record.appended_at - TOO_LATE
+
+    @property
+    def meaning(self) -> tuple[object, ...]:
+        """What two records of one identity must share to be the same event."""
+        said = {**USAGE_DEFAULTS, **self.data} if self.record.topic == USAGE else self.data
+        known = {name: value for name, value in said.items() if name in USAGE_FIELDS} or said
+        return (self.type, self.record.key, self.at, json.dumps(known, sort_keys=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A usage event that counts: whom, when, how much, and which accounts it was charged to."""
+
+    identity: Identity
+    place: Place
+    at: datetime
+    subject: str | None
+    cost_micro_usd: int
+    accounts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of a directory entity or policy document."""
+
+    effective_from: datetime
+    reaches_back_to: datetime
+    rank: tuple[int, int, int]
+    data: Mapping[str, Any]
+
+    def governs(self, at: datetime) -> bool:
+        """Whether it may have a say about something that happened then."""
+        return self.effective_from <= at and self.reaches_back_to <= at
+
+    @property
+    def precedence(self) -> tuple[datetime, tuple[int, int, int]]:
+        """Order of directory versions: by effective time, then by place in the log."""
+        return (self.effective_from, self.rank)
+
+
+class Directory:
+    """Who belonged where, when: the latest version at or before the instant governs it."""
+
+    def __init__(self) -> None:
+        self._versions: dict[tuple[str, str], list[Version]] = defaultdict(list)
+        self._departures: dict[str, list[Version]] = defaultdict(list)
+        self._bearers: dict[str, set[str]] = defaultdict(set)
+
+    def learn(self, event: Event) -> None:
+        """Take in one directory event, in any order."""
+        entity_id = str(event.data[ENTITY_ID_FIELDS[event.type]])
+        _, noun, verb = event.type.split(".")
+        version = _version(event)
+        if verb == "left":
+            self._departures[entity_id].append(version)
+        elif verb == "upserted":
+            kind = "subject" if noun in {"person", "service"} else noun
+            self._versions[kind, entity_id].append(version)
+            for alias in event.data.get("aliases") or []:
+                self._bearers[alias].add(entity_id)
+
+    def in_force(self, kind: str, entity_id: str, at: datetime) -> Mapping[str, Any] | None:
+        """Return what governs the instant, None when nothing was known; who left stays what they were."""
+        version = _latest(self._versions.get((kind, entity_id), ()), at)
+        return None if version is None else version.data
+
+    def has_left(self, subject: str, at: datetime) -> bool:
+        """Whether the person had gone by then, and not come back."""
+        described = _latest(self._versions.get(("subject", subject), ()), at)
+        departed = _latest(self._departures.get(subject, ()), at)
+        return departed is not None and (described is None or described.precedence < departed.precedence)
+
+    def resolve(self, subject: str, at: datetime) -> str | None:
+        """Return the person or service meant, None when nobody known at that instant is."""
+        bearing: list[tuple[Version, str]] = []
+        for candidate in {subject} | self._bearers.get(subject, set()):
+            version = _latest(self._versions.get(("subject", candidate), ()), at)
+            if version is not None and (candidate == subject or subject in version.data.get("aliases", [])):
+                bearing.append((version, candidate))
+        return max(bearing, key=lambda each: each[0].precedence)[1] if bearing else None
+
+
+class Policies:
+    """The chains of policy documents: the last one published that was in force at the instant governs it."""
+
+    def __init__(self) -> None:
+        self._chains: dict[str, list[Version]] = defaultdict(list)
+        self._broken: set[str] = set()
+
+    def learn(self, event: Event) -> None:
+        """Take in one policy event, in log order.
+
+        Raises
+        ------
+        RefusedError
+            When it was written against another version, or queues behind one that was.
+        """
+        kind = event.data["kind"]
+        if kind in self._broken:
+            raise RefusedError("behind_parked")
+        chain = self._chains[kind]
+        latest = chain[-1].data["version"] if chain else None
+        if event.data.get("replaces") != latest:
+            self._broken.add(kind)
+            raise RefusedError("policy_mismatch")
+        chain.append(_version(event))
+
+    def in_force(self, kind: str, at: datetime) -> Mapping[str, Any] | None:
+        """Return the document that governs the instant; None when there is none."""
+        for version in reversed(self._chains.get(kind, [])):
+            if version.governs(at):
+                document: Mapping[str, Any] = version.data["document"]
+                return document
+        return None
+
+    def source_permission(self, source: str, appended_at: datetime) -> tuple[bool, bool]:
+        """Return (may back-fill, back-fill counts in balances) of a source, for a record appended then."""
+        for version in self._chains.get("sources", []):
+            for each in version.data["document"].get("sources", []):
+                until = each.get("backfill_until")
+                if (
+                    each["source"] == source
+                    and each.get("may_backfill")
+                    and version.effective_from <= appended_at
+                    and (until is None or appended_at < _instant(until))
+                ):
+                    return True, bool(each.get("backfill_counts_in_balances"))
+        return False, False
+
+
+@dataclass(slots=True)
+class Recomputation:
+    """What the state ought to be.
+
+    Attributes
+    ----------
+    facts
+        Every usage event that counts, by identity.
+    totals
+        Account id to posted micro-USD.
+    counts
+        Account id to the number of facts posted on it.
+    parked
+        Place to rejection code.
+    """
+
+    facts: dict[Identity, Fact] = field(default_factory=dict)
+    totals: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    parked: dict[Place, str] = field(default_factory=dict)
+    directory: Directory = field(default_factory=Directory)
+    policies: Policies = field(default_factory=Policies)
+
+    def limit_micro_usd(self, account_id: str, at: datetime) -> int | None:
+        """Return the base limit of an account at an instant; None is no limit."""
+        kind, owner_id, _, _ = account_id.split("/")
+        quota = self.policies.in_force("quota", at)
+        if quota is None or kind == "unattributed":
+            return None
+        if kind == "subject" and self.directory.has_left(owner_id, at):
+            return 0
+        if kind == "subject":
+            subject = self.directory.in_force("subject", owner_id, at)
+            for allowance in quota.get("allowances", []):
+                if subject is not None and allowance["role"] == subject["role"]:
+                    return int(allowance["limit_micro_usd"])
+            default = quota.get("default_allowance_micro_usd")
+            return None if default is None else int(default)
+        for budget in quota.get("budgets", []):
+            if (budget["kind"], budget["owner_id"]) == (kind, owner_id):
+                return int(budget["limit_micro_usd"])
+        return None
+
+    def thresholds_due(self, at: datetime) -> dict[tuple[str, int], tuple[int, int]]:
+        """Return (account id, threshold) to (limit, posted) for each threshold the totals have reached."""
+        quota = self.policies.in_force("quota", at)
+        stated = (quota or {}).get("thresholds", {})
+        thresholds = [stated.get(name, usual) for name, usual in USUAL_THRESHOLDS.items()]
+        due = {}
+        for account_id, posted in self.totals.items():
+            limit = self.limit_micro_usd(account_id, at) if account_id.split("/")[2] == "all" else None
+            if limit is None:
+                continue
+            for threshold in thresholds:
+                if posted > 0 and posted * BASIS >= limit * threshold:
+                    due[account_id, threshold] = (limit, posted)
+        return due
+
+
+def recompute(records: Iterable[RawRecord], versions: Mapping[str, set[str]] | None = None) -> Recomputation:
+    """Work out the whole state from the raw records of usage, directory, policy and quota topics.
+
+    Parameters
+    ----------
+    versions
+        Event types of which more than version 1 can be read, and which; they all say the same.
+    """
+    result = Recomputation()
+    ordered = sorted(records, key=lambda record: (record.topic, record.rank))
+    skipped = _skips(ordered)
+    events: dict[str, list[Event]] = {USAGE: [], DIRECTORY: [], POLICY: []}
+    for record in ordered:
+        if record.topic not in events or record.place in skipped:
+            continue
+        try:
+            event = decode(record, versions or {})
+        except RefusedError as refused:
+            result.parked[record.place] = refused.code
+            continue
+        if event.is_late and record.topic != USAGE:
+            result.parked[record.place] = "too_late"
+        else:
+            events[record.topic].append(event)
+    for event in _first_of_each_identity(events[POLICY], result.parked):
+        try:
+            result.policies.learn(event)
+        except RefusedError as refused:
+            result.parked[event.record.place] = refused.code
+    for event in _first_of_each_identity(events[DIRECTORY], result.parked):
+        result.directory.learn(event)
+    _count_usage(events[USAGE], result)
+    return result
+
+
+def _count_usage(events: Sequence[Event], result: Recomputation) -> None:
+    in_time = []
+    for event in events:
+        may_backfill, _ = result.policies.source_permission(event.identity[0], event.record.appended_at)
+        if event.is_late and not may_backfill:
+            result.parked[event.record.place] = "too_late"
+        else:
+            in_time.append(event)
+    counted = list(_first_of_each_identity(in_time, result.parked))
+    corrections: dict[Identity, list[Event]] = defaultdict(list)
+    for event in counted:
+        if event.type == "tokenomics.usage.corrected":
+            corrections[event.data["original_source"], event.data["original_id"]].append(event)
+    totals: dict[str, int] = defaultdict(int)
+    counts: dict[str, int] = defaultdict(int)
+    for event in counted:
+        if event.type != "tokenomics.usage.recorded":
+            continue
+        fact = _fact(event, corrections.get(event.identity, ()), result)
+        result.facts[event.identity] = fact
+        if (
+            event.is_late
+            and not result.policies.source_permission(event.identity[0], event.record.appended_at)[1]
+        ):
+            continue
+        for account_id in fact.accounts:
+            totals[account_id] += fact.cost_micro_usd
+            counts[account_id] += 1
+    result.totals, result.counts = dict(totals), dict(counts)
+
+
+def _fact(event: Event, corrections: Iterable[Event], result: Recomputation) -> Fact:
+    data = dict(event.data)
+    reaching = [each for each in corrections if each.record.appended_at - REDERIVE <= event.at]
+    if reaching:
+        ruling = max(reaching, key=lambda each: (each.data["revision"], [-part for part in each.record.rank]))
+        for name in (*REQUIRED_TOKENS, *OPTIONAL_TOKENS):
+            data[name] = ruling.data.get(name, 0)
+        data["service_tier"] = ruling.data.get("service_tier", "standard")
+        data["cost_micro_usd"] = ruling.data.get("cost_micro_usd")
+    subject = result.directory.resolve(data["subject"], event.at)
+    return Fact(
+        identity=event.identity,
+        place=event.record.place,
+        at=event.at,
+        subject=subject,
+        cost_micro_usd=_cost_micro_usd(data, event.at, result.policies),
+        accounts=tuple(_accounts(data, subject, event.at, result)),
+    )
+
+
+def _accounts(data: Mapping[str, Any], subject: str | None, at: datetime, result: Recomputation) -> list[str]:
+    owners = []
+    if subject is None:
+        owners.append(("unattributed", "unattributed"))
+    else:
+        version = result.directory.in_force("subject", subject, at)
+        assert version is not None
+        owners.append(("subject", subject))
+        team_id = version.get("team_id")
+        if team_id is not None:
+            owners.append(("team", team_id))
+        team = None if team_id is None else result.directory.in_force("team", team_id, at)
+        cost_centre_id = version.get("cost_centre_id") or (team or {}).get("cost_centre_id")
+        if cost_centre_id is not None:
+            owners.append(("cost_centre", cost_centre_id))
+    if data.get("project") is not None:
+        owners.append(("project", data["project"]))
+    quota = result.policies.in_force("quota", at) or {}
+    period = at.astimezone(ZoneInfo(quota.get("time_zone", "UTC"))).strftime("%Y-%m")
+    purposes = (data.get("purpose", "operational"), "all")
+    return [f"{kind}/{owner_id}/{purpose}/{period}" for kind, owner_id in owners for purpose in purposes]
+
+
+def _cost_micro_usd(data: Mapping[str, Any], at: datetime, policies: Policies) -> int:
+    if data.get("cost_micro_usd") is not None:
+        return int(data["cost_micro_usd"])
+    book = policies.in_force("price_book", at)
+    assert book is not None, "every history of the proofs has a price book from its first day on"
+    rates = _rates(book, data["provider"], data["model"], data["input_tokens"], at)
+    cached, created = data.get("cached_input_tokens", 0), data.get("cache_creation_tokens", 0)
+    pico_usd = (
+        (data["input_tokens"] - cached - created) * rates["input"]
+        + cached * _or_else(rates.get("cached_input"), rates["input"])
+        + created * _or_else(rates.get("cache_creation"), rates["input"])
+        + data["output_tokens"] * rates["output"]
+    )
+    tiers = book.get("service_tier_basis_points", {})
+    scaled = pico_usd * tiers.get(data.get("service_tier", "standard"), BASIS)
+    divisor = PICO_PER_MICRO * BASIS
+    return int((2 * scaled + divisor) // (2 * divisor))
+
+
+def _rates(
+    book: Mapping[str, Any], provider: str, model: str, input_tokens: int, at: datetime
+) -> Mapping[str, int]:
+    def specificity(price: Mapping[str, Any]) -> int:
+        pattern = price["model"]
+        if price["provider"] != provider:
+            return -1
+        if pattern == model:
+            return len(pattern) + 1000
+        return len(pattern) if pattern.endswith("*") and model.startswith(pattern[:-1]) else -1
+
+    best = max(book.get("prices", []), key=specificity, default=None)
+    if best is None or specificity(best) < 0:
+        fallback: Mapping[str, int] = book["fallback"]
+        return fallback
+    rates: Mapping[str, int] = best["rates"]
+    for tier in sorted(best.get("tiers") or [], key=lambda each: int(each["above_input_tokens"])):
+        if input_tokens > tier["above_input_tokens"]:
+            rates = tier["rates"]
+    clock = at.strftime("%H:%M")
+    for window in best.get("windows") or []:
+        opens, closes = window["from"], window["until"]
+        if (opens <= clock < closes) if opens < closes else (clock >= opens or clock < closes):
+            rates = window["rates"]
+    return rates
+
+
+def _or_else(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _version(event: Event) -> Version:
+    return Version(
+        effective_from=_instant(event.data["effective_from"]),
+        reaches_back_to=event.record.appended_at - REDERIVE,
+        rank=event.record.rank,
+        data=event.data,
+    )
+
+
+def _latest(versions: Iterable[Version], at: datetime) -> Version | None:
+    return max(
+        (each for each in versions if each.governs(at)), key=lambda each: each.precedence, default=None
+    )
+
+
+def _first_of_each_identity(events: Iterable[Event], parked: dict[Place, str]) -> list[Event]:
+    """Keep the lowest record of each identity; park those that say something else under the same identity."""
+    first: dict[Identity, Event] = {}
+    for event in sorted(events, key=lambda each: each.record.rank):
+        kept = first.setdefault(event.identity, event)
+        if kept is not event and kept.meaning != event.meaning:
+            parked[event.record.place] = "identity_conflict"
+    return list(first.values())
+
+
+def _skips(records: Iterable[RawRecord]) -> set[Place]:
+    skips = set()
+    for record in records:
+        if record.topic == QUOTA and dict(record.headers).get("ce_type") == b"tokenomics.parked.skipped.v1":
+            data = json.loads(record.value or b"")
+            skips.add((data["topic"], data["partition"], data["offset"]))
+    return skips
+
+
+# Decoding: CloudEvents over Kafka, binary and structured, and what makes a record unusable.
+
+
+def decode(record: RawRecord, versions: Mapping[str, set[str]]) -> Event:
+    """Read one record.
+
+    Raises
+    ------
+    RefusedError
+        When it can't be used.
+    """
+    attributes, data = _envelope(record)
+    kind, _, version = attributes["type"].rpartition(".v")
+    if kind not in KNOWN_TYPES[record.topic]:
+        raise RefusedError("unknown_type")
+    if version not in versions.get(kind, {"1"}):
+        raise RefusedError("unknown_version")
+    if data is None:
+        data = _json(record.value)
+    try:
+        _require(isinstance(data, dict), "not an object")
+        CHECKS[record.topic](kind, data)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RefusedError("invalid_data") from error
+    identity = (attributes["source"], attributes["id"])
+    return Event(record, identity, kind, _instant(attributes["time"]), data)
+
+
+def _envelope(record: RawRecord) -> tuple[dict[str, str], Any]:
+    """Return the attributes, and the data in structured mode; in binary mode the value holds it."""
+    if record.value is None:
+        raise RefusedError("bad_envelope")
+    if len(record.value) > MAX_EVENT_BYTES:
+        raise RefusedError("too_large")
+    data = None
+    try:
+        attributes = {name: value.decode() for name, value in record.headers}
+        if attributes.get("content-type", "").startswith("application/cloudevents+json"):
+            attributes = _json(record.value)
+            data = attributes.pop("data")
+        else:
+            attributes = {name.removeprefix("ce_"): value for name, value in attributes.items()}
+        _instant(attributes["time"])
+        named = all(
+            isinstance(attributes[name], str) and attributes[name] for name in ("id", "source", "type")
+        )
+        _require(attributes["specversion"] == "1.0" and named, "attributes")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RefusedError("bad_envelope") from error
+    return attributes, data
+
+
+def _json(value: bytes | None) -> Any:
+    try:
+        return json.loads(value or b"", parse_constant=_refuse_constant)
+    except ValueError as error:
+        raise RefusedError("bad_json") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _instant(text: str) -> datetime:
+    instant = datetime.fromisoformat(text)
+    if instant.tzinfo is None:
+        raise ValueError("an instant needs its offset from UTC")
+    return instant.astimezone(UTC)
+
+
+def _require(holds: bool, what: str) -> None:  # noqa: FBT001 - the condition is the point
+    if not holds:
+        raise ValueError(what)
+
+
+def _whole(value: object, upper: int, lower: int = 0) -> int:
+    _require(isinstance(value, int) and not isinstance(value, bool), "not an integer")
+    assert isinstance(value, int)
+    _require(lower <= value <= upper, "out of bounds")
+    return value
+
+
+def _identifier(value: object) -> None:
+    _require(isinstance(value, str) and _IDENTIFIER.fullmatch(value) is not None, "not an identifier")
+
+
+def _check_usage(kind: str, data: Mapping[str, Any]) -> None:
+    _identifier(data["subject"])
+    if kind in UNCOUNTED_TYPES:
+        return
+    tokens = {name: _whole(data[name], MAX_TOKENS) for name in REQUIRED_TOKENS}
+    tokens |= {name: _whole(data.get(name, 0), MAX_TOKENS) for name in OPTIONAL_TOKENS}
+    parts = tokens["cached_input_tokens"] + tokens["cache_creation_tokens"]
+    _require(parts <= tokens["input_tokens"], "more cached than read")
+    _require(tokens["reasoning_tokens"] <= tokens["output_tokens"], "more reasoned than written")
+    _require(data.get("service_tier", "standard") in {"standard", "batch", "priority"}, "service tier")
+    if data.get("cost_micro_usd") is not None:
+        _whole(data["cost_micro_usd"], MAX_COST_MICRO_USD)
+    if kind == "tokenomics.usage.corrected":
+        _whole(data["revision"], 2**63 - 1, lower=1)
+        _require(
+            isinstance(data["original_source"], str) and isinstance(data["original_id"], str), "original"
+        )
+        return
+    for name in ("provider", "model", "tool"):
+        _require(isinstance(data[name], str) and _WORD.fullmatch(data[name]) is not None, name)
+    _require(data.get("purpose", "operational") in {"operational", "experiment"}, "purpose")
+    if data.get("project") is not None:
+        _identifier(data["project"])
+
+
+def _check_directory(kind: str, data: Mapping[str, Any]) -> None:
+    _identifier(data[ENTITY_ID_FIELDS[kind]])
+    _instant(data["effective_from"])
+    if kind in {"tokenomics.person.upserted", "tokenomics.service.upserted"}:
+        _identifier(data["team_id"])
+        _require(isinstance(data["role"], str), "role")
+
+
+def _check_policy(_: str, data: Mapping[str, Any]) -> None:
+    _instant(data["effective_from"])
+    _whole(data["version"], 2**31 - 1, lower=1)
+    _require(isinstance(data["kind"], str) and isinstance(data["document"], dict), "kind and document")
+    if data.get("replaces") is not None:
+        _whole(data["replaces"], 2**31 - 1, lower=1)
+    if data["kind"] == "quota":
+        ZoneInfo(data["document"]["time_zone"])
+    if data["kind"] == "price_book":
+        _require(isinstance(data["document"]["fallback"], dict), "fallback")
+
+
+CHECKS: dict[str, Callable[[str, Mapping[str, Any]], None]] = {
+    USAGE: _check_usage,
+    DIRECTORY: _check_directory,
+    POLICY: _check_policy,
+}
+
+
+# Reading
+
+
+async def read_topics(bootstrap: str, topics: Iterable[str]) -> list[RawRecord]:
+    """Read whole topics by partition, without a group, to the end offsets pinned at the start."""
+    consumer = AIOKafkaConsumer(
+        *topics,
+        bootstrap_servers=bootstrap,
+        group_id=None,
+        auto_offset_reset="earliest",
+        max_partition_fetch_bytes=4 * 1024 * 1024,
+    )
+    await consumer.start()
+    try:
+        ends: dict[TopicPartition, int] = await consumer.end_offsets(list(consumer.assignment()))
+        records: list[RawRecord] = []
+        while unread := [each for each, end in ends.items() if await consumer.position(each) < end]:
+            batches = await consumer.getmany(*unread, timeout_ms=500)
+            records.extend(
+                RawRecord(
+                    each.topic,
+                    each.partition,
+                    message.offset,
+                    message.timestamp,
+                    message.key,
+                    message.value,
+                    tuple(message.headers),
+                )
+                for each, batch in batches.items()
+                for message in batch
+                if message.offset < ends[each]
+            )
+        return records
+    finally:
+        await consumer.stop()

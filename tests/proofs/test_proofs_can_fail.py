@@ -1,0 +1,67 @@
+"""Each proof fails when one thing is broken: at small size, with the defect that it is there to find."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+
+import pytest
+
+from tests.proofs import (
+    exactly_once,
+    poison_is_parked,
+    replay_equals_live,
+    thresholds_once,
+    wrong_identity_refused,
+)
+from tests.proofs.exactly_once import Ordeal
+from tests.proofs.lab import Lab
+
+TINY = 0.01
+
+
+@pytest.fixture
+async def resources() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+def lab_with(variant: str, resources: AsyncExitStack) -> Lab:
+    return Lab(seed=1, scale=TINY, anchor=datetime.now(UTC), resources=resources, variant=variant)
+
+
+async def test_exactly_once_fails_when_the_position_is_committed_before_the_effect(
+    resources: AsyncExitStack,
+) -> None:
+    lab = lab_with("position-before-effect", resources)
+    ordeal = Ordeal(usage_events=500, faults=("sigkill",), projectors=1)
+    run = await resources.enter_async_context(exactly_once.endure(lab, ordeal))
+    assert run.figures["lost"]
+    assert any(failure.startswith(f"{run.figures['lost']} lost") for failure in run.failures)
+
+
+async def test_replay_equals_live_fails_when_what_governs_late_is_not_derived_again(
+    resources: AsyncExitStack,
+) -> None:
+    lab = lab_with("no-rederivation", resources)
+    ordeal = Ordeal(usage_events=500, faults=(), projectors=1)
+    run = await resources.enter_async_context(exactly_once.endure(lab, ordeal))
+    lab.shared["live run"] = run
+    verdict = await replay_equals_live.prove(lab)
+    assert any("another hash" in failure for failure in verdict.failures)
+
+
+async def test_thresholds_once_fails_when_announcements_are_forgotten(resources: AsyncExitStack) -> None:
+    lab = lab_with("forgetful-announcer", resources)
+    verdict = await thresholds_once.endure(lab, thresholds_once.Ordeal(events=600, faults=()))
+    assert any("was announced" in failure and "times" in failure for failure in verdict.failures)
+
+
+async def test_poison_is_parked_fails_when_parking_drops_a_byte(resources: AsyncExitStack) -> None:
+    verdict = await poison_is_parked.prove(lab_with("truncated-parking", resources))
+    assert any("the bytes are not those of the log" in failure for failure in verdict.failures)
+
+
+async def test_wrong_identity_refused_fails_when_expired_tokens_pass(resources: AsyncExitStack) -> None:
+    verdict = await wrong_identity_refused.prove(lab_with("expired-tokens-pass", resources))
+    assert verdict.failures
+    assert all("with expired token" in failure for failure in verdict.failures)

@@ -1,0 +1,290 @@
+"""The recomputation itself, on histories small enough to work out by hand."""
+
+import random
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.proofs.events import (
+    POLICY,
+    PROVIDER,
+    USAGE,
+    Draft,
+    Message,
+    correction_event,
+    directory_event,
+    policy_event,
+    price_book,
+    quota_policy,
+    source_test,
+    usage_event,
+)
+from tests.proofs.history import make_history
+from tests.proofs.poison import POISONS, Brew
+from tests.proofs.recompute import RawRecord, Recomputation, decode, recompute
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+LONG_AGO = NOW - timedelta(days=380)
+BOOK = {"fallback": {"input": 1_000_000, "output": 1_000_000}}
+"""One micro-USD a token."""
+
+
+def appended(message: Message, at: datetime = NOW, *, partition: int = 0, offset: int = 0) -> RawRecord:
+    return RawRecord(message.topic, partition, offset, round(at.timestamp() * 1000), *message[1:])
+
+
+def told(*drafts: Draft | RawRecord) -> Recomputation:
+    """Recompute from drafts in log order, a second apart, each in a partition of its topic's own."""
+    return recompute(
+        each
+        if isinstance(each, RawRecord)
+        else appended(each.binary(), NOW + timedelta(seconds=number), offset=number)
+        for number, each in enumerate(drafts)
+    )
+
+
+def founded(*drafts: Draft | RawRecord) -> Recomputation:
+    """Recompute with one person, alice, of team-1, whose cost centre is cc-1."""
+    return told(
+        policy_event("price_book", 1, LONG_AGO, NOW, BOOK),
+        directory_event("team-1", "team.upserted", LONG_AGO, "team-1", NOW, cost_centre_id="cc-1"),
+        directory_event(
+            "alice", "person.upserted", LONG_AGO, "alice-1", NOW, role="analyst", team_id="team-1"
+        ),
+        *drafts,
+    )
+
+
+def used(id_: str = "u1", time: datetime = NOW, **data: Any) -> Draft:
+    return usage_event("/tool", id_, time, **{"subject": "alice", **data})
+
+
+def test_usage_is_posted_on_every_account_it_touches() -> None:
+    result = founded(used(project="atlas", purpose="experiment"))
+    assert result.totals == {
+        f"{owner}/{purpose}/2026-11": 1100
+        for owner in ("subject/alice", "team/team-1", "cost_centre/cc-1", "project/atlas")
+        for purpose in ("experiment", "all")
+    }
+
+
+def test_an_unknown_subject_is_unattributed_until_the_directory_learns_it() -> None:
+    stranger = used(subject="bob", project="atlas")
+    assert set(founded(stranger).totals) == {
+        f"{owner}/{purpose}/2026-11"
+        for owner in ("unattributed/unattributed", "project/atlas")
+        for purpose in ("operational", "all")
+    }
+    learned = directory_event(
+        "bob", "person.upserted", LONG_AGO, "bob-1", NOW, role="analyst", team_id="team-1"
+    )
+    assert founded(stranger, learned).totals["subject/bob/all/2026-11"] == 1100
+
+
+def test_the_lowest_record_of_an_identity_counts_and_a_contradiction_is_parked() -> None:
+    late = appended(used(output_tokens=7).binary(), NOW, partition=1, offset=40)
+    early = appended(used().binary(), NOW, partition=0, offset=50)
+    again = appended(used().structured(), NOW, partition=0, offset=51)
+    result = founded(late, early, again)
+    assert result.parked == {(USAGE, 1, 40): "identity_conflict"}
+    assert result.totals["subject/alice/all/2026-11"] == 1100
+    assert result.counts["subject/alice/all/2026-11"] == 1
+
+
+def test_the_highest_revision_wins_and_may_come_first() -> None:
+    high = correction_event(used(), 2, "c2", NOW, input_tokens=5, output_tokens=1)
+    low = correction_event(used(), 1, "c1", NOW, input_tokens=9, output_tokens=1)
+    assert founded(high, used(), low).totals["subject/alice/all/2026-11"] == 6
+    assert founded(high).totals == {}
+
+
+def test_directory_versions_hold_from_their_effective_time_whatever_their_order_of_arrival() -> None:
+    moved = directory_event(
+        "alice", "person.upserted", NOW - timedelta(days=5), "alice-3", NOW, role="analyst", team_id="team-3"
+    )
+    earlier = directory_event(
+        "alice", "person.upserted", NOW - timedelta(days=9), "alice-2", NOW, role="analyst", team_id="team-2"
+    )
+    teams = {
+        days: next(
+            account
+            for account in founded(used(time=NOW - timedelta(days=days)), moved, earlier).totals
+            if account.startswith("team/")
+        )
+        for days in (1, 7, 10)
+    }
+    assert teams == {
+        1: "team/team-3/operational/2026-11",
+        7: "team/team-2/operational/2026-11",
+        10: "team/team-1/operational/2026-11",
+    }
+
+
+def test_an_alias_means_whoever_bears_it_at_the_time() -> None:
+    alias = "alias:" + "0" * 32
+    bearer = directory_event(
+        "bob", "person.upserted", NOW - timedelta(days=3), "b", NOW, role="x", team_id="t", aliases=[alias]
+    )
+    before = used("u1", NOW - timedelta(days=4), subject=alias)
+    after = used("u2", NOW - timedelta(days=2), subject=alias)
+    result = founded(before, after, bearer)
+    assert [fact.subject for fact in result.facts.values()] == [None, "bob"]
+
+
+def test_who_left_keeps_team_and_cost_centre_for_what_is_still_used() -> None:
+    left = directory_event("alice", "person.left", NOW - timedelta(days=5), "alice-left", NOW)
+    result = founded(left, used())
+    assert result.totals["team/team-1/all/2026-11"] == 1100
+    assert result.directory.has_left("alice", NOW)
+    assert not result.directory.has_left("alice", NOW - timedelta(days=6))
+
+
+def test_a_period_turns_in_the_time_zone_of_the_policy_in_force() -> None:
+    at = datetime(2026, 11, 1, 3, tzinfo=UTC)
+    new_york = policy_event("quota", 1, LONG_AGO, NOW, quota_policy("America/New_York", 1))
+    assert "subject/alice/all/2026-10" in founded(new_york, used(time=at)).totals
+    assert "subject/alice/all/2026-11" in founded(used(time=at)).totals
+
+
+def test_the_latest_published_policy_in_force_governs_and_a_broken_chain_is_parked() -> None:
+    double = {"fallback": {"input": 2_000_000, "output": 2_000_000}}
+    result = founded(
+        used(),
+        policy_event("price_book", 2, NOW - timedelta(days=1), NOW, double),
+        policy_event("price_book", 3, NOW - timedelta(days=2), NOW, BOOK),
+        policy_event("price_book", 5, LONG_AGO, NOW, double, replaces=4),
+        policy_event("price_book", 4, LONG_AGO, NOW, double),
+    )
+    assert result.totals["subject/alice/all/2026-11"] == 1100
+    assert result.parked == {(POLICY, 0, 6): "policy_mismatch", (POLICY, 0, 7): "behind_parked"}
+
+
+def test_what_governs_never_reaches_further_back_than_thirteen_months() -> None:
+    archive = {"source": "/tool", "owner_id": "hr", "may_backfill": True, "backfill_counts_in_balances": True}
+    sources = policy_event("sources", 1, LONG_AGO, NOW, {"sources": [archive]})
+    ancient = timedelta(days=500)
+    known = directory_event("bob", "person.upserted", NOW - ancient, "bob-1", NOW, role="x", team_id="t")
+    totals = [
+        founded(sources, known, used(time=NOW - age, subject="bob", cost_micro_usd=5)).totals
+        for age in (timedelta(days=390), timedelta(days=400))
+    ]
+    assert totals[0]["subject/bob/all/2025-10"] == 5
+    assert set(totals[1]) == {f"unattributed/unattributed/{each}/2025-10" for each in ("operational", "all")}
+
+
+def test_a_late_event_is_parked_unless_its_source_may_backfill() -> None:
+    late = used(time=NOW - timedelta(days=63))
+    archive = {
+        "source": "/tool",
+        "owner_id": "hr",
+        "may_backfill": True,
+        "backfill_counts_in_balances": False,
+    }
+    sources = policy_event("sources", 1, LONG_AGO, NOW, {"sources": [archive]})
+    assert list(founded(late).parked.values()) == ["too_late"]
+    permitted = founded(sources, late)
+    assert (permitted.parked, permitted.totals, len(permitted.facts)) == ({}, {}, 1)
+
+
+@pytest.mark.parametrize(
+    ("data", "at", "expected_micro_usd"),
+    [
+        # 1,000 x 3,000,001 + 100 x 15,000,003 pico-USD = 4,500.0013 micro-USD.
+        ({"input_tokens": 1000, "output_tokens": 100}, "10:00", 4500),
+        # Above 20,000 tokens the whole request pays the tier: 20,001 x 6,000,013 = 120,006.26.
+        ({"input_tokens": 20_001, "output_tokens": 0}, "10:00", 120_006),
+        ({"input_tokens": 20_000, "output_tokens": 0}, "10:00", 60_000),
+        # 600 cached at 300,007 and 400 fresh at 3,000,001: 1,380.0046.
+        ({"input_tokens": 1000, "cached_input_tokens": 600, "output_tokens": 0}, "10:00", 1380),
+        # Half price for a batch, rounded half up: 2,250.0007.
+        ({"input_tokens": 1000, "output_tokens": 100, "service_tier": "batch"}, "10:00", 2250),
+        # The exact name beats the prefix: 900.001; another model of the family pays the prefix: 1,100.017.
+        ({"model": "borealis-2026-09", "input_tokens": 1000, "output_tokens": 0}, "10:00", 900),
+        ({"model": "borealis-2026-05", "input_tokens": 1000, "output_tokens": 0}, "10:00", 1100),
+        # The night window opens at 22:00 and passes midnight: 1,000.033 instead of 2,000.003.
+        ({"model": "cirrus-night", "input_tokens": 1000, "output_tokens": 0}, "22:00", 1000),
+        ({"model": "cirrus-night", "input_tokens": 1000, "output_tokens": 0}, "06:29", 1000),
+        ({"model": "cirrus-night", "input_tokens": 1000, "output_tokens": 0}, "06:30", 2000),
+        # Nobody knows the model: 5,000.011.
+        ({"model": "never-heard", "input_tokens": 1000, "output_tokens": 0}, "10:00", 5000),
+        # What the tool says it cost is what it cost.
+        ({"cost_micro_usd": 3}, "10:00", 3),
+    ],
+)
+def test_price(data: dict[str, Any], at: str, expected_micro_usd: int) -> None:
+    time = datetime.fromisoformat(f"2026-11-19T{at}:00Z")
+    book = policy_event("price_book", 1, LONG_AGO, NOW, price_book(1))
+    result = told(book, usage_event("/tool", "u1", time, **{"provider": PROVIDER, **data}))
+    assert [fact.cost_micro_usd for fact in result.facts.values()] == [expected_micro_usd]
+
+
+def test_half_a_micro_usd_is_rounded_up() -> None:
+    book = {"fallback": {"input": 500_000, "output": 499_999}}
+    policy = policy_event("price_book", 1, LONG_AGO, NOW, book)
+    half, less = used("u1", input_tokens=1, output_tokens=0), used("u2", input_tokens=0, output_tokens=1)
+    assert [fact.cost_micro_usd for fact in told(policy, half, less).facts.values()] == [1, 0]
+
+
+def test_thresholds_are_due_on_the_account_of_both_purposes() -> None:
+    budgets = [("team", "team-1", 1571)]
+    result = founded(policy_event("quota", 1, LONG_AGO, NOW, quota_policy("UTC", 1100, budgets)), used())
+    assert result.thresholds_due(NOW) == {
+        ("subject/alice/all/2026-11", 7000): (1100, 1100),
+        ("subject/alice/all/2026-11", 9000): (1100, 1100),
+        ("subject/alice/all/2026-11", 10_000): (1100, 1100),
+        # 70 % of 1,571 is 1,099.7.
+        ("team/team-1/all/2026-11", 7000): (1571, 1100),
+    }
+
+
+@pytest.mark.parametrize("kind", POISONS)
+def test_poison_is_parked_under_its_code(kind: str) -> None:
+    code, make = POISONS[kind]
+    victim = used()
+    poison = appended(make(Brew(random.Random(1), victim, 1, NOW)), NOW + timedelta(minutes=1), offset=99)
+    result = founded(victim, poison)
+    assert result.parked == {(USAGE, 0, 99): code}
+    assert len(result.facts) == 1
+
+
+def test_a_skipped_record_is_as_if_it_had_never_been() -> None:
+    value = b'{"topic": "tokenomics.usage.v1", "partition": 0, "offset": 99}'
+    headers = (("ce_type", b"tokenomics.parked.skipped.v1"),)
+    skip = RawRecord("tokenomics.quota.v1", 0, 0, 0, b"k", value, headers)
+    poison = appended(used().binary()._replace(value=b"x"), offset=99)
+    assert founded(poison).parked == {(USAGE, 0, 99): "bad_json"}
+    result = founded(skip, poison)
+    assert result.parked == {}
+
+
+def test_both_modes_say_the_same() -> None:
+    draft = used(project="atlas")
+    binary, structured = (decode(appended(message), {}) for message in (draft.binary(), draft.structured()))
+    assert (binary.identity, binary.meaning) == (structured.identity, structured.meaning)
+
+
+def test_a_connection_test_is_never_counted() -> None:
+    result = founded(source_test("t1", NOW, "alice"))
+    assert (result.facts, result.parked) == ({}, {})
+
+
+def test_a_history_is_reproducible_and_holds_everything_awkward() -> None:
+    history = make_history(1, NOW, 3000, 10)
+    assert history == make_history(1, NOW, 3000, 10)
+    assert history != make_history(2, NOW, 3000, 10)
+    records = [
+        appended(message, NOW + timedelta(milliseconds=offset), partition=hash_of(message), offset=offset)
+        for offset, message in enumerate(history.messages())
+    ]
+    result = recompute(records)
+    assert set(result.parked.values()) == {code for code, _ in POISONS.values()}
+    kinds = Counter(account.split("/")[0] for account in result.totals)
+    assert set(kinds) == {"subject", "team", "cost_centre", "project", "unattributed"}
+    assert len(result.facts) == 3000 + 20
+
+
+def hash_of(message: Message) -> int:
+    """Give a partition that depends on the key alone."""
+    return sum(message.key or b"") % 6

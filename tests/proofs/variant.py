@@ -1,0 +1,146 @@
+"""Quota with one thing changed: `python -m tests.proofs.variant NAME COMMAND`.
+
+All but `mended-reader` are defects: each shows that the proof named beside it can fail.
+"""
+
+import asyncio
+import os
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import asyncpg
+import jwt
+
+from tokenomics_chassis import outbox, parking
+from tokenomics_chassis.projection import Batch, Outcome
+from tokenomics_contracts.registry import REGISTRY
+from tokenomics_contracts.upcast import Upcast
+from tokenomics_quota.storage.announcements import PostgresAnnouncements
+from tokenomics_quota.streams.projection import QuotaProjection
+from tokenomics_quota.usecases import projecting
+
+SCHEMAS = "quota_v1, quota"
+EFFECT_DELAY_SECONDS = 1
+
+
+class Change(NamedTuple):
+    """An attribute to replace."""
+
+    owner: Any
+    name: str
+    replacement: Any
+
+
+def position_before_effect() -> list[Change]:
+    """exactly-once: the position is committed at once, the effect a moment later."""
+    apply = QuotaProjection.apply
+    pending: set[asyncio.Task[None]] = set()
+
+    async def apply_later(self: QuotaProjection, batch: Batch) -> None:
+        await asyncio.sleep(EFFECT_DELAY_SECONDS)
+        connection = await asyncpg.connect(
+            os.environ["TOKENOMICS_DATABASE_URL"], server_settings={"search_path": SCHEMAS}
+        )
+        try:
+            async with connection.transaction():
+                await apply(self, connection, batch)
+        finally:
+            await connection.close()
+
+    async def defer(self: QuotaProjection, _: object, batch: Batch) -> Outcome:
+        task = asyncio.create_task(apply_later(self, batch))
+        pending.add(task)
+        task.add_done_callback(pending.discard)
+        return Outcome(changed=False)
+
+    return [Change(QuotaProjection, "apply", defer)]
+
+
+def no_rederivation() -> list[Change]:
+    """replay-equals-live: what governs usage leaves what is already counted as it is."""
+
+    async def rederive(*_: object) -> bool:
+        return False
+
+    return [Change(projecting, "_rederive", rederive)]
+
+
+def forgetful_announcer() -> list[Change]:
+    """thresholds-once: announcements have random ids, and nobody remembers what was said."""
+
+    async def announce(self: Any, due: Any, now: Any) -> int:
+        for each in due:
+            _, event = self._describe(each, now)
+            id_ = str(uuid4())
+            headers = [(name, id_.encode() if name == "ce_id" else value) for name, value in event.headers]
+            await outbox.append(self._connection, id_, 1, **{**event._asdict(), "headers": headers})
+        return len(due)
+
+    return [Change(PostgresAnnouncements, "announce", announce)]
+
+
+def truncated_parking() -> list[Change]:
+    """poison-is-parked: what is parked loses its last byte."""
+    row = parking._row
+
+    def truncated(rejected: Any) -> Any:
+        values = list(row(rejected))
+        values[5] = values[5] and values[5][:-1]
+        return tuple(values)
+
+    return [Change(parking, "_row", truncated)]
+
+
+def expired_tokens_pass() -> list[Change]:
+    """wrong-identity-refused: nobody looks at the expiry of a token."""
+    decode: Any = jwt.decode
+
+    def lenient(*arguments: Any, options: Any, **named: Any) -> Any:
+        return decode(*arguments, options={**options, "verify_exp": False}, **named)
+
+    return [Change(jwt, "decode", lenient)]
+
+
+def mended_reader() -> list[Change]:
+    """Not a defect: a reader that has learned `usage.recorded.v99`, which is v1 under another name."""
+    old = "tokenomics.usage.recorded.v99"
+    step = Upcast("tokenomics.usage.recorded.v1", dict)
+    return [Change(REGISTRY, "_upcasts", {**REGISTRY._upcasts, old: step})]
+
+
+VARIANTS: dict[str, Callable[[], list[Change]]] = {
+    make.__name__.replace("_", "-"): make
+    for make in (
+        position_before_effect,
+        no_rederivation,
+        forgetful_announcer,
+        truncated_parking,
+        expired_tokens_pass,
+        mended_reader,
+    )
+}
+
+
+@contextmanager
+def applied(name: str | None) -> Iterator[None]:
+    """Change this process, and change it back."""
+    changes = [] if name is None else VARIANTS[name]()
+    before = [Change(each.owner, each.name, getattr(each.owner, each.name)) for each in changes]
+    for each in changes:
+        setattr(*each)
+    try:
+        yield
+    finally:
+        for each in before:
+            setattr(*each)
+
+
+if __name__ == "__main__":
+    _, variant, *arguments = sys.argv
+    sys.argv = ["tokenomics_quota", *arguments]
+    with applied(variant):
+        runpy.run_module("tokenomics_quota", run_name="__main__", alter_sys=True)

@@ -1,0 +1,124 @@
+"""Events of quota's topics as records and as values, short enough to read in a test."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from tokenomics_chassis.records import Record
+from tokenomics_contracts.catalogue import topic_of
+from tokenomics_contracts.cloudevents import encode
+from tokenomics_contracts.events.base import Event
+from tokenomics_contracts.events.directory import PersonUpserted, ProjectUpserted, TeamUpserted
+from tokenomics_contracts.events.policy import PolicyPublished
+from tokenomics_contracts.events.usage import UsageCorrected, UsageRecorded
+from tokenomics_quota.domain.effective import LogOrder
+from tokenomics_quota.projections.governance import Governance, GoverningEvent
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+LONG_AGO = NOW - timedelta(days=300)
+SOURCE = "urn:test:gateway"
+
+# One micro-USD a token, in and out: costs can be read off the tokens.
+PLAIN_RATES = {"input": 1_000_000, "output": 1_000_000}
+
+
+def milliseconds(instant: datetime) -> int:
+    return int(instant.timestamp() * 1000)
+
+
+def record(
+    event: Event,
+    event_id: str,
+    *,
+    offset: int = 0,
+    partition: int = 0,
+    time: datetime = NOW,
+    appended_at: datetime = NOW,
+    source: str = SOURCE,
+    key: bytes | None = None,
+) -> Record:
+    encoded = encode(event, id=event_id, source=source, time=time)
+    return Record(
+        topic_of(event.type_name).name,
+        partition,
+        offset,
+        milliseconds(appended_at),
+        key or encoded.key,
+        encoded.value,
+        encoded.headers,
+    )
+
+
+def usage(subject: str = "ada", **fields: Any) -> UsageRecorded:
+    defaults: dict[str, Any] = {
+        "tool": "gateway",
+        "provider": "acme",
+        "model": "one",
+        "input_tokens": 60,
+        "output_tokens": 40,
+    }
+    return UsageRecorded(**(defaults | {"subject": subject} | fields))
+
+
+def correction(original_id: str, revision: int, input_tokens: int, subject: str = "ada") -> UsageCorrected:
+    fields: dict[str, Any] = {"input_tokens": input_tokens, "output_tokens": 0, "subject": subject}
+    return UsageCorrected(original_source=SOURCE, original_id=original_id, revision=revision, **fields)
+
+
+def person(subject: str = "ada", *, since: datetime = LONG_AGO, **fields: Any) -> PersonUpserted:
+    defaults: dict[str, Any] = {"role": "engineer", "team_id": "red"}
+    return PersonUpserted(effective_from=since, **({"person_id": subject} | defaults | fields))
+
+
+def team(team_id: str = "red", *, since: datetime = LONG_AGO, **fields: Any) -> TeamUpserted:
+    return TeamUpserted(effective_from=since, **({"team_id": team_id} | fields))
+
+
+def project(project_id: str, *, since: datetime = LONG_AGO, **fields: Any) -> ProjectUpserted:
+    return ProjectUpserted(effective_from=since, **({"project_id": project_id} | fields))
+
+
+def quota_policy(version: int = 1, *, since: datetime = LONG_AGO, **document: Any) -> PolicyPublished:
+    defaults: dict[str, Any] = {"time_zone": "UTC"}
+    return _policy("quota", version, since, defaults | document)
+
+
+def price_book(version: int = 1, *, since: datetime = LONG_AGO, rate: int = 1_000_000) -> PolicyPublished:
+    rates = {"input": rate, "output": rate}
+    document = {"prices": [{"provider": "acme", "model": "*", "rates": rates}], "fallback": PLAIN_RATES}
+    return _policy("price_book", version, since, document)
+
+
+def sources(version: int = 1, *, since: datetime = LONG_AGO, **permission: Any) -> PolicyPublished:
+    return _policy(
+        "sources", version, since, {"sources": [{"source": SOURCE, "owner_id": "ada", **permission}]}
+    )
+
+
+def _policy(kind: str, version: int, since: datetime, document: dict[str, Any]) -> PolicyPublished:
+    return PolicyPublished.model_validate(
+        {
+            "kind": kind,
+            "version": version,
+            "replaces": version - 1 or None,
+            "effective_from": since,
+            "document": document,
+        }
+    )
+
+
+class NoPrices:
+    """A price source that knows no model."""
+
+    def find(self, provider: str, model: str) -> None:
+        """Know no model."""
+
+
+def governing(event: Event, offset: int, *, appended_at: datetime = NOW) -> GoverningEvent:
+    order = LogOrder(milliseconds(appended_at), 0, offset)
+    return GoverningEvent(topic_of(event.type_name).name, offset.to_bytes(16), b"", order, event)
+
+
+def governance(*events: Event) -> Governance:
+    """Return the state after these events, appended in this order."""
+    described = [governing(event, offset) for offset, event in enumerate(events)]
+    return Governance(NoPrices()).with_events(described, 1)

@@ -1,0 +1,83 @@
+"""Traces join across processes, lines carry them, and durations come out as an ordinary histogram."""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tokenomics_chassis.logs import configure_logging
+from tokenomics_chassis.metrics import Durations
+from tokenomics_chassis.settings import LogFormat, LogLevel
+from tokenomics_chassis.telemetry import current_traceparent, parse_traceparent, span
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
+
+
+def test_the_trace_goes_on_where_it_came_from() -> None:
+    with span("work", traceparent=TRACEPARENT):
+        assert current_traceparent() == TRACEPARENT
+        with span("inner"):
+            assert current_traceparent() == TRACEPARENT
+    assert current_traceparent() is None
+
+
+@pytest.mark.parametrize(
+    "traceparent", [None, "", "garbage", f"00-{'0' * 32}-00f067aa0ba902b7-01", f"ff-{TRACE}"]
+)
+def test_work_without_a_readable_cause_begins_a_trace_of_its_own(traceparent: str | None) -> None:
+    with span("work", traceparent=traceparent):
+        begun = current_traceparent()
+        assert parse_traceparent(begun) is not None
+        with span("inner"):
+            assert current_traceparent() == begun
+    with span("other"):
+        assert current_traceparent() != begun
+
+
+@contextmanager
+def _root_logger() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:], root.level = handlers, level
+        logging.captureWarnings(capture=False)
+
+
+def test_a_line_is_json_with_its_values_and_its_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    with _root_logger():
+        configure_logging("quota", LogLevel.INFO, LogFormat.JSON)
+        log = logging.getLogger("test")
+        with span("work", traceparent=TRACEPARENT):
+            log.info("applied %s", "it", extra={"offset": 7})
+        try:
+            raise ValueError("boom")  # noqa: TRY301 - the traceback is what the test is about
+        except ValueError:
+            log.exception("failed")
+        log.debug("never written")
+    first, second = map(json.loads, capsys.readouterr().err.splitlines())
+    assert {
+        "message": "applied it",
+        "offset": 7,
+        "service": "quota",
+        "level": "INFO",
+    }.items() <= first.items()
+    assert (first["trace_id"], first["span_id"]) == (TRACE, "00f067aa0ba902b7")
+    assert "ValueError: boom" in second["exception"]
+    assert "trace_id" not in second
+
+
+def test_durations_fall_into_their_buckets() -> None:
+    durations = Durations("d", "a test", (0.001, 0.01))
+    for seconds in (0.0005, 0.001, 0.005, 3.0):
+        durations.series({"b": "2", "a": "1"}).record(seconds)
+    durations.series({"a": "other", "b": "2"}).record(0.5)
+    first, second = durations.points(1, 2)
+    assert dict(first.attributes or {}) == {"a": "1", "b": "2"}
+    assert (first.count, tuple(first.bucket_counts), first.min, first.max) == (4, (2, 1, 1), 0.0005, 3.0)
+    assert first.sum == pytest.approx(3.0065)
+    assert tuple(second.bucket_counts) == (0, 0, 1)

@@ -1,0 +1,152 @@
+"""A failed call says what the service said, and gives the shell the right code."""
+
+from collections.abc import Iterator
+from concurrent import futures
+from pathlib import Path
+
+import grpc
+import pytest
+from google.protobuf.any_pb2 import Any
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from tokenomics.quota.v1 import quota_pb2
+from tokenomics_cli.app import run
+
+
+class Quota:
+    """Answers checks as the subject's name asks, and remembers who asked."""
+
+    def __init__(self) -> None:
+        self.metadata: dict[str, str | bytes] = {}
+
+    def check(
+        self, request: quota_pb2.CheckQuotaRequest, context: grpc.ServicerContext
+    ) -> quota_pb2.CheckQuotaResponse:
+        self.metadata = dict(context.invocation_metadata())
+        if request.subject in code_pb2.Code.keys():  # noqa: SIM118 - not a mapping
+            info = error_details_pb2.ErrorInfo(reason="WHY", domain="test")
+            fields = error_details_pb2.BadRequest(field_violations=[{"field": "model", "description": "odd"}])
+            status = status_pb2.Status(code=code_pb2.Code.Value(request.subject), message="no")
+            for detail in (info, fields):
+                packed = Any()
+                packed.Pack(detail)
+                status.details.append(packed)
+            context.abort_with_status(rpc_status.to_status(status))
+        decision = quota_pb2.Decision.Value(f"DECISION_{request.subject}")
+        return quota_pb2.CheckQuotaResponse(decision=decision)
+
+
+@pytest.fixture
+def quota(monkeypatch: pytest.MonkeyPatch) -> Iterator[Quota]:
+    servicer = Quota()
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    check_handler = grpc.unary_unary_rpc_method_handler(
+        servicer.check,
+        quota_pb2.CheckQuotaRequest.FromString,
+        quota_pb2.CheckQuotaResponse.SerializeToString,
+    )
+    handlers = {"CheckQuota": check_handler}
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler("tokenomics.quota.v1.QuotaService", handlers)]
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    monkeypatch.setenv("TOKENOMICS_QUOTA_ADDRESS", f"127.0.0.1:{port}")
+    monkeypatch.setenv("TOKENOMICS_TOKEN", "the-token")
+    yield servicer
+    server.stop(None)
+
+
+def check(subject: str, *options: str) -> int:
+    return run(["quota", "check", subject, "--provider", "openai", "--model", "gpt-4o", *options])
+
+
+@pytest.mark.parametrize(
+    ("decision", "code"),
+    [
+        ("ALLOW", 0),
+        ("ALLOW_WITH_NUDGE", 0),
+        ("JUSTIFICATION_REQUIRED", 10),
+        ("APPROVAL_REQUIRED", 11),
+        ("DENIED", 1),
+    ],
+)
+@pytest.mark.usefixtures("quota")
+def test_each_decision_has_its_exit_code(
+    decision: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(decision) == code
+    assert decision in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        ("UNAUTHENTICATED", 77),
+        ("PERMISSION_DENIED", 77),
+        ("INVALID_ARGUMENT", 65),
+        ("NOT_FOUND", 1),
+        ("FAILED_PRECONDITION", 1),
+        ("UNAVAILABLE", 69),
+        ("UNIMPLEMENTED", 69),
+        ("INTERNAL", 70),
+    ],
+)
+@pytest.mark.usefixtures("quota")
+def test_each_status_has_its_exit_code_and_the_services_own_words(
+    status: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(status) == code
+    said = capsys.readouterr()
+    assert f"{status} (WHY): no; model: odd" in said.err
+    assert said.out == ""
+
+
+def test_the_caller_and_the_person_it_asks_for_travel_with_the_call(quota: Quota) -> None:
+    assert check("ALLOW", "--on-behalf-of", "p-1") == 0
+    assert quota.metadata["authorization"] == "Bearer the-token"
+    assert quota.metadata["tokenomics-on-behalf-of"] == "p-1"
+
+
+def test_a_token_may_come_from_a_file(quota: Quota, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TOKENOMICS_TOKEN")
+    (tmp_path / "token").write_text("from-file\n")
+    assert check("ALLOW", "--token-file", str(tmp_path / "token")) == 0
+    assert quota.metadata["authorization"] == "Bearer from-file"
+
+
+def test_nobody_there_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENOMICS_QUOTA_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setenv("TOKENOMICS_TOKEN", "the-token")
+    assert check("ALLOW") == 69
+
+
+def test_a_token_never_leaves_this_machine_in_the_clear(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TOKENOMICS_QUOTA_ADDRESS", "quota.example:443")
+    monkeypatch.setenv("TOKENOMICS_TOKEN", "the-token")
+    assert check("ALLOW") == 2
+    assert "TOKENOMICS_QUOTA_TLS_CA" in capsys.readouterr().err
+
+
+def test_a_missing_setting_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("TOKENOMICS_QUOTA_ADDRESS", raising=False)
+    assert check("ALLOW", "--json") == 2
+    assert "TOKENOMICS_QUOTA_ADDRESS is not set" in capsys.readouterr().err
+
+
+def test_a_place_is_written_topic_partition_offset(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TOKENOMICS_QUOTA_ADDRESS", "127.0.0.1:1")
+    assert run(["ops", "skip", "somewhere", "--reason", "r", "--ticket", "t"]) == 2
+    assert "topic/partition/offset" in capsys.readouterr().err
+
+
+def test_a_retry_names_exactly_one_selection() -> None:
+    assert run(["ops", "retry", "--reason", "r", "--ticket", "t"]) == 2
+    assert run(["ops", "retry", "t/0/1", "--all", "--reason", "r", "--ticket", "t"]) == 2

@@ -1,0 +1,271 @@
+"""What a check answers from the view, and who may see what."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.quota_events import NOW, governance, person, price_book, project, quota_policy, team
+from tokenomics_contracts.events.directory import PersonLeft
+from tokenomics_contracts.units import MAX_TOKENS, AccountId, MicroUsd, PeriodId
+from tokenomics_quota.domain.accounts import AccountKind, parse_account_id
+from tokenomics_quota.domain.checks import Call
+from tokenomics_quota.domain.friction import Band, Decision
+from tokenomics_quota.domain.pricing import Quantities
+from tokenomics_quota.projections.balances import QuotaView
+from tokenomics_quota.projections.governance import Governance
+from tokenomics_quota.usecases.checking import check, sight_of
+
+LIMIT = 1_000_000
+TOKENS_PER_MICRO_USD = 1_000_000
+PERIOD = PeriodId("2026-11")
+ALIAS = "alias:" + "b" * 32
+
+
+def company(*, rate: int = 1_000_000, **policy: Any) -> Governance:
+    return governance(
+        quota_policy(**({"allowances": [{"role": "engineer", "limit_micro_usd": LIMIT}]} | policy)),
+        price_book(rate=rate),
+        team(owner_id="boss", cost_centre_id="cc1"),
+        person("ada", manager_id="boss", aliases=[ALIAS], project_ids=["apollo"]),
+        person("boss", role="lead"),
+        person("eve", team_id="blue"),
+        person("gov", team_id="blue", privileges=["governance"]),
+        project("apollo", owner_id="eve"),
+    )
+
+
+def view(posted: Mapping[str, int], state: Governance | None = None, **policy: Any) -> QuotaView:
+    made = QuotaView(state or company(**policy))
+    made.put_totals({AccountId(f"{line}/{PERIOD}"): MicroUsd(amount) for line, amount in posted.items()})
+    return made
+
+
+def call(subject: str = "ada", tokens: int = 0, output: int = 0) -> Call:
+    return Call(subject, "acme", "one", Quantities(tokens, 0, 0, output, 0, "standard"), None)
+
+
+@pytest.mark.parametrize(
+    ("posted", "decision", "band"),
+    [
+        (500_000, Decision.ALLOW, Band.NORMAL),
+        (750_000, Decision.ALLOW_WITH_NUDGE, Band.NUDGE),
+        (950_000, Decision.JUSTIFICATION_REQUIRED, Band.JUSTIFY),
+        (1_050_000, Decision.APPROVAL_REQUIRED, Band.APPROVE),
+    ],
+)
+def test_friction_grows_with_what_is_used(posted: int, decision: Decision, band: Band) -> None:
+    answer = check(view({"subject/ada/operational": posted}), call(), NOW)
+    assert answer.decision is decision
+    assert answer.balances[0].band is band
+    assert [reason.account_id for reason in answer.reasons] == (
+        [] if decision is Decision.ALLOW else ["subject/ada/all/2026-11"]
+    )
+
+
+def test_what_is_kept_of_a_caller_is_what_would_be_worked_out_anew() -> None:
+    """Limits, bands, teams and periods change with time and with governance, and time may go back."""
+    change = NOW + timedelta(hours=1)
+    events = (
+        quota_policy(allowances=[{"role": "engineer", "limit_micro_usd": LIMIT}], time_zone="Asia/Tokyo"),
+        price_book(),
+        team(cost_centre_id="cc1"),
+        team("blue", cost_centre_id="cc2"),
+        person("ada"),
+    )
+    later = (
+        person("ada", since=change, role="lead", team_id="blue"),
+        quota_policy(
+            2,
+            since=change + timedelta(hours=1),
+            allowances=[{"role": "lead", "limit_micro_usd": 2 * LIMIT}],
+            budgets=[{"kind": "team", "owner_id": "blue", "limit_micro_usd": 3 * LIMIT}],
+        ),
+        team("blue", since=change + timedelta(hours=2), cost_centre_id="cc1"),
+    )
+    made = QuotaView(governance(*events))
+    month = timedelta(days=31)
+    instants = [NOW + timedelta(minutes=30) * step for step in range(12)] + [NOW + month, NOW - month, NOW]
+    seen = set()
+    for state in (made.governance, governance(*events, *later), governance(*events, *later[:1])):
+        made.governance = state
+        for posted, instant in enumerate(instants):
+            line = f"subject/ada/operational/{PERIOD}"
+            made.put_totals({AccountId(line): MicroUsd(posted)})
+            kept = made.balances_of("ada", "apollo", instant)
+            anew = [made.balance(each, instant) for each in made.accounts_of("ada", "apollo", instant)]
+            assert kept == anew
+            seen.add(tuple((each.account, each.limit_micro_usd) for each in kept))
+    assert len(seen) >= 5
+
+
+def test_both_purposes_count_against_one_limit() -> None:
+    answer = check(view({"subject/ada/operational": 400_000, "subject/ada/experiment": 400_000}), call(), NOW)
+    assert answer.balances[0].posted_micro_usd == 800_000
+    assert answer.decision is Decision.ALLOW_WITH_NUDGE
+
+
+def test_a_large_call_is_judged_with_its_own_cost() -> None:
+    answer = check(view({"subject/ada/operational": 500_000}), call(tokens=600_000), NOW)
+    assert answer.estimate.cost_micro_usd == 600_000
+    assert answer.decision is Decision.APPROVAL_REQUIRED
+    assert answer.balances[0].band is Band.NORMAL
+
+
+def test_the_caps_say_what_still_fits() -> None:
+    answer = check(view({"subject/ada/operational": 500_000}), call(tokens=100_000), NOW)
+    assert answer.caps is not None
+    assert answer.caps.output_tokens_within_band == 99_999
+    assert answer.caps.output_tokens_within_limit == 400_000
+
+
+def test_a_shared_account_caps_where_it_asks_for_approval() -> None:
+    budget: dict[str, Any] = {
+        "thresholds": {
+            "nudge_basis_points": 5_000,
+            "justify_basis_points": 6_000,
+            "approve_basis_points": 9_500,
+        },
+        "budgets": [{"kind": "team", "owner_id": "red", "limit_micro_usd": 100}],
+    }
+    made = view({"team/red/operational": 90}, **budget)
+    caps = check(made, call(), NOW).caps
+    assert caps is not None
+    assert (caps.output_tokens_within_band, caps.output_tokens_within_limit) == (4, 10)
+    assert check(made, call(output=4), NOW).decision is Decision.ALLOW
+    assert check(made, call(output=5), NOW).decision is Decision.APPROVAL_REQUIRED
+
+
+@given(
+    used=st.integers(0, 1_200_000),
+    team_used=st.integers(0, 1_200_000),
+    team_limit=st.integers(0, 1_000_000),
+    output=st.integers(0, 1_000_000),
+    rate=st.sampled_from([1, 40_000, 999_999, 1_000_000, 3_333_333, 75_000_000]),
+)
+def test_what_fits_the_caps_stays_in_its_decision_and_more_leaves_it(
+    used: int, team_used: int, team_limit: int, output: int, rate: int
+) -> None:
+    state = company(
+        rate=rate,
+        thresholds={
+            "nudge_basis_points": 6_000,
+            "justify_basis_points": 8_500,
+            "approve_basis_points": 11_000,
+        },
+        budgets=[{"kind": "team", "owner_id": "red", "limit_micro_usd": team_limit}],
+    )
+    made = view({"subject/ada/operational": used, "team/red/operational": team_used}, state=state)
+    caps = check(made, call(output=output), NOW).caps
+    assert caps is not None
+    fits = caps.output_tokens_within_band
+    without = check(made, call(), NOW).decision
+    assert check(made, call(output=fits), NOW).decision is without
+    more = fits + 1 + -(-TOKENS_PER_MICRO_USD // rate)  # what rounding may hide, and one token
+    if without is not Decision.APPROVAL_REQUIRED and more <= MAX_TOKENS:
+        assert check(made, call(output=more), NOW).decision > without
+
+
+def test_a_cap_is_never_longer_than_a_call_may_be() -> None:
+    state = company(rate=1, allowances=[{"role": "engineer", "limit_micro_usd": 10**15}])
+    caps = check(view({}, state=state), call(), NOW).caps
+    assert caps is not None
+    assert (caps.output_tokens_within_band, caps.output_tokens_within_limit) == (MAX_TOKENS, MAX_TOKENS)
+
+
+def test_the_caps_tell_nothing_of_what_may_not_be_seen() -> None:
+    budget: dict[str, Any] = {"budgets": [{"kind": "team", "owner_id": "red", "limit_micro_usd": 100}]}
+    made = view({"subject/ada/operational": 500_000, "team/red/operational": 90}, **budget)
+    caps = check(made, call(), NOW, lambda account: account.kind is AccountKind.SUBJECT).caps
+    assert caps is not None
+    assert caps.output_tokens_within_limit == LIMIT - 500_000
+
+
+def test_the_strictest_account_decides() -> None:
+    budget: dict[str, Any] = {"budgets": [{"kind": "team", "owner_id": "red", "limit_micro_usd": 100}]}
+    made = view({"subject/ada/operational": 750_000, "team/red/operational": 100}, **budget)
+    answer = check(made, call(), NOW)
+    assert answer.decision is Decision.APPROVAL_REQUIRED
+    assert [reason.code for reason in answer.reasons] == ["team_in_approve_band", "subject_in_nudge_band"]
+
+
+def test_the_accounts_touched_are_listed_by_id_as_they_come_and_go() -> None:
+    made = view({"team/a.b/experiment": 1, "team/a/operational": 1, "subject/z/operational": 1})
+    first = made.touched(PERIOD)
+    assert first == ["subject/z/all/2026-11", "team/a.b/all/2026-11", "team/a/all/2026-11"]
+    made.put_totals({AccountId("team/a/experiment/2026-11"): MicroUsd(5)})
+    assert made.touched(PERIOD) is first
+    made.put_totals({AccountId("subject/b/operational/2026-11"): MicroUsd(1)})
+    assert made.touched(PERIOD) == ["subject/b/all/2026-11", *first]
+    made.drop_before(PeriodId("2026-12"))
+    assert not made.touched(PERIOD)
+
+
+def test_a_team_near_its_limit_interrupts_nobody_and_at_its_limit_names_its_owner() -> None:
+    budget: dict[str, Any] = {"budgets": [{"kind": "team", "owner_id": "red", "limit_micro_usd": 100}]}
+    assert check(view({"team/red/operational": 95}, **budget), call(), NOW).decision is Decision.ALLOW
+    answer = check(view({"team/red/operational": 100}, **budget), call(), NOW)
+    assert answer.decision is Decision.APPROVAL_REQUIRED
+    assert [unblock.who_can_unblock for unblock in answer.unblocks] == [("boss",)]
+
+
+def test_an_alias_is_checked_as_the_person_who_bears_it() -> None:
+    answer = check(view({"subject/ada/operational": 950_000}), call(ALIAS), NOW)
+    assert answer.balances[0].account.owner_id == "ada"
+    assert answer.decision is Decision.JUSTIFICATION_REQUIRED
+
+
+def test_a_stranger_is_checked_against_the_unattributed_account() -> None:
+    answer = check(view({}), call("stranger"), NOW)
+    assert [balance.account.account_id for balance in answer.balances] == [
+        "unattributed/unattributed/all/2026-11"
+    ]
+    assert answer.decision is Decision.ALLOW
+
+
+def test_an_account_of_a_past_period_keeps_the_limit_it_ended_with() -> None:
+    raised = quota_policy(2, since=NOW, allowances=[{"role": "engineer", "limit_micro_usd": 5 * LIMIT}])
+    state = governance(
+        quota_policy(allowances=[{"role": "engineer", "limit_micro_usd": LIMIT}]), raised, person("ada")
+    )
+    made = QuotaView(state)
+    past = made.balance(parse_account_id("subject/ada/all/2026-10"), NOW)
+    present = made.balance(parse_account_id("subject/ada/all/2026-11"), NOW)
+    assert (past.limit_micro_usd, present.limit_micro_usd) == (LIMIT, 5 * LIMIT)
+
+
+def test_who_left_has_no_allowance_and_keeps_the_team() -> None:
+    left = PersonLeft.model_validate({"person_id": "ada", "effective_from": NOW - timedelta(days=1)})
+    state = governance(
+        quota_policy(allowances=[{"role": "engineer", "limit_micro_usd": LIMIT}]), person("ada"), left
+    )
+    made = QuotaView(state)
+    answer = check(made, call("ada", tokens=1), NOW)
+    assert answer.balances[0].limit_micro_usd == 0
+    assert [balance.account.owner_id for balance in answer.balances] == ["ada", "red"]
+
+
+@pytest.mark.parametrize(
+    ("person_id", "account_id", "seen"),
+    [
+        ("ada", "subject/ada", True),
+        ("boss", "subject/ada", True),
+        ("gov", "subject/ada", True),
+        ("eve", "subject/ada", False),
+        ("nobody", "subject/ada", False),
+        ("ada", "subject/boss", False),
+        ("ada", "team/red", True),
+        ("eve", "team/red", False),
+        ("ada", "project/apollo", True),
+        ("eve", "project/apollo", True),
+        ("boss", "project/apollo", False),
+    ],
+)
+def test_only_the_person_and_who_decides_see_a_persons_account(
+    person_id: str, account_id: str, *, seen: bool
+) -> None:
+    account = parse_account_id(f"{account_id}/all/2026-11")
+    assert sight_of(company(), person_id, NOW)(account) is seen

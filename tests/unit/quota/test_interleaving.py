@@ -1,0 +1,222 @@
+"""Derived state depends on the log alone: not on interleaving, batch borders or repetition."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from datetime import timedelta
+from itertools import count
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.memory_ledger import MemoryLedger
+from tests.support.quota_events import (
+    LONG_AGO,
+    NOW,
+    NoPrices,
+    correction,
+    person,
+    price_book,
+    quota_policy,
+    record,
+    sources,
+    team,
+    usage,
+)
+from tokenomics_chassis.projection import Batch, Source
+from tokenomics_chassis.records import Record, SourceId
+from tokenomics_contracts.cloudevents import RejectionCode
+from tokenomics_contracts.events.base import Event
+from tokenomics_quota.projections.governance import Governance
+from tokenomics_quota.streams.projection import QuotaProjection
+from tokenomics_quota.usecases.projecting import KnownGovernance
+
+ALIAS = "alias:" + "a" * 32
+State = tuple[object, ...]
+
+
+PARTITION_OF = {"ada": 0, "bob": 1, ALIAS: 2, "stranger": 0}
+
+
+def events() -> st.SearchStrategy[tuple[str, Event, timedelta]]:
+    """Few ids, subjects and instants: so that events meet."""
+    ids = st.sampled_from(["a", "b", "c", "d"])
+    ages = st.sampled_from([timedelta(days=days) for days in (0, 20, 40, 70, 420)])
+    subjects = st.sampled_from(["ada", "bob", ALIAS, "stranger"])
+    recorded = st.builds(
+        lambda subject, tokens, project, reported: usage(
+            subject,
+            input_tokens=tokens,
+            project=project,
+            cost_micro_usd=reported,
+        ),
+        subjects,
+        st.integers(0, 3),
+        st.sampled_from([None, "apollo"]),
+        st.sampled_from([None, 7]),
+    )
+    corrected = st.builds(correction, ids, st.integers(1, 3), st.integers(10, 12), subjects)
+    return st.tuples(ids, st.one_of(recorded, recorded, corrected), ages)
+
+
+def directory_events() -> st.SearchStrategy[tuple[str, Event, timedelta]]:
+    ids = st.sampled_from([f"g{number}" for number in range(5)])
+    since = st.sampled_from([LONG_AGO, NOW - timedelta(days=30), NOW - timedelta(days=5)])
+    people = st.builds(
+        lambda subject, since, team_id, aliases: person(
+            subject, since=since, team_id=team_id, aliases=aliases
+        ),
+        st.sampled_from(["ada", "bob"]),
+        since,
+        st.sampled_from(["red", "blue"]),
+        st.sampled_from([(), (ALIAS,)]),
+    )
+    teams = st.builds(
+        lambda since, cost_centre: team("red", since=since, cost_centre_id=cost_centre),
+        since,
+        st.sampled_from([None, "cc1", "cc2"]),
+    )
+    return st.tuples(ids, st.one_of(people, teams), st.just(timedelta()))
+
+
+def policies() -> st.SearchStrategy[list[Event]]:
+    """Chains of policies, some of which break."""
+    versions = st.lists(st.sampled_from([1, 2, 2, 3]), max_size=3)
+    zone = st.sampled_from(["UTC", "Pacific/Kiritimati"])
+    since = st.sampled_from([LONG_AGO, NOW - timedelta(days=20)])
+    return st.builds(
+        lambda versions, zone, since, rate, may: [
+            *(quota_policy(version, since=since, time_zone=zone) for version in versions),
+            *(price_book(version, since=since, rate=rate * version) for version in versions),
+            *(
+                sources(
+                    version,
+                    since=since,
+                    may_backfill=may,
+                    backfill_counts_in_balances=may and version > 1,
+                )
+                for version in versions
+            ),
+        ],
+        versions,
+        zone,
+        since,
+        st.integers(1, 3).map(lambda factor: factor * 1_000_000),
+        st.booleans(),
+    )
+
+
+def log_of(
+    usage_events: Sequence[tuple[str, Event, timedelta]],
+    governing_events: Sequence[tuple[str, Event, timedelta]],
+    policy_events: Sequence[Event],
+) -> list[list[Record]]:
+    """Append usage to the partition of its key; append times rise within each, and tie between them."""
+    by_key = [
+        [each for each in usage_events if PARTITION_OF[each[1].key] == partition] for partition in (0, 1, 2)
+    ]
+    partitions = [
+        [
+            record(
+                event,
+                event_id,
+                partition=partition,
+                offset=offset,
+                time=NOW - age,
+                appended_at=NOW + timedelta(seconds=offset),
+            )
+            for offset, (event_id, event, age) in enumerate(contents)
+        ]
+        for partition, contents in enumerate(by_key)
+    ]
+    partitions.append(
+        [
+            record(event, event_id, offset=offset, appended_at=NOW + timedelta(seconds=offset))
+            for offset, (event_id, event, _) in enumerate(governing_events)
+        ]
+    )
+    partitions.append(
+        [
+            record(event, f"policy-{offset}", offset=offset, appended_at=NOW + timedelta(seconds=offset))
+            for offset, event in enumerate(policy_events)
+        ]
+    )
+    return partitions
+
+
+async def project(log: Sequence[Sequence[Record]], choices: random.Random) -> State:
+    """Project the log in one interleaving, cut into batches, some of them given twice."""
+    ledger = MemoryLedger()
+    by_place = {each[:3]: each for partition in log for each in partition}
+
+    projection = QuotaProjection(lambda _: ledger, KnownGovernance(Governance(NoPrices())))
+    change_seq = count(1)
+    parked: dict[tuple[str, int, int], str] = {}
+
+    async def apply(records: Sequence[Record]) -> None:
+        first = records[0]
+        source = Source(SourceId(0), first.topic, first.partition, next(change_seq))
+        outcome = await projection.apply(None, Batch(source, records))  # type: ignore[arg-type] # the ledger needs none
+        for each in outcome.rejected:
+            parked.setdefault(each.record[:3], each.code)
+        for rejected in outcome.rejected_places:
+            parked.setdefault(rejected.place, rejected.code)
+
+    remaining = [list(partition) for partition in log if partition]
+    while remaining:
+        partition = choices.choice(remaining)
+        size = choices.randint(1, len(partition))
+        await apply(partition[:size])
+        if choices.random() < 0.2 and partition[0].topic == "tokenomics.usage.v1":
+            await apply(partition[:size])
+        del partition[:size]
+        remaining = [each for each in remaining if each]
+    for place in [place for place, code in parked.items() if code == RejectionCode.TOO_LATE]:
+        del parked[place]
+        await apply([by_place[place]])
+    return (
+        {key: fact for key, fact in ledger.rows.items() if fact.received.event_kind != "awaited"},
+        ledger.totals(),
+        dict(sorted(parked.items())),
+        {key: event for key, (_, event) in ledger.governing.items()},
+    )
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(events(), max_size=16),
+    st.lists(directory_events(), max_size=5),
+    policies(),
+    st.randoms(use_true_random=False),
+)
+def test_any_interleaving_and_any_batches_give_the_same_state(
+    usage_events: list[tuple[str, Event, timedelta]],
+    governing_events: list[tuple[str, Event, timedelta]],
+    policy_events: list[Event],
+    choices: random.Random,
+) -> None:
+    log = log_of(usage_events, governing_events, policy_events)
+    one = asyncio.run(project(log, choices))
+    other = asyncio.run(project(log, choices))
+    assert one == other
+
+
+def test_the_totals_are_those_of_the_facts() -> None:
+    log = log_of(
+        [
+            ("a", usage(input_tokens=60), timedelta()),
+            ("a", usage(input_tokens=60), timedelta()),
+            ("x", correction("a", 1, 11, "bob"), timedelta()),
+            ("b", usage("stranger"), timedelta()),
+        ],
+        [("p", person(cost_centre_id="cc1"), timedelta())],
+        [price_book()],
+    )
+    _, totals, parked, _ = asyncio.run(project(log, random.Random(1)))
+    assert totals == {
+        "subject/ada/operational/2026-11": 11,
+        "team/red/operational/2026-11": 11,
+        "cost_centre/cc1/operational/2026-11": 11,
+        "unattributed/unattributed/operational/2026-11": 100,
+    }
+    assert parked == {}

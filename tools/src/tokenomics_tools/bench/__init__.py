@@ -1,0 +1,1 @@
+"""Benchmarks: each hot path beside its floor, both measured in the same run."""

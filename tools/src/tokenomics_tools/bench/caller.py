@@ -1,0 +1,79 @@
+"""``python -m tokenomics_tools.bench.caller PLAN``: calls one method as fast as it is answered.
+
+In a process of its own, so that its work is seen apart from the server's. Requests and answers stay bytes.
+Prints a ``Report`` as JSON.
+"""
+
+import asyncio
+import sys
+from itertools import cycle
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+import grpc
+import msgspec
+import uvloop
+
+_TIMEOUT_SECONDS = 30
+
+
+class Plan(msgspec.Struct):
+    """What to call, and for how long."""
+
+    address: str
+    method: str
+    metadata: tuple[tuple[str, str], ...]
+    requests: list[bytes]
+    in_flight: int
+    warm_up_seconds: float
+    seconds: float
+
+
+class Report(msgspec.Struct):
+    """What came of it, without the warm-up."""
+
+    all_calls: int
+    """With those of the warm-up."""
+    calls_per_second: float
+    p50_ms: float
+    p99_ms: float
+    caller_cpu_share: float
+    """Of one core; near 1 it is the caller that is measured."""
+
+
+async def _call(plan: Plan) -> Report:
+    latencies: list[float] = []
+    requests = cycle(plan.requests)
+    async with grpc.aio.insecure_channel(plan.address) as channel:
+        method: Any = channel.unary_unary(plan.method)
+
+        async def caller(until: float) -> None:
+            while (begun := perf_counter()) < until:
+                await method(next(requests), metadata=plan.metadata, timeout=_TIMEOUT_SECONDS)
+                latencies.append(perf_counter() - begun)
+
+        async def call_for(seconds: float) -> float:
+            begun = perf_counter()
+            await asyncio.gather(*(caller(begun + seconds) for _ in range(plan.in_flight)))
+            return perf_counter() - begun
+
+        await call_for(plan.warm_up_seconds)
+        warm_up_calls = len(latencies)
+        latencies.clear()
+        cpu_before = process_time()
+        seconds = await call_for(plan.seconds)
+        cpu_seconds = process_time() - cpu_before
+    latencies.sort()
+    return Report(
+        all_calls=warm_up_calls + len(latencies),
+        calls_per_second=len(latencies) / seconds,
+        p50_ms=latencies[len(latencies) // 2] * 1000,
+        p99_ms=latencies[len(latencies) * 99 // 100] * 1000,
+        caller_cpu_share=cpu_seconds / seconds,
+    )
+
+
+if __name__ == "__main__":
+    plan = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Plan)
+    print(msgspec.json.encode(uvloop.run(_call(plan))).decode())

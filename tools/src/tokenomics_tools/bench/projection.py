@@ -1,0 +1,105 @@
+"""Usage to durable projection, beside plainly reading the same records."""
+
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+
+from tokenomics_chassis.postgres import session
+from tokenomics_tools.bench.plant import SCHEMAS, USAGE_TOPIC, Plant, Sample, Scale, plant, usage_events
+from tokenomics_tools.bench.reader import Report
+from tokenomics_tools.bench.rows import Bar, Pair, Row, paired
+from tokenomics_tools.stack.probes import execute, run_async
+
+_READ_SECONDS = 120
+_names = count(1)
+
+
+def measure(scale: Scale) -> list[Row]:
+    """Measure how fast one process, and two, catch up with the month; each run on a database of its own."""
+    with plant(events=int(scale.of(200_000, at_least=10_000))) as made:
+        events = usage_events(made.simulation)
+        made.publish_usage(events)
+        alone, together, reads, cpu_micros, bytes_per_fact = [], [], [], [], []
+        for _ in range(scale.pairs):
+            reads.append(_read(made))
+            with _copy_of_database(made) as url:
+                way = made.project(url, USAGE_TOPIC)
+                bytes_per_fact.append(_bytes_per_fact(url, len(events)))
+            alone.append(_rate(way))
+            cpu_micros.append(_cpu_micros(way))
+            with _copy_of_database(made) as url:
+                together.append(_rate(made.project(url, USAGE_TOPIC, processes=2)))
+    rates = [Pair(rate, read.records_per_second) for rate, read in zip(alone, reads, strict=True)]
+    cpu = [Pair(micros, read.cpu_micros_per_record) for micros, read in zip(cpu_micros, reads, strict=True)]
+    return [
+        paired("projection, one process", "events/s", rates, Bar("ratio", ">=", 0.25)),
+        Row(
+            "projection, per process",
+            statistics.median(alone),
+            "events/s",
+            bar=Bar("value", ">=", 22_000),
+        ),
+        paired("projection, process CPU", "µs/event", cpu),
+        paired(
+            "projection, two beside one",
+            "events/s",
+            [Pair(two, one) for two, one in zip(together, alone, strict=True)],
+        ),
+        Row("projection, fact storage", statistics.median(bytes_per_fact), "B/fact"),
+    ]
+
+
+def _read(made: Plant) -> Report:
+    argv = [sys.executable, "-m", "tokenomics_tools.bench.reader", made.stack.kafka.bootstrap, USAGE_TOPIC]
+    reader = made.stack.spawn("bench-reader", argv, {})
+    if code := reader.wait(_READ_SECONDS):
+        raise RuntimeError(f"the reader ended with exit code {code}{reader.quote_log()}")
+    return msgspec.json.decode(reader.log_text(), type=Report)
+
+
+@contextmanager
+def _copy_of_database(made: Plant) -> Iterator[str]:
+    """Copy the database in which the company is in force and no usage is projected yet."""
+    original = urlsplit(made.database_url)
+    name = original.path.lstrip("/")
+    copy = f"{name}_{next(_names)}"
+    admin = made.stack.postgres.url
+    execute(admin, f"CREATE DATABASE {copy} TEMPLATE {name} OWNER {original.username}")
+    try:
+        yield urlunsplit(original._replace(path=f"/{copy}"))
+    finally:
+        execute(admin, f"DROP DATABASE {copy} WITH (FORCE)")
+
+
+def _after_start(way: Sequence[Sample]) -> tuple[Sample, Sample]:
+    """Leave out the first tenth: processes start and share out the partitions."""
+    end = way[-1]
+    return next(sample for sample in way if sample.projected >= end.projected / 10), end
+
+
+def _rate(way: Sequence[Sample]) -> float:
+    begin, end = _after_start(way)
+    return (end.projected - begin.projected) / (end.at_seconds - begin.at_seconds)
+
+
+def _cpu_micros(way: Sequence[Sample]) -> float:
+    begin, end = _after_start(way)
+    return (end.cpu_seconds - begin.cpu_seconds) / (end.projected - begin.projected) * 1e6
+
+
+def _bytes_per_fact(url: str, events: int) -> float:
+    async def ask() -> tuple[int, int]:
+        async with session(url, SCHEMAS, application_name="bench") as connection:
+            row = await connection.fetchrow("SELECT count(*), pg_total_relation_size('fact') FROM fact")
+            assert row is not None
+            return row[0], row[1]
+
+    facts, size = run_async(ask())
+    if facts != events:
+        raise RuntimeError(f"{facts} facts of {events} events")
+    return size / events

@@ -1,0 +1,1 @@
+"""Generates what follows from the contracts, and checks that it is current and breaks no reader."""

@@ -1,0 +1,295 @@
+"""The main job on real input, from an empty stack to checked claims."""
+
+import asyncio
+import json
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import asyncpg
+from rich.console import Console
+
+from tokenomics_chassis.clock import SystemClock
+from tokenomics_cli.kafka import read_events
+from tokenomics_cli.output import usd
+from tokenomics_contracts.events.quota import ThresholdCrossed
+from tokenomics_tools.demo.claims import Claims
+from tokenomics_tools.demo.commands import Commands, finish
+from tokenomics_tools.demo.expected import Expected, add_up, answer_at, person_near
+from tokenomics_tools.demo.reader import QuotaReader, wait_for
+from tokenomics_tools.simulator import (
+    ATTRIBUTION,
+    LEGACY_SOURCE,
+    SOURCE,
+    Simulation,
+    SimulationFiles,
+    cost_micro_usd,
+    simulate,
+    write_simulation,
+)
+from tokenomics_tools.stack import Stack
+from tokenomics_tools.stack.probes import run_async
+from tokenomics_tools.stack.services import QuotaProcesses, quota_processes
+
+DIRECTORY_TOPIC = "tokenomics.directory.v1"
+POLICY_TOPIC = "tokenomics.policy.v1"
+QUOTA_TOPIC = "tokenomics.quota.v1"
+USAGE_TOPIC = "tokenomics.usage.v1"
+
+_CATCH_UP_SECONDS = 60
+_SETTLE_SECONDS = 20
+_POISON_AGE = timedelta(days=90)
+_SHARES_BASIS_POINTS = (5_000, 7_500, 9_500, 10_500)
+_TICKET = ("--ticket", "DEMO-1")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much the demo does."""
+
+    people: int = 500
+    teams: int = 40
+    bots: int = 5
+    events: int = 40_000
+    seed: int = 1
+
+
+def run_demo(stack: Stack, size: Size, console: Console) -> bool:
+    """Run quota on a simulated month on an empty stack, print each claim, and say whether every one held.
+
+    Raises
+    ------
+    StackError
+        A process or a command failed outright; the message says which, and why.
+    """
+    claims = Claims(console, SystemClock())
+    console.print(f"stack: Kafka {stack.kafka.bootstrap}, logs and data in {stack.folder}")
+    folder = stack.folder / "demo"
+    simulation = simulate(
+        now=SystemClock().now(),
+        seed=size.seed,
+        people=size.people,
+        teams=size.teams,
+        bots=size.bots,
+        events=size.events,
+    )
+    files = write_simulation(simulation, folder)
+    console.print(
+        f"input: {len(simulation.usage):,} calls, sizes and arrivals from {simulation.trace.path.name} "
+        f"({len(simulation.trace.requests):,} real requests)\n       {ATTRIBUTION}"
+    )
+    database_url = stack.new_database("quota")
+    with (
+        quota_processes(stack, database_url, projectors=2) as quota,
+        QuotaReader(quota.address, stack.issuer) as reader,
+    ):
+        console.print(f"quota: server {quota.address}, two projectors, announcer and relay")
+        demo = Demo(
+            quota=quota,
+            commands=Commands(stack, quota.address, folder),
+            reader=reader,
+            claims=claims,
+            simulation=simulation,
+            files=files,
+        )
+        demo.run(stack.kafka.bootstrap, database_url)
+    console.print(claims.summary())
+    return claims.all_held
+
+
+class Demo:
+    """The steps of the demo, each leaving claims."""
+
+    def __init__(
+        self,
+        *,
+        quota: QuotaProcesses,
+        commands: Commands,
+        reader: QuotaReader,
+        claims: Claims,
+        simulation: Simulation,
+        files: SimulationFiles,
+    ) -> None:
+        self._quota = quota
+        self._commands = commands
+        self._reader = reader
+        self._claims = claims
+        self._simulation = simulation
+        self._files = files
+        self._zone = ZoneInfo(simulation.time_zone)
+        self._period = self._period_of(datetime.fromisoformat(simulation.usage[-1]["time"]))
+        self._expected: Expected = add_up(simulation, self._period)
+
+    def run(self, bootstrap: str, database_url: str) -> None:
+        """Run every step."""
+        self._publish()
+        self._stream()
+        self._compare_totals("every account equals an independent sum")
+        self._claims.announce("sending the same month again")
+        self._commands.run("emit", str(self._files.usage), "--source", SOURCE, "--from-start")
+        self._catch_up({USAGE_TOPIC: 2 * len(self._simulation.usage)})
+        self._compare_totals("the same month sent again counts once")
+        self._ask_for_people()
+        self._count_thresholds(bootstrap)
+        self._mend_a_poisoned_event(database_url)
+
+    def _period_of(self, moment: datetime) -> str:
+        return f"{moment.astimezone(self._zone):%Y-%m}"
+
+    def _publish(self) -> None:
+        _, policies = self._commands.run("policy", "apply", str(self._files.policies))
+        _, entries = self._commands.run("directory", "apply", str(self._files.directory))
+        due = len(self._simulation.company.directory)
+        caught_up = self._catch_up({POLICY_TOPIC: len(policies), DIRECTORY_TOPIC: due})
+        self._claims.check(
+            "policies and directory are published by command and applied",
+            held=caught_up and all(one["published"] for one in policies) and sum(entries.values()) == due,
+            figures=f"{len(policies)} policies, {due} entries",
+        )
+
+    def _stream(self) -> None:
+        """Send the month in two parts; a projector is killed in the first and replaced after the second."""
+        usage = self._files.usage
+        lines = usage.read_bytes().splitlines(keepends=True)
+        parts = [usage.with_name(f"{usage.stem}-{number}{usage.suffix}") for number in (1, 2)]
+        middle = len(lines) * 2 // 3
+        parts[0].write_bytes(b"".join(lines[:middle]))
+        parts[1].write_bytes(b"".join(lines[middle:]))
+        self._claims.announce(f"sending {len(lines):,} events while one of two projectors is killed")
+        sending = self._commands.start("emit", str(parts[0]), "--source", SOURCE)
+        started = wait_for(
+            lambda: self._reader.progress().applied[USAGE_TOPIC] >= len(lines) // 10,
+            timeout_seconds=_CATCH_UP_SECONDS,
+        )
+        victim = self._quota.projectors[0]
+        victim.kill()
+        applied = self._reader.progress().applied[USAGE_TOPIC]
+        _, first = finish(sending)
+        _, second = self._commands.run("emit", str(parts[1]), "--source", SOURCE)
+        self._quota.replace(victim)
+        caught_up = self._catch_up({USAGE_TOPIC: len(lines)})
+        done = self._reader.progress().applied[USAGE_TOPIC]
+        self._claims.check(
+            "the month is streamed and projected",
+            held=caught_up and done == first["sent"] + second["sent"] == len(lines),
+            figures=f"{first['sent'] + second['sent']:,} events sent, {done:,} applied",
+        )
+        self._claims.check(
+            "a projector was killed (kill -9) in mid-stream",
+            held=started and 0 < applied < len(lines) and victim.returncode == -9,
+            figures=f"at {applied:,} of {len(lines):,} events applied; replaced; what it lost shows next",
+        )
+
+    def _catch_up(self, applied: dict[str, int]) -> bool:
+        """Wait until so many records of each topic, and everything on the log, are applied."""
+
+        def caught_up() -> bool:
+            progress = self._reader.progress()
+            return progress.applied >= Counter(applied) and progress.lag == 0
+
+        return wait_for(caught_up, timeout_seconds=_CATCH_UP_SECONDS)
+
+    def _compare_totals(self, claim: str) -> None:
+        posted = self._expected.posted
+        found: dict[str, int] = {}
+
+        def equal() -> bool:
+            found.clear()
+            found.update(self._reader.posted(self._period))
+            return found == posted
+
+        held = wait_for(equal, timeout_seconds=_SETTLE_SECONDS)
+        wrong = sorted({account for account, _ in posted.items() ^ found.items()})
+        shown = f"{len(posted):,} accounts, {usd(self._expected.total)} spent"
+        self._claims.check(
+            claim, held=held, figures=shown if held else f"{shown}; {len(wrong)} differ, e.g. {wrong[:3]}"
+        )
+
+    def _ask_for_people(self) -> None:
+        for share in _SHARES_BASIS_POINTS:
+            person = person_near(self._simulation, self._expected, self._period, share)
+            call = ("--provider", "openai", "--model", "gpt-4o-mini", "--input-tokens", "20")
+            code, answer = self._commands.run(
+                "quota", "check", person.subject, *call, accepted=(0, 1, 10, 11)
+            )
+            decision = str(answer["decision"]).removeprefix("DECISION_")
+            account = answer["accounts"][0]
+            amounts = [usd(int(account[name])) for name in ("posted_micro_usd", "limit_micro_usd")]
+            self._claims.check(
+                f"a person at {person.used_basis_points / 100:.1f} %",
+                held=decision == answer_at(person.used_basis_points),
+                figures=f"{person.subject} spent {amounts[0]} of {amounts[1]}: {decision} (exit code {code})",
+            )
+
+    def _count_thresholds(self, bootstrap: str) -> None:
+        due = self._expected.thresholds()
+        found: list[tuple[str, tuple[str, int]]] = []
+
+        def all_there() -> bool:
+            events = asyncio.run(read_events(bootstrap, QUOTA_TOPIC, ThresholdCrossed))
+            found[:] = [
+                (envelope.id, (event.account_id, int(event.threshold_basis_points)))
+                for envelope, event in events
+            ]
+            return {crossed for _, crossed in found} >= due
+
+        wait_for(all_there, timeout_seconds=_SETTLE_SECONDS)
+        ids_by_threshold = Counter(crossed for _, crossed in set(found))
+        self._claims.check(
+            "each threshold that was reached is announced once",
+            held=set(ids_by_threshold) == due and set(ids_by_threshold.values()) <= {1},
+            figures=f"{len(ids_by_threshold)} announced, {len(due)} reached by "
+            f"{len({account for account, _ in due})} accounts",
+        )
+
+    def _mend_a_poisoned_event(self, database_url: str) -> None:
+        """Send an event that is too old, let policy allow its source to back-fill, and retry it."""
+        old = SystemClock().now() - _POISON_AGE
+        call = {**self._simulation.usage[0], "time": old.isoformat()}
+        poison = self._files.usage.with_name("legacy.jsonl")
+        poison.write_text(json.dumps(call) + "\n", encoding="utf-8")
+        self._commands.run("emit", str(poison), "--source", LEGACY_SOURCE)
+        caught_up = self._catch_up({USAGE_TOPIC: 2 * len(self._simulation.usage) + 1})
+        parked = self._parked()
+        self._claims.check(
+            "an event that is 90 days late is parked, its neighbours are not held up",
+            held=caught_up and [event["error_code"] for event in parked] == ["too_late"],
+            figures="; ".join(f"{_place(event)}: {event['error_message']}" for event in parked) or "none",
+        )
+        self._commands.run("policy", "apply", str(self._files.backfill))
+        self._catch_up({POLICY_TOPIC: len(self._simulation.policies) + 1})
+        _, retried = self._commands.run(
+            "ops", "retry", "--code", "too_late", "--reason", "source_permitted", *_TICKET, accepted=(0, 1)
+        )
+        posted = run_async(_posted_to_subjects(database_url, self._period_of(old)))
+        by_whom = "by `ops retry`" if retried["applied"] else "by the service itself, as the policy came in"
+        self._claims.check(
+            "policy mended, the event is retried and counts in its own month",
+            held=not self._parked() and posted == cost_micro_usd(call),
+            figures=f"applied {by_whom}; {usd(posted)} posted to {self._period_of(old)}",
+        )
+
+    def _parked(self) -> Any:
+        return self._commands.run("ops", "parked")[1]
+
+
+async def _posted_to_subjects(database_url: str, period: str) -> int:
+    """Look into the ledger itself: the service answers only for this month and the one before."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        return int(
+            await connection.fetchval(
+                "SELECT coalesce(sum(posted_micro_usd), 0) FROM quota_v1.posted"
+                " WHERE period = $1 AND account_id LIKE 'subject/%'",
+                period,
+            )
+        )
+    finally:
+        await connection.close()
+
+
+def _place(event: Any) -> str:
+    place = event["place"]
+    return f"{place['topic']}/{place['partition']}/{place['offset']}"

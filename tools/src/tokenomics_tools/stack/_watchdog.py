@@ -1,0 +1,65 @@
+"""Clean up after a stack whose owner is gone: ``_watchdog.py FOLDER keep|remove``, pids on standard input.
+
+The owner holds the only writing end of the pipe, so however it ends (return, exception, SIGKILL) this process
+reads the end of the file. Then it kills what it was told of with all descendants, and PostgreSQL's processes
+inside the folder (sessions of their own, they outlive a killed postmaster for a moment), and removes the
+folder when it is a temporary one.
+"""
+
+import contextlib
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+
+ROUNDS = 600
+ROUND_SECONDS = 0.05
+
+
+def with_descendants(processes: Iterable[psutil.Process]) -> set[psutil.Process]:
+    """Return the processes that still run, and everything below them."""
+    found = set()
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found |= {process, *process.children(recursive=True)}
+    return found
+
+
+def postgres_inside(folder: Path) -> set[psutil.Process]:
+    """Return PostgreSQL's processes whose working folder is inside the given one."""
+    found = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.name() == "postgres" and Path(process.cwd()).is_relative_to(folder):
+                found.add(process)
+    return found
+
+
+def main() -> None:
+    """Read pids until the owner's end of the pipe closes, then clean up."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    folder, mode = Path(sys.argv[1]), sys.argv[2]
+    told = []
+    for line in sys.stdin:
+        with contextlib.suppress(psutil.Error):
+            told.append(psutil.Process(int(line)))
+    for _ in range(ROUNDS):
+        left = with_descendants(told) | postgres_inside(folder)
+        if not left:
+            break
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        time.sleep(ROUND_SECONDS)
+    if mode == "remove":
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
