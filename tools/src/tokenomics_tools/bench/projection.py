@@ -16,12 +16,14 @@ from tokenomics_tools.bench.rows import Bar, Pair, Row, paired
 from tokenomics_tools.stack.probes import execute, run_async
 
 _READ_SECONDS = 120
+# Fewer would be over in a few batches: too short for a rate, and for the process's CPU clock of 10 ms.
+_LEAST_EVENTS = 50_000
 _names = count(1)
 
 
 def measure(scale: Scale) -> list[Row]:
     """Measure how fast one process, and two, catch up with the month; each run on a database of its own."""
-    with plant(events=int(scale.of(200_000, at_least=10_000))) as made:
+    with plant(events=int(scale.of(200_000, at_least=_LEAST_EVENTS))) as made:
         events = usage_events(made.simulation)
         made.publish_usage(events)
         alone, together, reads, cpu_micros, bytes_per_fact = [], [], [], [], []
