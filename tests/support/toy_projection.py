@@ -6,6 +6,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tokenomics_chassis import process
@@ -22,6 +23,7 @@ from tokenomics_chassis.records import Record
 from tokenomics_chassis.relay import Relay
 from tokenomics_chassis.settings import ServiceSettings, load
 from tokenomics_chassis.state_hash import PARKED, SKIPPED, HashedTable
+from tokenomics_chassis.verification import HashedState
 
 AMOUNTS = "toy.amounts"
 STEPS = "toy.steps"
@@ -50,6 +52,19 @@ HASHED = (
     SKIPPED,
 )
 NOT_HASHED: Mapping[str, str] = {"position": "tests read partly"}
+
+
+def hashed_part(part: str) -> HashedState:
+    """Hash all of the state, or the tally of one name."""
+    if not part:
+        return HashedState(HASHED, NOT_HASHED)
+    if not part.isalpha():
+        raise ValueError("must be a name")
+    tally = replace(HASHED[0], sql="SELECT name, total FROM tally WHERE name = $1", arguments=(part,))
+    return HashedState(
+        (tally,), {**NOT_HASHED, **dict.fromkeys(("applied", "parked", "skipped"), "of no name")}
+    )
+
 
 _ADD_TOTAL = """
 INSERT INTO tally VALUES ($1, $2, $3, $4) ON CONFLICT (name)
@@ -151,7 +166,7 @@ async def _start_projecting(running: Process) -> None:
     projector = Projector(pool, SCHEMAS, Toy(), skips=skips())
     group = settings.consumer_group or "toy"
     consumer = ProjectionConsumer(
-        settings.kafka_bootstrap, group, projector, SystemClock(), read_first=frozenset({OWN})
+        settings.kafka_bootstrap, group, projector, SystemClock(), read_first=(frozenset({OWN}),)
     )
     running.readiness["projector"] = consumer.not_ready_because
     running.supervise("projector", consumer.run)

@@ -69,7 +69,12 @@ def consumer(stack: Stack, group: str, pool: Pool, projection: toy.Toy | None = 
         pool, toy.SCHEMAS, projection or toy.Toy(), skips=toy.skips(), max_parked_in_a_row=20
     )
     return ProjectionConsumer(
-        stack.kafka.bootstrap, group, projector, SystemClock(), read_first=frozenset({toy.OWN})
+        stack.kafka.bootstrap,
+        group,
+        projector,
+        SystemClock(),
+        read_first=(frozenset({toy.OWN}),),
+        patient_topics=frozenset({toy.OWN}),
     )
 
 

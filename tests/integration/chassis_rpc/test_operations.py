@@ -1,5 +1,6 @@
 """OperationsService over a real database and broker: what an operator sees and does is what happened."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,16 +24,19 @@ from tokenomics_chassis.operations import Operations
 from tokenomics_chassis.parking import Parking, Skip
 from tokenomics_chassis.postgres import Pool, create_pool
 from tokenomics_chassis.projector import Projector
+from tokenomics_chassis.rebuilds import Rebuilds
 from tokenomics_chassis.records import Record
 from tokenomics_chassis.rpc.errors import PermissionDeniedError
 from tokenomics_chassis.rpc.identity import Identity
 from tokenomics_chassis.rpc.operations import OperationsServicer
+from tokenomics_chassis.verification import Verifications
 from tokenomics_tools.stack import Stack
 
 SERVICE = "/tokenomics.operations.v1.OperationsService/*"
 OPERATOR = "system:serviceaccount:ops:operator"
 NOBODY_LISTENS = "127.0.0.1:1"
 WHY: dict[str, Any] = {"reason_code": "reader_mended", "ticket_id": "OPS-1"}
+TOPICS = frozenset({toy.AMOUNTS, toy.STEPS, toy.OWN})
 MADE_UP_TOKEN = pb.ListParkedEventsRequest(page_token="made up")  # noqa: S106 - no password
 
 
@@ -46,10 +50,15 @@ def operators_only(identity: Identity) -> None:
 
 
 @pytest.fixture
-async def pool(stack: Stack) -> AsyncIterator[Pool]:
+async def database(stack: Stack) -> str:
     url = stack.new_database("operations")
     await toy.MIGRATIONS.migrate(url)
-    async with await create_pool(url, toy.SCHEMAS, application_name="test") as pool:
+    return url
+
+
+@pytest.fixture
+async def pool(database: str) -> AsyncIterator[Pool]:
+    async with await create_pool(database, toy.SCHEMAS, application_name="test") as pool:
         yield pool
 
 
@@ -104,7 +113,7 @@ def bootstrap() -> str:
 
 @pytest.fixture
 async def operator(
-    pool: Pool, projection: toy.Toy, tmp_path: Path, bootstrap: str
+    database: str, pool: Pool, projection: toy.Toy, tmp_path: Path, bootstrap: str
 ) -> AsyncIterator[Operator]:
     issuer = TokenIssuer()
     callers = [{"subject": OPERATOR, "methods": [SERVICE], "may_act_for_people": True}]
@@ -115,7 +124,13 @@ async def operator(
         bootstrap=bootstrap,
         skip_event_id=skip_event_id,
     )
-    servicer = OperationsServicer(backend, operators_only)  # type: ignore[abstract] # UNIMPLEMENTED is inherited
+    servicer = OperationsServicer(
+        backend,
+        Rebuilds(pool, database, toy.SCHEMAS.service, bootstrap, TOPICS),
+        Verifications(pool, toy.SCHEMAS.service, toy.hashed_part),
+        operators_only,
+        asyncio.Event(),
+    )
     async with served(
         rpc_settings(tmp_path, issuer, callers),
         lambda server: server.add(add_OperationsServiceServicer_to_server, servicer),
@@ -301,17 +316,16 @@ async def test_only_what_is_parked_can_be_skipped(
             pb.SkipParkedEventRequest(reason_code="Because I say so!", ticket_id="OPS-1"),
             {"topic", "reason_code"},
         ),
+        ("StartRebuild", pb.StartRebuildRequest(**WHY), {"rebuild_id"}),
+        ("PromoteRebuild", pb.PromoteRebuildRequest(rebuild_id="r"), {"reason_code", "ticket_id"}),
+        ("StartVerify", pb.StartVerifyRequest(verify_id="a b", **WHY), {"verify_id"}),
     ],
 )
 async def test_a_wrong_request_names_its_fields(
     operator: Operator, method: str, wrong: Any, fields: set[str]
 ) -> None:
     code, status = await operator.refused(method, wrong)
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
-    (packed,) = (each for each in status.details if each.Is(BadRequest.DESCRIPTOR))
-    details = BadRequest()
-    packed.Unpack(details)
-    assert {violation.field for violation in details.field_violations} == fields
+    assert (code, violated(status)) == (grpc.StatusCode.INVALID_ARGUMENT, fields)
 
 
 @pytest.mark.parametrize(
@@ -321,6 +335,12 @@ async def test_a_wrong_request_names_its_fields(
         ("ListParkedEvents", pb.ListParkedEventsRequest),
         ("RetryParkedEvents", pb.RetryParkedEventsRequest),
         ("SkipParkedEvent", pb.SkipParkedEventRequest),
+        ("StartRebuild", pb.StartRebuildRequest),
+        ("ListRebuilds", pb.ListRebuildsRequest),
+        ("PromoteRebuild", pb.PromoteRebuildRequest),
+        ("RollbackRebuild", pb.RollbackRebuildRequest),
+        ("RetireRebuild", pb.RetireRebuildRequest),
+        ("StartVerify", pb.StartVerifyRequest),
     ],
 )
 async def test_a_person_who_is_no_operator_is_refused(
@@ -330,9 +350,74 @@ async def test_a_person_who_is_no_operator_is_refused(
     assert code is grpc.StatusCode.PERMISSION_DENIED
 
 
-async def test_methods_of_later_versions_say_so(operator: Operator) -> None:
-    code, status = await operator.refused("ListRebuilds", pb.ListRebuildsRequest())
-    assert (code, reason(status)) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_SERVED_YET")
+async def test_a_rebuild_is_recorded_once_listed_and_cannot_be_promoted_before_it_is_filled(
+    operator: Operator,
+) -> None:
+    for _ in range(2):
+        answer = await operator.call("StartRebuild", pb.StartRebuildRequest(rebuild_id="second", **WHY))
+        assert (answer.rebuild.derived_version, answer.rebuild.state) == (2, pb.REBUILD_STATE_CATCHING_UP)
+    listed = await operator.call("ListRebuilds", pb.ListRebuildsRequest())
+    assert [(each.rebuild_id, each.state) for each in listed.rebuilds] == [
+        ("second", pb.REBUILD_STATE_CATCHING_UP),
+        ("initial", pb.REBUILD_STATE_ACTIVE),
+    ]
+    promote = pb.PromoteRebuildRequest(rebuild_id="second", **WHY)
+    code, status = await operator.refused("PromoteRebuild", promote)
+    assert (code, reason(status)) == (grpc.StatusCode.FAILED_PRECONDITION, "REBUILD_REFUSED")
+    code, _ = await operator.refused("StartRebuild", pb.StartRebuildRequest(rebuild_id="third", **WHY))
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    code, _ = await operator.refused(
+        "RollbackRebuild", pb.RollbackRebuildRequest(rebuild_id="initial", **WHY)
+    )
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    retired = await operator.call("RetireRebuild", pb.RetireRebuildRequest(rebuild_id="second", **WHY))
+    assert retired.rebuild.state == pb.REBUILD_STATE_RETIRED
+    assert len((await operator.call("ListRebuilds", pb.ListRebuildsRequest())).rebuilds) == 1
+    everything = await operator.call("ListRebuilds", pb.ListRebuildsRequest(include_retired=True))
+    assert len(everything.rebuilds) == 2
+
+
+async def test_a_watch_reports_a_rebuild_until_it_is_filled(operator: Operator, pool: Pool) -> None:
+    await operator.call("StartRebuild", pb.StartRebuildRequest(rebuild_id="second", **WHY))
+    states = []
+    async for seen in operator.call("WatchRebuild", pb.WatchRebuildRequest(rebuild_id="second")):
+        states.append(seen.rebuild.state)
+        await pool.execute("UPDATE derived_version SET state = 'caught_up' WHERE version = 2")
+    assert states == [pb.REBUILD_STATE_CATCHING_UP, pb.REBUILD_STATE_CAUGHT_UP]
+
+
+async def test_a_verification_is_recorded_and_its_failure_reported(operator: Operator, pool: Pool) -> None:
+    started = await operator.call("StartVerify", pb.StartVerifyRequest(verify_id="v", part="a", **WHY))
+    assert started.verify.state == pb.VERIFY_STATE_RUNNING
+    await pool.execute(
+        "UPDATE derived_version SET state = 'failed', error_message = 'too bad' WHERE state = 'verifying'"
+    )
+    seen = [each.verify async for each in operator.call("WatchVerify", pb.WatchVerifyRequest(verify_id="v"))]
+    assert [(each.state, each.error_message) for each in seen] == [(pb.VERIFY_STATE_FAILED, "too bad")]
+    code, status = await operator.refused(
+        "StartVerify", pb.StartVerifyRequest(verify_id="w", part="1", **WHY)
+    )
+    assert (code, violated(status)) == (grpc.StatusCode.INVALID_ARGUMENT, {"part"})
+
+
+@pytest.mark.parametrize("method", ["PromoteRebuild", "RollbackRebuild", "RetireRebuild"])
+async def test_a_rebuild_that_does_not_exist_is_not_found(operator: Operator, method: str) -> None:
+    code, _ = await operator.refused(method, getattr(pb, f"{method}Request")(rebuild_id="none", **WHY))
+    assert code is grpc.StatusCode.NOT_FOUND
+
+
+async def test_what_does_not_exist_cannot_be_watched(operator: Operator) -> None:
+    rebuild = operator.call("WatchRebuild", pb.WatchRebuildRequest(rebuild_id="none"))
+    verification = operator.call("WatchVerify", pb.WatchVerifyRequest(verify_id="none"))
+    assert await rebuild.code() is grpc.StatusCode.NOT_FOUND
+    assert await verification.code() is grpc.StatusCode.NOT_FOUND
+
+
+def violated(status: Any) -> set[str]:
+    (packed,) = (each for each in status.details if each.Is(BadRequest.DESCRIPTOR))
+    details = BadRequest()
+    packed.Unpack(details)
+    return {violation.field for violation in details.field_violations}
 
 
 def reason(status: Any) -> str:

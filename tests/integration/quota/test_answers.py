@@ -18,6 +18,7 @@ from tests.support.quota_events import NOW, NoPrices, person, price_book, quota_
 from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics.quota.v1.quota_pb2_grpc import QuotaServiceStub, add_QuotaServiceServicer_to_server
 from tokenomics_chassis.postgres import session
+from tokenomics_chassis.serving import Serving
 from tokenomics_contracts.events.policy import PolicyPublished
 from tokenomics_contracts.units import AccountId, MicroUsd, PeriodId
 from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose
@@ -29,7 +30,7 @@ from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.rpc.convert import FreshnessWriter
 from tokenomics_quota.rpc.servicer import QuotaServicer
 from tokenomics_quota.storage.decision_log import OutboxDecisionLog
-from tokenomics_quota.storage.view_feed import ViewFeed
+from tokenomics_quota.storage.view_feed import ViewFeed, not_ready_because
 from tokenomics_quota.streams.events import OWN_TOPIC, decision_event
 from tokenomics_quota.usecases.checking import check
 
@@ -81,14 +82,14 @@ class Served:
 @pytest.fixture
 async def service(quota: Quota, tmp_path: Path) -> AsyncIterator[Served]:
     issuer, decisions, meter, clock = TokenIssuer(), Decisions(), FreshnessMeter(), SetClock()
-    view = QuotaView(Governance(NoPrices()))
+    view, serving = QuotaView(Governance(NoPrices())), Serving[QuotaView]()
     methods = ["/tokenomics.quota.v1.QuotaService/*"]
     settings = rpc_settings(
         tmp_path, issuer, [{"subject": CALLER, "methods": methods, "may_act_for_people": True}]
     )
     servicer = QuotaServicer(  # type: ignore[abstract] # the base answers the rest with UNIMPLEMENTED
-        view,
-        FreshnessWriter(view, meter, timedelta(seconds=5)),
+        serving,
+        FreshnessWriter(meter, timedelta(seconds=5)),
         decisions,
         clock,
         lambda: "decision-1",
@@ -99,7 +100,7 @@ async def service(quota: Quota, tmp_path: Path) -> AsyncIterator[Served]:
         yield Served(
             QuotaServiceStub(rpc.channel),
             view,
-            ViewFeed(quota.url, quota.schemas, view, clock),
+            ViewFeed(quota.url, quota.schemas, view, serving, clock),
             decisions,
             issuer.token(CALLER),
             quota,
@@ -440,12 +441,10 @@ async def test_a_clock_that_stepped_ahead_and_back_costs_no_totals(service: Serv
 
 
 async def test_a_view_is_ready_once_loaded_and_while_an_outage_is_short(service: Served) -> None:
-    assert await service.feed.not_ready_because() is not None
+    assert not_ready_because(service.view, NOW) is not None
     await service.refresh()
-    service.clock.time = NOW + timedelta(seconds=60)
-    assert await service.feed.not_ready_because() is None
-    service.clock.time = NOW + timedelta(seconds=61)
-    assert await service.feed.not_ready_because() is not None
+    assert not_ready_because(service.view, NOW + timedelta(seconds=60)) is None
+    assert not_ready_because(service.view, NOW + timedelta(seconds=61)) is not None
 
 
 def decided(decision_id: str, caller: str = CALLER) -> Decided:

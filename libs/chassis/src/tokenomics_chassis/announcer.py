@@ -7,6 +7,7 @@ from tokenomics_chassis.changes import Change, ChangeFollower, listen
 from tokenomics_chassis.failpoints import failpoint
 from tokenomics_chassis.leadership import lead
 from tokenomics_chassis.postgres import Connection, Schemas, Session, wait_for
+from tokenomics_chassis.versions import hold_active
 
 Judge = Callable[[Connection, Sequence[Change]], Awaitable[None]]
 """Judges inside the announcer's open transaction and writes announcements, with ids unique by constraint, and
@@ -44,6 +45,8 @@ class Announcer:
                 changes = await follower.poll(connection)
                 if changes or now() >= tick_at:
                     async with connection.transaction():
+                        if not await self._serves(connection):
+                            break
                         await self._judge(connection, changes)
                         failpoint("announcer.after_judge")
                     failpoint("announcer.after_commit")
@@ -51,3 +54,9 @@ class Announcer:
                     tick_at = now() + self._tick_seconds
                     await wait_for(stopping, PACE_SECONDS)
                 await signal.wait()
+        await wait_for(stopping, PACE_SECONDS)
+
+    async def _serves(self, connection: Session) -> bool:
+        """Whether it is still this version's turn to speak: what no longer serves says nothing."""
+        version = self._schemas.version
+        return version is not None and await hold_active(connection, version)

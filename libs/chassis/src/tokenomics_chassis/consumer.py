@@ -14,26 +14,28 @@ from faststream import AckPolicy
 from faststream.kafka import KafkaBroker, KafkaMessage
 from faststream.kafka.message import FAKE_CONSUMER
 
+from tokenomics_chassis.catch_up import (
+    FETCH_WAIT_MS,
+    FROZEN_SECONDS,
+    MAX_POLL_RECORDS,
+    READ,
+    Ends,
+    catch_up,
+)
 from tokenomics_chassis.clock import Clock
 from tokenomics_chassis.dependencies import is_dependency_away
 from tokenomics_chassis.failpoints import failpoint
-from tokenomics_chassis.lanes import BATCH_RECORDS, Lanes
-from tokenomics_chassis.lenient_records import read_leniently
+from tokenomics_chassis.lanes import Lanes
 from tokenomics_chassis.log_reader import to_record
 from tokenomics_chassis.postgres import Backoff, wait_for
 from tokenomics_chassis.process import FatalError
-from tokenomics_chassis.projector import PositionBehindError, Projector
+from tokenomics_chassis.projector import FrozenError, PositionBehindError, Projector
 from tokenomics_chassis.records import Record
 from tokenomics_chassis.topics import end_offsets
 
 log = logging.getLogger(__name__)
 
-MAX_POLL_RECORDS = 8_000
-"""Records of one poll, of one partition or of several."""
-
 POLL_MS = 20
-FETCH_WAIT_MS = 20
-"""How long the broker holds an empty fetch. While one is held, partitions that run dry wait for it."""
 
 SESSION_TIMEOUT_MS = 10_000
 MAX_POLL_INTERVAL_MS = 60_000
@@ -52,12 +54,6 @@ SETTLE_SECONDS = 1.0
 SETTLE_ATTEMPTS = 10
 """A broker that has just come up may for a moment know less of its log than it has."""
 
-_READ: Mapping[str, Any] = {
-    "auto_offset_reset": "earliest",
-    "isolation_level": "read_committed",
-    "fetch_max_wait_ms": FETCH_WAIT_MS,
-}
-
 
 class ProjectionConsumer:
     """Reads the projector's topics as a member of a consumer group. Any number of processes may.
@@ -73,17 +69,20 @@ class ProjectionConsumer:
         projector: Projector,
         clock: Clock,
         *,
-        read_first: frozenset[str] = frozenset(),
+        read_first: Sequence[frozenset[str]] = (),
+        patient_topics: frozenset[str] = frozenset(),
     ) -> None:
         """Wire it.
 
         Parameters
         ----------
         read_first
-            Those of the projector's topics that are read to their present end before any other is begun: the
-            service's own topic, so that a skip holds in every replay.
+            Those of the projector's topics that are read to their present ends before any other is begun, one
+            set after the other: the service's own topic, so that a skip holds in every replay, then what
+            governs the rest, so that little has to be derived twice.
+        patient_topics
+            Nobody waits for what these say: see :class:`~tokenomics_chassis.lanes.Lanes`.
         """
-        read_leniently()
         self._bootstrap = bootstrap
         self._projector = projector
         self._clock = clock
@@ -91,7 +90,7 @@ class ProjectionConsumer:
         self._halt = asyncio.Event()
         self._failure: Exception | None = None
         self._witness = _Witness(bootstrap)
-        self._lanes = Lanes(self._project_polled, patient_topics=read_first)
+        self._lanes = Lanes(self._project_polled, patient_topics=patient_topics)
         self._committed: dict[TopicPartition, int] = {}
         self._rebalancing = False
         self._broker = KafkaBroker(
@@ -118,7 +117,7 @@ class ProjectionConsumer:
             listener=_Rebalances(self._before_rebalance, self._after_rebalance),
             parser=_parse,
             decoder=_decode,
-            **_READ,
+            **READ,
         )
         self._subscriber(self._handle)
 
@@ -138,8 +137,9 @@ class ProjectionConsumer:
         beside = [asyncio.create_task(self._pass_gaps()), asyncio.create_task(self._commit_regularly())]
         try:
             await self._refuse_a_shorter_log()
-            for topic in sorted(self._read_first):
-                await self._read_to_end(topic)
+            for topics in self._read_first:
+                ends = await self._ends_of(topics)
+                await catch_up(self._bootstrap, self._projector, ends, self._halt)
             await self._broker.start()
             # FastStream restarts a loop that raised, without end: here its first failure ends the process.
             loops = [*self._subscriber.tasks, *beside]
@@ -217,6 +217,8 @@ class ProjectionConsumer:
                     return None
                 log.info("the log has a gap: %s", behind)
                 nothing_since = behind.position
+            except FrozenError:
+                await wait_for(self._halt, FROZEN_SECONDS)
             except Exception as error:
                 if not is_dependency_away(error):
                     raise
@@ -319,25 +321,14 @@ class ProjectionConsumer:
             "the topic was made anew or lost its tail. Restore it, or fill a new version of the derived state"
         )
 
-    async def _read_to_end(self, topic: str) -> None:
-        """Project a topic, without the group, up to the end it has now."""
-        consumer = AIOKafkaConsumer(
-            topic, bootstrap_servers=self._bootstrap, client_id="projector-first", **_READ
-        )
-        await consumer.start()
-        try:
-            ends = await consumer.end_offsets(consumer.assignment())
-            positions = await self._projector.positions()
-            for tp in ends:
-                consumer.seek(tp, positions.get((tp.topic, tp.partition), 0))
-            while not self._halt.is_set():
-                if not [tp for tp, end in ends.items() if await consumer.position(tp) < end]:
-                    return
-                polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
-                for tp, records in polled.items():
-                    await self._project(consumer, tp, [to_record(each) for each in records])
-        finally:
-            await consumer.stop()
+    async def _ends_of(self, topics: Collection[str]) -> Ends:
+        backoff = Backoff()
+        while not self._halt.is_set():
+            try:
+                return await end_offsets(self._bootstrap, topics)
+            except (KafkaError, OSError) as error:
+                await backoff.pause(self._halt, error, "reading the log's ends")
+        return {}
 
 
 class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no types
@@ -378,7 +369,7 @@ class _Witness:
         async with self._lock, asyncio.timeout(WITNESS_SECONDS):
             if self._consumer is None:
                 consumer = AIOKafkaConsumer(
-                    bootstrap_servers=self._bootstrap, client_id="projector-witness", **_READ
+                    bootstrap_servers=self._bootstrap, client_id="projector-witness", **READ
                 )
                 await consumer.start()
                 self._consumer = consumer

@@ -61,24 +61,29 @@ class _Migration:
 
 
 class Migrations:
-    """The files a service's two schemas are made of: the chassis' first, then those of ``sources`` in order.
+    """The files a service's schemas are made of: the chassis' first, then those of ``sources`` in order.
+
+    The service's own schema, and that of one version of the derived state if ``schemas`` names one.
 
     The role needs CREATE on the database only for the first run in a schema.
     """
 
     def __init__(self, schemas: Schemas, sources: Sequence[MigrationSource] = ()) -> None:
-        self._schemas: dict[Kind, str] = {"service": schemas.service, "derived": schemas.derived}
+        self._schemas: dict[Kind, str] = {"service": schemas.service}
+        self._search_paths: dict[Kind, str] = {"service": schemas.service}
+        if schemas.version is not None:
+            self._schemas["derived"] = schemas.derived
+            self._search_paths["derived"] = schemas.search_path
         for schema in self._schemas.values():
             if not _SCHEMA_NAME.fullmatch(schema):
                 raise ValueError(f"not a schema name: {schema!r}")
-        self._search_paths: dict[Kind, str] = {"service": schemas.service, "derived": schemas.search_path}
         self._files: dict[Kind, list[_Migration]] = {
             kind: [file for source in (CHASSIS, *sources) for file in _files(source, kind)]
             for kind in self._schemas
         }
 
     async def migrate(self, url: str) -> list[str]:
-        """Bring both schemas up to date and return what was applied, as ``schema: package/name``.
+        """Bring the schemas up to date and return what was applied, as ``schema: package/name``.
 
         Safe to run from several processes at once, and again after a crash: each file commits with its own
         record, under an advisory lock.

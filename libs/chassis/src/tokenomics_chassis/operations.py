@@ -1,23 +1,17 @@
 """What operators see and do: positions with their lag, parked records, retries and skips."""
 
-import asyncio
-import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from typing import Protocol
 
-from aiokafka.errors import KafkaError
-
 from tokenomics_chassis.parking import RETRY_LIMIT, NotParkedError, ParkedRecord, Parking, Skip
 from tokenomics_chassis.postgres import Pool
 from tokenomics_chassis.records import Place
-from tokenomics_chassis.topics import end_offsets
+from tokenomics_chassis.rpc.errors import UnavailableError
+from tokenomics_chassis.topics import end_offsets_if_known
 
-log = logging.getLogger(__name__)
-
-_ASK_BROKER_SECONDS = 5
 _SCAN = 100
 _PAGE_BYTES = 2 * 1024 * 1024
 _POSITIONS = """
@@ -141,7 +135,7 @@ class Operations:
     async def positions(self, topics: Collection[str]) -> Sequence[Position]:
         """See :meth:`OperationsBackend.positions`; end offsets are read after the positions."""
         rows = await self._pool.fetch(_POSITIONS, list(topics) or None)
-        ends = await self._end_offsets({row["topic"] for row in rows})
+        ends = await end_offsets_if_known(self._bootstrap, {row["topic"] for row in rows}) or {}
         return [
             Position(
                 row["topic"],
@@ -206,15 +200,62 @@ class Operations:
                 }
         return RetryResult(applied=len(applied), still_parked=len(set(places) - applied))
 
-    async def _end_offsets(self, topics: Collection[str]) -> Mapping[tuple[str, int], int]:
-        if not topics:
-            return {}
-        try:
-            async with asyncio.timeout(_ASK_BROKER_SECONDS):
-                return await end_offsets(self._bootstrap, topics)
-        except (KafkaError, OSError) as error:
-            log.warning("the broker's end offsets could not be read", extra={"error": repr(error)})
-            return {}
+
+class ServedOperations:
+    """The backend of a server that holds several versions of the derived state.
+
+    What is shown and skipped is of the version that answers; the others learn of a skip from its event. A
+    retry is no event, so it is made in every version: else a promotion would undo it.
+    """
+
+    def __init__(
+        self, by_version: Mapping[int, OperationsBackend], serving: Callable[[], int | None]
+    ) -> None:
+        self._by_version = by_version
+        self._serving = serving
+
+    @property
+    def derived_version(self) -> int:
+        """See :attr:`OperationsBackend.derived_version`."""
+        return self._current.derived_version
+
+    async def positions(self, topics: Collection[str]) -> Sequence[Position]:
+        """See :meth:`OperationsBackend.positions`."""
+        return await self._current.positions(topics)
+
+    async def list_parked(
+        self, topic: str | None, error_code: str | None, after: Place | None, limit: int
+    ) -> ParkedPage:
+        """See :meth:`OperationsBackend.list_parked`."""
+        return await self._current.list_parked(topic, error_code, after, limit)
+
+    async def retry(self, error_code: str | None) -> RetryResult:
+        """See :meth:`OperationsBackend.retry`."""
+        current = self._current
+        for other in self._others(current):
+            await other.retry(error_code)
+        return await current.retry(error_code)
+
+    async def retry_at(self, places: Collection[Place]) -> RetryResult:
+        """See :meth:`OperationsBackend.retry_at`."""
+        current = self._current
+        for other in self._others(current):
+            await other.retry_at(places)
+        return await current.retry_at(places)
+
+    async def skip(self, skip: Skip) -> str:
+        """See :meth:`OperationsBackend.skip`."""
+        return await self._current.skip(skip)
+
+    @property
+    def _current(self) -> OperationsBackend:
+        version = self._serving()
+        if version is None or version not in self._by_version:
+            raise UnavailableError("no version of the derived state is loaded yet")
+        return self._by_version[version]
+
+    def _others(self, current: OperationsBackend) -> Sequence[OperationsBackend]:
+        return [each for each in self._by_version.values() if each is not current]
 
 
 def _place(parked: ParkedRecord) -> Place:

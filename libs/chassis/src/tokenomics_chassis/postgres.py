@@ -57,18 +57,20 @@ class Schemas:
     service: str
     """Name of the service, and of the schema of what is never rebuilt."""
 
-    version: int = 1
-    """Version of the derived state."""
+    version: int | None = 1
+    """Version of the derived state; ``None`` for work on what is never rebuilt."""
 
     @property
     def derived(self) -> str:
         """Schema of this version of the derived state."""
+        if self.version is None:
+            raise ValueError(f"no version of the derived state of {self.service} is named")
         return f"{self.service}_v{self.version}"
 
     @property
     def search_path(self) -> str:
         """First derived, then service tables; SQL names tables unqualified."""
-        return f"{self.derived}, {self.service}"
+        return self.service if self.version is None else f"{self.derived}, {self.service}"
 
     @property
     def changed_channel(self) -> str:
@@ -116,7 +118,7 @@ async def _leave(connection: Connection) -> None:
 
 @asynccontextmanager
 async def session(
-    url: str, schemas: Schemas, *, application_name: str, idle_timeout_ms: int = 0
+    url: str, schemas: Schemas, *, application_name: str, idle_timeout_ms: int = 0, patient: bool = False
 ) -> AsyncIterator[Session]:
     """Open one connection of its own, for what lives on a session: advisory locks and LISTEN.
 
@@ -124,11 +126,18 @@ async def session(
     ----------
     idle_timeout_ms
         When not 0, PostgreSQL ends the session, and with it its locks, after that long without a statement.
+    patient
+        Let statements take as long as they need: for what reads whole tables.
     """
     settings = _server_settings(schemas, application_name)
     settings["idle_session_timeout"] = str(idle_timeout_ms)
+    if patient:
+        settings["statement_timeout"] = "0"
     connection = await asyncpg.connect(
-        url, timeout=10, command_timeout=COMMAND_TIMEOUT_SECONDS, server_settings=settings
+        url,
+        timeout=10,
+        command_timeout=None if patient else COMMAND_TIMEOUT_SECONDS,
+        server_settings=settings,
     )
     try:
         yield connection

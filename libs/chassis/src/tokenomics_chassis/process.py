@@ -242,6 +242,27 @@ def exit_with(main: Callable[[], ExitCode]) -> None:
     sys.exit(code)
 
 
+async def all_of(stopping: asyncio.Event, *tasks: Task) -> None:
+    """Run tasks side by side as one: all stop when told to, or when one of them ends.
+
+    Raises
+    ------
+    Exception
+        What the first one to fail raised.
+    """
+    stop = asyncio.Event()
+    asked = asyncio.create_task(stopping.wait())
+    running = [asyncio.create_task(_call(task, stop)) for task in tasks]
+    try:
+        await asyncio.wait([asked, *running], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop.set()
+        asked.cancel()
+        await asyncio.wait(running)
+    for task in running:
+        task.result()
+
+
 async def _call(task: Task, stopping: asyncio.Event) -> None:
     await task(stopping)
 

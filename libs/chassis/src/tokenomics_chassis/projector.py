@@ -23,7 +23,8 @@ _BEFORE_ALL = -1
 _QUEUED = "queued behind a parked record of its key"
 
 _LOCK = """
-SELECT source_id, next_offset, change_seq FROM position WHERE topic = $1 AND partition = $2 FOR UPDATE
+SELECT source_id, next_offset, change_seq, coalesce(frozen_until > clock_timestamp(), false) AS frozen
+FROM position WHERE topic = $1 AND partition = $2 FOR UPDATE
 """
 _CREATE = "INSERT INTO position (topic, partition) VALUES ($1, $2) ON CONFLICT DO NOTHING"
 _SKIPPED = """
@@ -53,6 +54,10 @@ class PositionBehindError(Exception):
             f"{topic}/{partition}: the stored position is {position}, records start at {first_offset}"
         )
         self.position = position
+
+
+class FrozenError(Exception):
+    """The version stands still while the next one reaches it: the same again in a moment."""
 
 
 class TooManyParkedError(FatalError):
@@ -137,6 +142,8 @@ class Projector:
         ------
         PositionBehindError
             The records start above the stored position. Nothing was written.
+        FrozenError
+            Another version is being promoted. Nothing was written.
         TooManyParkedError
             Nothing was written.
         asyncpg.PostgresError, asyncpg.InterfaceError, KafkaError, OSError
@@ -153,7 +160,7 @@ class Projector:
         isolate = False
         try:
             position = await in_transaction_with_log(self._pool, projection, self._read_records, work)
-        except (PositionBehindError, FatalError):
+        except (PositionBehindError, FrozenError, FatalError):
             raise
         except Exception as error:
             if not is_about_data(error):
@@ -173,7 +180,7 @@ class Projector:
 
         async def work(connection: Connection) -> None:
             row = await _locked(connection, topic, partition)
-            if row["next_offset"] == nothing_since:
+            if row["next_offset"] == nothing_since and not row["frozen"]:
                 await connection.execute(
                     _MOVE_OVER_GAP, row["source_id"], until, self._schemas.changed_channel
                 )
@@ -191,6 +198,8 @@ class Projector:
         isolate: bool,
     ) -> int:
         topic, partition = records[0][:2]
+        if row["frozen"]:
+            raise FrozenError
         position: int = row["next_offset"]
         if position < records[0].offset and (nothing_since is None or position < nothing_since):
             raise PositionBehindError(topic, partition, position, records[0].offset)

@@ -99,10 +99,7 @@ class ServiceSettings(Settings):
     """``host:port`` of the brokers to begin with, comma-separated."""
 
     consumer_group: str | None = Field(default=None, min_length=1)
-    """Kafka consumer group; the service's name when absent."""
-
-    derived_version: int = Field(default=1, ge=1)
-    """Version of the derived state to work on (schema ``<service>_v<version>``)."""
+    """Kafka consumer groups are named so, with ``_v<version>`` behind it; the service's name when absent."""
 
     otlp_endpoint: str | None = None
     """OTLP/gRPC collector for traces and metrics; when absent neither leaves the process."""

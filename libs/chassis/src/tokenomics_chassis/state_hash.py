@@ -38,6 +38,9 @@ class HashedTable:
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Columns the query doesn't select, each with the reason."""
 
+    arguments: Sequence[object] = ()
+    """For the query's placeholders: what limits it to a part of the state."""
+
 
 POSITIONS = HashedTable(
     "position",
@@ -45,6 +48,7 @@ POSITIONS = HashedTable(
     {
         "source_id": "depends on the order in which partitions were first seen",
         "change_seq": "counts transactions, which depend on the borders of batches",
+        "frozen_until": "is a promotion's, while it lasts",
     },
 )
 PARKED = HashedTable(
@@ -70,10 +74,8 @@ async def state_hash(
     ----------
     connection
         Not in a transaction; ``schema`` first in its search path.
-    tables
-        Hashed in the order of their names.
-    left_out
-        Tables that are not hashed, each with the reason. ``schema_migration`` need not be named.
+    tables, left_out
+        See :func:`table_hashes`.
 
     Returns
     -------
@@ -82,35 +84,67 @@ async def state_hash(
 
     Raises
     ------
+    StateNotCoveredError, TypeError
+        See :func:`table_hashes`.
+    """
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        hashes = await table_hashes(connection, schema, tables, left_out)
+    return combined(hashes)
+
+
+def combined(hashes: Mapping[str, str]) -> str:
+    """Hash the hashes of tables, given in the order of their names."""
+    return hashlib.sha256(_encode([part for pair in sorted(hashes.items()) for part in pair])).hexdigest()
+
+
+async def table_hashes(
+    connection: Session,
+    schema: str,
+    tables: Sequence[HashedTable],
+    left_out: Mapping[str, str],
+) -> Mapping[str, str]:
+    """Hash tables one by one, in the order of their names, inside the caller's transaction: a snapshot.
+
+    Parameters
+    ----------
+    left_out
+        Tables that are not hashed, each with the reason. ``schema_migration`` need not be named.
+
+    Returns
+    -------
+    Mapping
+        Table to SHA-256 in hex.
+
+    Raises
+    ------
     StateNotCoveredError
         A base table of the schema, or a column of a hashed table, is neither hashed nor left out.
     TypeError
         A query returns a type without a canonical form, such as a float.
     """
-    digest = hashlib.sha256()
-    async with connection.transaction(isolation="repeatable_read", readonly=True):
-        uncovered = {
-            row["table_name"]: set(row["columns"]) for row in await connection.fetch(_COLUMNS, schema)
-        }
-        for name in ("schema_migration", *left_out):
-            uncovered.pop(name, None)
-        for table in sorted(tables, key=lambda each: each.table):
-            # Ordered by the whole row's text in byte order: independent of insertion, collation and query.
-            statement = await connection.prepare(
-                f'SELECT state.* FROM ({table.sql}) AS state ORDER BY state::text COLLATE "C"'  # noqa: S608
-            )
-            columns = [attribute.name for attribute in statement.get_attributes()]
-            if missing := uncovered.pop(table.table, set()) - {*columns, *table.left_out}:
-                raise StateNotCoveredError(f"not hashed: columns {sorted(missing)} of {table.table}")
-            digest.update(_encode([table.table, *columns]))
-            count = 0
-            async for row in statement.cursor(prefetch=_PREFETCH_ROWS):
-                digest.update(_encode(tuple(row)))
-                count += 1
-            digest.update(_encode(count))
-        if uncovered:
-            raise StateNotCoveredError(f"not hashed: tables {sorted(uncovered)} of {schema}")
-    return digest.hexdigest()
+    uncovered = {row["table_name"]: set(row["columns"]) for row in await connection.fetch(_COLUMNS, schema)}
+    for name in ("schema_migration", *left_out):
+        uncovered.pop(name, None)
+    hashes = {}
+    for table in sorted(tables, key=lambda each: each.table):
+        digest = hashlib.sha256()
+        # Ordered by the whole row's text in byte order: independent of insertion, collation and query.
+        statement = await connection.prepare(
+            f'SELECT state.* FROM ({table.sql}) AS state ORDER BY state::text COLLATE "C"'  # noqa: S608
+        )
+        columns = [attribute.name for attribute in statement.get_attributes()]
+        if missing := uncovered.pop(table.table, set()) - {*columns, *table.left_out}:
+            raise StateNotCoveredError(f"not hashed: columns {sorted(missing)} of {table.table}")
+        digest.update(_encode([table.table, *columns]))
+        count = 0
+        async for row in statement.cursor(*table.arguments, prefetch=_PREFETCH_ROWS):
+            digest.update(_encode(tuple(row)))
+            count += 1
+        digest.update(_encode(count))
+        hashes[table.table] = digest.hexdigest()
+    if uncovered:
+        raise StateNotCoveredError(f"not hashed: tables {sorted(uncovered)} of {schema}")
+    return hashes
 
 
 def _encode(value: Any) -> bytes:

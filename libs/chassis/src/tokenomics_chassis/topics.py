@@ -9,7 +9,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
 
 from tokenomics_chassis.process import ExitCode, FatalError
 from tokenomics_contracts.catalogue import Topic
@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 BROKER_DEFAULT = -1
 """Replication as the cluster is configured."""
 
+_ASK_BROKER_SECONDS = 5
 _SETTLE_ATTEMPTS = 50
 _SETTLE_SECONDS = 0.1
 
@@ -90,12 +91,26 @@ async def verify_topics(bootstrap: str, topics: Collection[Topic]) -> None:
 async def end_offsets(bootstrap: str, topics: Collection[str]) -> Mapping[tuple[str, int], int]:
     """Read the offset the next record of each partition will get, by (topic, partition)."""
     consumer = AIOKafkaConsumer(*topics, bootstrap_servers=bootstrap, isolation_level="read_committed")
-    await consumer.start()
     try:
+        await consumer.start()
         offsets: Mapping[TopicPartition, int] = await consumer.end_offsets(consumer.assignment())
     finally:
         await consumer.stop()
     return {(tp.topic, tp.partition): offset for tp, offset in offsets.items()}
+
+
+async def end_offsets_if_known(
+    bootstrap: str, topics: Collection[str]
+) -> Mapping[tuple[str, int], int] | None:
+    """Read them as :func:`end_offsets` does; ``None`` when the broker can't be asked within five seconds."""
+    if not topics:
+        return {}
+    try:
+        async with asyncio.timeout(_ASK_BROKER_SECONDS):
+            return await end_offsets(bootstrap, topics)
+    except (KafkaError, OSError) as error:
+        log.warning("the broker's end offsets could not be read", extra={"error": repr(error)})
+        return None
 
 
 @asynccontextmanager

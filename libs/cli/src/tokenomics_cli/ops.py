@@ -6,14 +6,15 @@ import typer
 
 from tokenomics.operations.v1 import operations_pb2
 from tokenomics.operations.v1.operations_pb2_grpc import OperationsServiceStub
+from tokenomics_cli import rebuilds
 from tokenomics_cli.failures import CommandError, Exit
 from tokenomics_cli.output import JsonFlag, message_as_dict, out, print_json, print_table
-from tokenomics_cli.rpc import OnBehalfOf, TokenFile, connect
+from tokenomics_cli.rpc import OnBehalfOf, Reason, Ticket, TokenFile, connect
 
 commands = typer.Typer(no_args_is_help=True, help="Where projections stand, and what they could not apply.")
+commands.add_typer(rebuilds.commands, name="rebuild")
+commands.command("verify")(rebuilds.verify_command)
 
-Reason = Annotated[str, typer.Option("--reason", help="code of the reason, e.g. source_permitted")]
-Ticket = Annotated[str, typer.Option("--ticket", help="id of the ticket")]
 Place = Annotated[str, typer.Argument(metavar="TOPIC/PARTITION/OFFSET", help="as `ops parked` lists it")]
 
 _PLACE_PARTS = 3

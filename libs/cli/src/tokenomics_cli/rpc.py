@@ -25,6 +25,8 @@ TokenFile = Annotated[
 OnBehalfOf = Annotated[
     str | None, typer.Option(help="person for whom the caller asks; the caller must be allowed to")
 ]
+Reason = Annotated[str, typer.Option("--reason", help="code of the reason, e.g. source_permitted")]
+Ticket = Annotated[str, typer.Option("--ticket", help="id of the ticket")]
 
 _EXITS = {
     grpc.StatusCode.UNAUTHENTICATED: Exit.PERMISSION,
@@ -67,6 +69,19 @@ class Service:
         """
         try:
             return method(request, timeout=self._settings.rpc_timeout_seconds, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise _failure(error, self._settings.quota_address) from error
+
+    def watch(self, method: Callable[..., Any], request: Message) -> Iterator[Any]:
+        """Call a method that answers with a stream, for as long as it goes on.
+
+        Raises
+        ------
+        CommandError
+            When the call fails, with the service's own reason.
+        """
+        try:
+            yield from method(request, metadata=self._metadata)
         except grpc.RpcError as error:
             raise _failure(error, self._settings.quota_address) from error
 

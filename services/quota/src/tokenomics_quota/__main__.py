@@ -1,4 +1,4 @@
-"""``python -m tokenomics_quota serve|project|relay|migrate``."""
+"""``python -m tokenomics_quota serve|project|relay|replay|migrate``."""
 
 import argparse
 
@@ -9,6 +9,7 @@ _COMMANDS = {
     "serve": (bootstrap.serve, "answer gRPC"),
     "project": (bootstrap.project, "Kafka to PostgreSQL"),
     "relay": (bootstrap.relay, "announce thresholds and send the outbox to Kafka"),
+    "replay": (bootstrap.replay, "work off the rebuilds and verifications that were asked for"),
     "migrate": (bootstrap.migrate, "bring schemas and topics up to date"),
 }
 

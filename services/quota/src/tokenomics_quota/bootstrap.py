@@ -1,6 +1,8 @@
 """The only wiring: which adapter stands behind which port, in each of the service's processes."""
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from uuid import uuid4
 
@@ -13,20 +15,33 @@ from tokenomics_chassis.consumer import ProjectionConsumer
 from tokenomics_chassis.log_reader import log_reader
 from tokenomics_chassis.migrations import Migrations, MigrationSource
 from tokenomics_chassis.observed import ObservedProjection, StateMetrics
-from tokenomics_chassis.operations import Operations
+from tokenomics_chassis.operations import Operations, ServedOperations
 from tokenomics_chassis.outbox import OutboxEvent
 from tokenomics_chassis.parking import Parking, Skip, Skips
-from tokenomics_chassis.postgres import Pool, Schemas, create_pool
-from tokenomics_chassis.process import ExitCode, Process, run
+from tokenomics_chassis.postgres import Pool, Schemas, create_pool, session
+from tokenomics_chassis.process import ExitCode, Process, ReadinessCheck, all_of, run
 from tokenomics_chassis.projection import Connection
 from tokenomics_chassis.projector import Projector
+from tokenomics_chassis.rebuilds import Rebuilds
 from tokenomics_chassis.relay import Relay
-from tokenomics_chassis.rpc.errors import PermissionDeniedError
+from tokenomics_chassis.replay import Replay
+from tokenomics_chassis.rpc.errors import PermissionDeniedError, UnavailableError
 from tokenomics_chassis.rpc.identity import Authenticator, Identity
 from tokenomics_chassis.rpc.operations import OperationsServicer
 from tokenomics_chassis.rpc.server import RpcServer
+from tokenomics_chassis.serving import LoadedVersions, Serving
 from tokenomics_chassis.settings import ServiceSettings, load
 from tokenomics_chassis.topics import create_topics, verify_topics
+from tokenomics_chassis.verification import Verifications
+from tokenomics_chassis.versions import (
+    FED,
+    HAVE_TABLES,
+    EachVersion,
+    VersionState,
+    VersionWork,
+    active_version,
+    list_versions,
+)
 from tokenomics_contracts.catalogue import topics
 from tokenomics_contracts.cloudevents import RejectionCode
 from tokenomics_quota.projections.balances import QuotaView
@@ -40,7 +55,8 @@ from tokenomics_quota.storage.decision_log import OutboxDecisionLog
 from tokenomics_quota.storage.default_price_book import DefaultPriceBook
 from tokenomics_quota.storage.late_usage import LateUsageMender
 from tokenomics_quota.storage.ledger import PostgresLedger
-from tokenomics_quota.storage.view_feed import ViewFeed
+from tokenomics_quota.storage.state import hashed_part
+from tokenomics_quota.storage.view_feed import ViewFeed, not_ready_because
 from tokenomics_quota.streams.events import (
     OWN_TOPIC,
     decision_event,
@@ -50,7 +66,7 @@ from tokenomics_quota.streams.events import (
     threshold_event,
 )
 from tokenomics_quota.streams.log_ends import LogEnds
-from tokenomics_quota.streams.projection import QuotaProjection
+from tokenomics_quota.streams.projection import USAGE, QuotaProjection
 from tokenomics_quota.usecases.announcing import ThresholdAnnouncer
 from tokenomics_quota.usecases.projecting import KnownGovernance
 
@@ -60,12 +76,19 @@ PRODUCERS_FAULTS = frozenset(
 )
 """Any number of these in a row says nothing against the reader."""
 
+READ_FIRST = (frozenset({OWN_TOPIC}), QuotaProjection.topics - {USAGE})
+"""The own topic, then what governs usage: see :class:`ProjectionConsumer`."""
+
+TOPICS = QuotaProjection.topics | {OWN_TOPIC}
+"""Everything that a version of the derived state follows from."""
+
+_OWN = Schemas(SERVICE, None)
 _CLOCK = SystemClock()
 _PRICES = DefaultPriceBook()
 
 
 def migrations(schemas: Schemas) -> Migrations:
-    """Return the migrations of the service's schemas."""
+    """Return the migrations of the service's own schema, and of one version of the derived state if named."""
     return Migrations(schemas, [MigrationSource("tokenomics_quota", "storage/migrations")])
 
 
@@ -88,13 +111,14 @@ def projector(settings: ProjectSettings, pool: Pool, schemas: Schemas) -> Projec
 
 
 def operations(settings: ServiceSettings, pool: Pool, schemas: Schemas) -> Operations:
-    """Return what operators work with."""
+    """Return what operators work with, on one version of the derived state."""
+    assert schemas.version is not None
     return Operations(
         pool,
         Parking(
             pool, schemas, projection(), _skipped_event, read_records=log_reader(settings.kafka_bootstrap)
         ),
-        derived_version=settings.derived_version,
+        derived_version=schemas.version,
         bootstrap=settings.kafka_bootstrap,
         skip_event_id=skip_event_id,
     )
@@ -105,33 +129,53 @@ def migrate() -> ExitCode:
     settings = load(ServiceSettings)
 
     async def start(_process: Process) -> None:
-        await migrations(_schemas(settings)).migrate(settings.database_url)
+        url = settings.database_url
+        await migrations(_OWN).migrate(url)
+        async with session(url, _OWN, application_name="quota migrate") as connection:
+            live = [each.version for each in await list_versions(connection) if each.state in HAVE_TABLES]
+        for version in live:
+            await migrations(Schemas(SERVICE, version)).migrate(url)
         await create_topics(settings.kafka_bootstrap, topics())
 
     return run(SERVICE, settings, start)
 
 
 def project() -> ExitCode:
-    """Project topics into derived state until stopped."""
+    """Project topics into every live version of the derived state until stopped."""
     settings = load(ProjectSettings)
 
     async def start(process: Process) -> None:
-        schemas = _schemas(settings)
-        pool = await _pool(process, settings, schemas, "quota project")
-        consumer = ProjectionConsumer(
-            settings.kafka_bootstrap,
-            settings.consumer_group or schemas.derived,
-            projector(settings, pool, schemas),
-            _CLOCK,
-            read_first=frozenset({OWN_TOPIC}),
-        )
-        process.readiness["consumer"] = consumer.not_ready_because
-        operator = operations(settings, pool, schemas)
-        process.supervise("consumer", consumer.run)
-        process.supervise("late usage", LateUsageMender(pool, _retry_late(operator)).run)
-        process.supervise("metrics", StateMetrics(pool, operator).run)
+        pool = await _own_pool(process, settings, "quota project")
+        feeds = EachVersion(pool, FED, lambda version: _feed(settings, version))
+        process.readiness["consumer"] = feeds.not_ready_because
+        process.supervise("feeds", feeds.run)
 
     return run(SERVICE, settings, start)
+
+
+def _feed(settings: ProjectSettings, version: int) -> VersionWork:
+    schemas = Schemas(SERVICE, version)
+    readiness: list[ReadinessCheck] = []
+
+    async def work(stopping: asyncio.Event) -> None:
+        async with _version_pool(settings, schemas, "quota project") as pool:
+            consumer = ProjectionConsumer(
+                settings.kafka_bootstrap,
+                _group(settings, version),
+                projector(settings, pool, schemas),
+                _CLOCK,
+                read_first=READ_FIRST,
+                patient_topics=frozenset({OWN_TOPIC}),
+            )
+            readiness[:] = [consumer.not_ready_because]
+            operator = operations(settings, pool, schemas)
+            mender = LateUsageMender(pool, lambda: _retry_late(operator))
+            await all_of(stopping, consumer.run, mender.run, StateMetrics(pool, operator).run)
+
+    async def not_ready_because() -> str | None:
+        return await readiness[0]() if readiness else "it has not begun yet"
+
+    return VersionWork(work, not_ready_because)
 
 
 def relay() -> ExitCode:
@@ -139,10 +183,44 @@ def relay() -> ExitCode:
     settings = load(ServiceSettings)
 
     async def start(process: Process) -> None:
-        schemas = _schemas(settings)
-        _ = await _pool(process, settings, schemas, "quota relay")
-        process.supervise("relay", Relay(settings.database_url, schemas, settings.kafka_bootstrap).run)
-        process.supervise("announcer", Announcer(settings.database_url, schemas, _judge()).run)
+        pool = await _own_pool(process, settings, "quota relay")
+        announcers = EachVersion(pool, {VersionState.ACTIVE}, lambda version: _announcer(settings, version))
+        process.supervise("relay", Relay(settings.database_url, _OWN, settings.kafka_bootstrap).run)
+        process.supervise("announcer", announcers.run)
+
+    return run(SERVICE, settings, start)
+
+
+def _announcer(settings: ServiceSettings, version: int) -> VersionWork:
+    announcer = Announcer(settings.database_url, Schemas(SERVICE, version), _judge())
+
+    async def ready() -> None:
+        return None
+
+    return VersionWork(announcer.run, ready)
+
+
+def replay() -> ExitCode:
+    """Work off rebuilds and verifications, while leading, until stopped."""
+    settings = load(ProjectSettings)
+
+    async def mend(pool: Pool, schemas: Schemas) -> None:
+        await _retry_late(operations(settings, pool, schemas))
+
+    async def start(process: Process) -> None:
+        _ = await _own_pool(process, settings, "quota replay")
+        worker = Replay(
+            settings.database_url,
+            SERVICE,
+            settings.kafka_bootstrap,
+            migrations=migrations,
+            projector=lambda pool, schemas: projector(settings, pool, schemas),
+            read_first=READ_FIRST,
+            group=lambda version: _group(settings, version),
+            mend=mend,
+            hashed_part=hashed_part,
+        )
+        process.supervise("replay", worker.run)
 
     return run(SERVICE, settings, start)
 
@@ -152,59 +230,105 @@ def serve() -> ExitCode:
     settings = load(ServeSettings)
 
     async def start(process: Process) -> None:
-        schemas = _schemas(settings)
-        pool = await _pool(process, settings, schemas, "quota serve")
-        view = QuotaView(Governance(_PRICES))
+        pool = await _own_pool(process, settings, "quota serve")
+        serving = Serving[QuotaView]()
+        by_version: dict[int, Operations] = {}
         meter = FreshnessMeter()
         decisions = OutboxDecisionLog(pool, decision_event)
-        feed = ViewFeed(settings.database_url, schemas, view, _CLOCK)
-        ends = LogEnds(settings.kafka_bootstrap, QuotaProjection.topics, view, meter, _CLOCK)
+        views = EachVersion(
+            pool, FED, lambda version: _served_version(settings, version, serving, by_version)
+        )
+        ends = LogEnds(settings.kafka_bootstrap, QuotaProjection.topics, serving, meter, _CLOCK)
         server = RpcServer(settings, process, await Authenticator.load(settings, _CLOCK))
-        freshness = FreshnessWriter(view, meter, timedelta(seconds=settings.stale_after_seconds))
+        freshness = FreshnessWriter(meter, timedelta(seconds=settings.stale_after_seconds))
         server.add(
             add_QuotaServiceServicer_to_server,
             # The stubs call methods abstract that the generated base class answers with UNIMPLEMENTED.
-            QuotaServicer(view, freshness, decisions, _CLOCK, lambda: str(uuid4())),  # type: ignore[abstract]
+            QuotaServicer(serving, freshness, decisions, _CLOCK, lambda: str(uuid4())),  # type: ignore[abstract]
         )
         server.add(
             add_OperationsServiceServicer_to_server,
-            OperationsServicer(operations(settings, pool, schemas), _operators_only(view)),  # type: ignore[abstract]
+            OperationsServicer(
+                ServedOperations(by_version, lambda: serving.version),
+                Rebuilds(pool, settings.database_url, SERVICE, settings.kafka_bootstrap, TOPICS),
+                Verifications(pool, SERVICE, hashed_part),
+                _operators_only(serving),
+                process.draining,
+            ),
         )
-        process.readiness["view"] = feed.not_ready_because
+
+        async def not_ready() -> str | None:
+            return not_ready_because(serving.current, _CLOCK.now())
+
+        process.readiness["view"] = not_ready
         process.readiness["log ends"] = ends.not_ready_because
         process.supervise("decision log", decisions.run)
-        process.supervise("view feed", feed.run)
+        process.supervise("views", views.run)
+        process.supervise("loaded versions", LoadedVersions(pool, uuid4(), serving).run)
         process.supervise("log ends", ends.run)
         process.supervise("gRPC server", server.run)
 
     return run(SERVICE, settings, start)
 
 
-def _schemas(settings: ServiceSettings) -> Schemas:
-    return Schemas(SERVICE, settings.derived_version)
+def _served_version(
+    settings: ServeSettings,
+    version: int,
+    serving: Serving[QuotaView],
+    by_version: dict[int, Operations],
+) -> VersionWork:
+    schemas = Schemas(SERVICE, version)
+    view = QuotaView(Governance(_PRICES))
+
+    async def work(stopping: asyncio.Event) -> None:
+        async with _version_pool(settings, schemas, "quota serve") as pool:
+            by_version[version] = operations(settings, pool, schemas)
+            try:
+                await ViewFeed(settings.database_url, schemas, view, serving, _CLOCK).run(stopping)
+            finally:
+                serving.drop(version)
+                del by_version[version]
+
+    async def not_ready() -> str | None:
+        return not_ready_because(view, _CLOCK.now())
+
+    return VersionWork(work, not_ready)
 
 
-async def _pool(process: Process, settings: ServiceSettings, schemas: Schemas, application_name: str) -> Pool:
-    """Open a pool, having refused a schema or topics that this code wasn't written for."""
+async def _own_pool(process: Process, settings: ServiceSettings, application_name: str) -> Pool:
+    """Open a pool on what is never rebuilt, having refused schemas and topics this code isn't written for."""
     pool = await process.enter(
-        await create_pool(settings.database_url, schemas, application_name=application_name)
+        await create_pool(settings.database_url, _OWN, application_name=application_name)
     )
     async with pool.acquire() as connection:
-        await migrations(schemas).verify(connection)
+        await migrations(_OWN).verify(connection)
+        await migrations(Schemas(SERVICE, await active_version(connection))).verify(connection)
     await verify_topics(settings.kafka_bootstrap, topics())
     return pool
+
+
+@asynccontextmanager
+async def _version_pool(
+    settings: ServiceSettings, schemas: Schemas, application_name: str
+) -> AsyncIterator[Pool]:
+    """Open a pool on one version of the derived state, having refused another schema."""
+    async with await create_pool(settings.database_url, schemas, application_name=application_name) as pool:
+        async with pool.acquire() as connection:
+            await migrations(schemas).verify(connection)
+        yield pool
+
+
+def _group(settings: ServiceSettings, version: int) -> str:
+    return f"{settings.consumer_group or SERVICE}_v{version}"
 
 
 def _skipped_event(skip: Skip) -> OutboxEvent:
     return skipped_event(skip, _CLOCK.now())
 
 
-def _retry_late(operator: Operations) -> Callable[[], Awaitable[int]]:
-    async def retry_late() -> int:
-        result = await operator.retry(RejectionCode.TOO_LATE)
-        return result.applied
-
-    return retry_late
+async def _retry_late(operator: Operations) -> int:
+    result = await operator.retry(RejectionCode.TOO_LATE)
+    return result.applied
 
 
 def _judge() -> Judge:
@@ -218,12 +342,14 @@ def _judge() -> Judge:
     return judge
 
 
-def _operators_only(view: QuotaView) -> Callable[[Identity], None]:
+def _operators_only(serving: Serving[QuotaView]) -> Callable[[Identity], None]:
     """Let workloads through that the table of callers lists, and of people only operators."""
 
     def authorise(identity: Identity) -> None:
         if identity.on_behalf_of is None:
             return
+        if (view := serving.current) is None:
+            raise UnavailableError("the view is being loaded")
         member = view.governance.directory.member(identity.on_behalf_of).at(_CLOCK.now())
         if member is None or member.value.left or "operator" not in member.value.privileges:
             raise PermissionDeniedError("only operators may do this")

@@ -19,7 +19,7 @@ _CHECK_SECONDS = 1
 
 
 class QuotaProcesses:
-    """One server, one relay and some projectors on a migrated database; made by ``quota_processes``."""
+    """A server, a relay, a replay and some projectors on a migrated database; made by ``quota_processes``."""
 
     def __init__(self, stack: Stack, database_url: str, variables: Mapping[str, str]) -> None:
         self.address = f"127.0.0.1:{free_port()}"
@@ -27,6 +27,7 @@ class QuotaProcesses:
         self.projectors: list[ManagedProcess] = []
         self.server: ManagedProcess
         self.relay: ManagedProcess
+        self.replay: ManagedProcess
         self._stack = stack
         self._environment = {**stack.service_environment(database_url, grpc_listen=self.address), **variables}
 
@@ -65,6 +66,10 @@ class QuotaProcesses:
         """Start the announcer and the outbox's relay."""
         self.relay = self._spawn("relay")
 
+    def start_replay(self) -> None:
+        """Start what works off rebuilds and verifications."""
+        self.replay = self._spawn("replay")
+
     def start_projector(self) -> ManagedProcess:
         """Start one more projector."""
         projector = self._spawn("project", f"project-{len(self.projectors) + 1}")
@@ -92,7 +97,7 @@ class QuotaProcesses:
             process.wait(_STOP_SECONDS)
 
     def _processes(self) -> list[ManagedProcess]:
-        return [self.server, *self.projectors, self.relay]
+        return [self.server, *self.projectors, self.relay, self.replay]
 
     def _spawn(self, command: str, name: str | None = None) -> ManagedProcess:
         argv = [sys.executable, "-m", "tokenomics_quota", command]
@@ -124,6 +129,7 @@ def quota_processes(
     for _ in range(projectors):
         quota.start_projector()
     quota.start_relay()
+    quota.start_replay()
     quota.start_server()
     yield quota
     quota.stop()

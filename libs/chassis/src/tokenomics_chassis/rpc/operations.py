@@ -1,21 +1,47 @@
 """OperationsService, the same in every service, over :class:`OperationsBackend`."""
 
+import asyncio
 import base64
 import binascii
 import json
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any, Protocol, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from tokenomics.operations.v1 import operations_pb2 as pb
 from tokenomics.operations.v1.operations_pb2_grpc import OperationsServiceServicer
 from tokenomics_chassis.operations import AlreadyAppliedError, OperationsBackend, Position
 from tokenomics_chassis.parking import NotParkedError, ParkedRecord, Skip
+from tokenomics_chassis.postgres import wait_for
+from tokenomics_chassis.rebuilds import (
+    NoSuchRebuildError,
+    NotReachedError,
+    Rebuild,
+    RebuildRefusedError,
+    Rebuilds,
+)
 from tokenomics_chassis.records import Place
-from tokenomics_chassis.rpc.errors import FailedPreconditionError, InvalidRequestError, NotFoundError
+from tokenomics_chassis.rpc.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidRequestError,
+    NotFoundError,
+    UnavailableError,
+)
 from tokenomics_chassis.rpc.identity import Identity, current_identity
+from tokenomics_chassis.state_hash import combined
+from tokenomics_chassis.verification import (
+    NoSuchVerificationError,
+    Verdict,
+    Verification,
+    Verifications,
+)
+from tokenomics_chassis.versions import VersionState, Why
 from tokenomics_contracts.units import IDENTIFIER_PATTERN, SLUG_PATTERN
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -23,6 +49,32 @@ Context = grpc.aio.ServicerContext[Any, Any]
 _DEFAULT_PAGE = 100
 _LARGEST_PAGE = 1_000
 _MOST_PLACES = 1_000
+_WATCH_SECONDS = 0.3
+_WATCH_AT_LEAST_EVERY_SECONDS = 4.5
+
+_STATES = {
+    VersionState.CATCHING_UP: pb.REBUILD_STATE_CATCHING_UP,
+    VersionState.CAUGHT_UP: pb.REBUILD_STATE_CAUGHT_UP,
+    VersionState.ACTIVE: pb.REBUILD_STATE_ACTIVE,
+    VersionState.STANDBY: pb.REBUILD_STATE_STANDBY,
+    VersionState.RETIRED: pb.REBUILD_STATE_RETIRED,
+    VersionState.FAILED: pb.REBUILD_STATE_FAILED,
+}
+_VERDICTS = {
+    Verdict.RUNNING: pb.VERIFY_STATE_RUNNING,
+    Verdict.EQUAL: pb.VERIFY_STATE_EQUAL,
+    Verdict.DIFFERENT: pb.VERIFY_STATE_DIFFERENT,
+    Verdict.FAILED: pb.VERIFY_STATE_FAILED,
+}
+
+M = TypeVar("M", bound=Message)
+
+
+class _Change(Protocol):
+    """What every request has that changes something."""
+
+    reason_code: str
+    ticket_id: str
 
 
 class NotParkedRpcError(NotFoundError):
@@ -37,6 +89,30 @@ class AlreadyAppliedRpcError(FailedPreconditionError):
     reason = "ALREADY_APPLIED"
 
 
+class NoSuchRebuildRpcError(NotFoundError):
+    """No rebuild has this id."""
+
+    reason = "NO_SUCH_REBUILD"
+
+
+class RebuildRefusedRpcError(FailedPreconditionError):
+    """The version, or another one, is in no state for that."""
+
+    reason = "REBUILD_REFUSED"
+
+
+class NotReachedRpcError(DeadlineExceededError):
+    """The version didn't reach the one that serves while that one was frozen; nothing changed."""
+
+    reason = "REBUILD_NOT_LEVEL"
+
+
+class NoSuchVerificationRpcError(NotFoundError):
+    """No verification has this id."""
+
+    reason = "NO_SUCH_VERIFICATION"
+
+
 class OperationsServicer(OperationsServiceServicer):
     """Serves operators.
 
@@ -45,11 +121,23 @@ class OperationsServicer(OperationsServiceServicer):
     authorise
         Raises PermissionDeniedError when the identity may not operate this service (a person without the
         privilege). Whether the caller may call the method was checked before.
+    draining
+        Set when the process stops: watches end then, for their callers to watch elsewhere.
     """
 
-    def __init__(self, backend: OperationsBackend, authorise: Callable[[Identity], None]) -> None:
+    def __init__(
+        self,
+        backend: OperationsBackend,
+        rebuilds: Rebuilds,
+        verifications: Verifications,
+        authorise: Callable[[Identity], None],
+        draining: asyncio.Event,
+    ) -> None:
         self._backend = backend
+        self._rebuilds = rebuilds
+        self._verifications = verifications
         self._authorise = authorise
+        self._draining = draining
 
     async def GetPositions(  # noqa: N802 - the contract's name
         self, request: pb.GetPositionsRequest, _context: Context
@@ -129,8 +217,135 @@ class OperationsServicer(OperationsServiceServicer):
         except AlreadyAppliedError as error:
             raise AlreadyAppliedRpcError(str(error)) from error
 
+    async def StartRebuild(  # noqa: N802
+        self, request: pb.StartRebuildRequest, _context: Context
+    ) -> pb.StartRebuildResponse:
+        """Record that the next version shall be filled."""
+        why = self._why(request, "rebuild_id", request.rebuild_id)
+        with _rebuild_errors():
+            return pb.StartRebuildResponse(
+                rebuild=_rebuild_to_pb(await self._rebuilds.start(request.rebuild_id, why))
+            )
 
-def _why_violations(request: pb.RetryParkedEventsRequest | pb.SkipParkedEventRequest) -> dict[str, str]:
+    async def ListRebuilds(  # noqa: N802
+        self, request: pb.ListRebuildsRequest, _context: Context
+    ) -> pb.ListRebuildsResponse:
+        """Return the versions, newest first."""
+        self._authorise(current_identity())
+        rebuilds = await self._rebuilds.list(include_retired=request.include_retired)
+        return pb.ListRebuildsResponse(rebuilds=map(_rebuild_to_pb, rebuilds))
+
+    async def WatchRebuild(  # noqa: N802
+        self, request: pb.WatchRebuildRequest, _context: Context
+    ) -> AsyncIterator[pb.WatchRebuildResponse]:
+        """Report a rebuild's progress until it is caught up or has ended otherwise."""
+        self._authorise(current_identity())
+
+        async def look() -> tuple[pb.Rebuild, bool]:
+            with _rebuild_errors():
+                rebuild = await self._rebuilds.get(request.rebuild_id)
+            return _rebuild_to_pb(rebuild), rebuild.version.state is VersionState.CATCHING_UP
+
+        async for seen in self._watch(look):
+            yield pb.WatchRebuildResponse(rebuild=seen)
+
+    async def PromoteRebuild(  # noqa: N802
+        self, request: pb.PromoteRebuildRequest, _context: Context
+    ) -> pb.PromoteRebuildResponse:
+        """Make a version serve."""
+        why = self._why(request, "rebuild_id", request.rebuild_id)
+        with _rebuild_errors():
+            return pb.PromoteRebuildResponse(
+                rebuild=_rebuild_to_pb(await self._rebuilds.promote(request.rebuild_id, why))
+            )
+
+    async def RollbackRebuild(  # noqa: N802
+        self, request: pb.RollbackRebuildRequest, _context: Context
+    ) -> pb.RollbackRebuildResponse:
+        """Make the version serve that served before."""
+        why = self._why(request, "rebuild_id", request.rebuild_id)
+        with _rebuild_errors():
+            return pb.RollbackRebuildResponse(
+                rebuild=_rebuild_to_pb(await self._rebuilds.roll_back(request.rebuild_id, why))
+            )
+
+    async def RetireRebuild(  # noqa: N802
+        self, request: pb.RetireRebuildRequest, _context: Context
+    ) -> pb.RetireRebuildResponse:
+        """Drop a version that doesn't serve."""
+        why = self._why(request, "rebuild_id", request.rebuild_id)
+        with _rebuild_errors():
+            return pb.RetireRebuildResponse(
+                rebuild=_rebuild_to_pb(await self._rebuilds.retire(request.rebuild_id, why))
+            )
+
+    async def StartVerify(  # noqa: N802
+        self, request: pb.StartVerifyRequest, _context: Context
+    ) -> pb.StartVerifyResponse:
+        """Record that the state shall be recomputed and compared."""
+        why = self._why(request, "verify_id", request.verify_id)
+        with _rebuild_errors():
+            try:
+                verification = await self._verifications.start(request.verify_id, request.part, why)
+            except ValueError as error:
+                raise InvalidRequestError({"part": str(error)}) from error
+        return pb.StartVerifyResponse(verify=_verification_to_pb(verification))
+
+    async def WatchVerify(  # noqa: N802
+        self, request: pb.WatchVerifyRequest, _context: Context
+    ) -> AsyncIterator[pb.WatchVerifyResponse]:
+        """Report a verification's progress, and its verdict."""
+        self._authorise(current_identity())
+
+        async def look() -> tuple[pb.Verify, bool]:
+            with _rebuild_errors():
+                verification = await self._verifications.get(request.verify_id)
+            return _verification_to_pb(verification), verification.verdict is Verdict.RUNNING
+
+        async for seen in self._watch(look):
+            yield pb.WatchVerifyResponse(verify=seen)
+
+    async def _watch(self, look: Callable[[], Awaitable[tuple[M, bool]]]) -> AsyncIterator[M]:
+        """Give what changed, and every five seconds what did not, until there is nothing more to come."""
+        last: M | None = None
+        told_at = 0.0
+        while True:
+            seen, goes_on = await look()
+            if seen != last or monotonic() > told_at + _WATCH_AT_LEAST_EVERY_SECONDS:
+                yield seen
+                last, told_at = seen, monotonic()
+            if not goes_on:
+                return
+            if await wait_for(self._draining, _WATCH_SECONDS):
+                raise UnavailableError("this server stops: watch on at another one")
+
+    def _why(self, request: _Change, id_field: str, chosen_id: str) -> Why:
+        """Let through who may operate, with an id and a reason that are well formed."""
+        identity = current_identity()
+        self._authorise(identity)
+        violations = _why_violations(request)
+        if not re.fullmatch(IDENTIFIER_PATTERN, chosen_id):
+            violations[id_field] = f"must match {IDENTIFIER_PATTERN}"
+        if violations:
+            raise InvalidRequestError(violations)
+        return Why(request.reason_code, request.ticket_id, identity.on_behalf_of or identity.caller)
+
+
+@contextmanager
+def _rebuild_errors() -> Iterator[None]:
+    try:
+        yield
+    except NoSuchRebuildError as error:
+        raise NoSuchRebuildRpcError(str(error)) from error
+    except NoSuchVerificationError as error:
+        raise NoSuchVerificationRpcError(str(error)) from error
+    except RebuildRefusedError as error:
+        raise RebuildRefusedRpcError(str(error)) from error
+    except NotReachedError as error:
+        raise NotReachedRpcError(str(error)) from error
+
+
+def _why_violations(request: _Change) -> dict[str, str]:
     """Hold that an operator's action carries a reason code and a ticket, never free text."""
     violations = {}
     if not re.fullmatch(SLUG_PATTERN, request.reason_code):
@@ -174,6 +389,36 @@ def _parked_to_pb(parked: ParkedRecord) -> pb.ParkedEvent:
 def _legible(name: str) -> str:
     """Escape what isn't UTF-8 with backslashes: protobuf takes no surrogates, as which it is kept."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def _rebuild_to_pb(rebuild: Rebuild) -> pb.Rebuild:
+    version = rebuild.version
+    message = pb.Rebuild(
+        rebuild_id=version.rebuild_id,
+        derived_version=version.version,
+        state=_STATES[version.state],
+        applied_records=rebuild.applied_records,
+        total_records=version.total_records or 0,
+        lag=rebuild.lag or 0,
+        error_message=version.error_message or "",
+    )
+    message.started_at.FromDatetime(version.started_at)
+    if version.caught_up_at is not None:
+        message.caught_up_at.FromDatetime(version.caught_up_at)
+    return message
+
+
+def _verification_to_pb(found: Verification) -> pb.Verify:
+    return pb.Verify(
+        verify_id=found.verify_id,
+        state=_VERDICTS[found.verdict],
+        applied_records=found.applied_records,
+        total_records=found.total_records,
+        live_hash=combined(found.live_hashes) if found.live_hashes else "",
+        recomputed_hash=combined(found.recomputed_hashes) if found.recomputed_hashes else "",
+        different_tables=found.different_tables,
+        error_message=found.error_message or "",
+    )
 
 
 def _place_to_token(place: Place) -> str:

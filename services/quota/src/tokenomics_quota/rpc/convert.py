@@ -306,10 +306,9 @@ def _unblock_to_pb(unblock: Unblock) -> pb.Unblock:
 
 
 class FreshnessWriter:
-    """Writes how fresh the view is; the message is made anew only when it changes."""
+    """Writes how fresh a view is; the message is made anew only when it changes."""
 
-    def __init__(self, view: QuotaView, meter: FreshnessMeter, stale_after: timedelta) -> None:
-        self._view = view
+    def __init__(self, meter: FreshnessMeter, stale_after: timedelta) -> None:
         self._meter = meter
         self._stale_after = stale_after
         self._refreshed_at: datetime | None = None
@@ -317,18 +316,17 @@ class FreshnessWriter:
         self._message = pb.Freshness()
         self._in_answer = b""
 
-    def at(self, now: datetime) -> pb.Freshness:
+    def at(self, view: QuotaView, now: datetime) -> pb.Freshness:
         """Return the freshness of an answer given now; the caller must not keep or change the message."""
-        self._write(now)
+        self._write(view, now)
         return self._message
 
-    def in_answer(self, now: datetime) -> bytes:
+    def in_answer(self, view: QuotaView, now: datetime) -> bytes:
         """Return it as the part of a serialized ``CheckQuotaResponse`` that it is."""
-        self._write(now)
+        self._write(view, now)
         return self._in_answer
 
-    def _write(self, now: datetime) -> None:
-        view = self._view
+    def _write(self, view: QuotaView, now: datetime) -> None:
         lag = self._meter.lag(now)
         tenths = None if lag is None else lag // _TENTH
         stale = lag is None or lag > self._stale_after

@@ -20,6 +20,7 @@ from tokenomics_chassis.rpc.errors import (
     UnimplementedError,
 )
 from tokenomics_chassis.rpc.identity import current_identity
+from tokenomics_chassis.serving import Serving
 from tokenomics_chassis.telemetry import current_traceparent
 from tokenomics_contracts.units import AccountId, PeriodId
 from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose, parse_account_id
@@ -55,13 +56,13 @@ class QuotaServicer(QuotaServiceServicer):
 
     def __init__(
         self,
-        view: QuotaView,
+        serving: Serving[QuotaView],
         freshness: FreshnessWriter,
         decisions: DecisionLog,
         clock: Clock,
         new_id: Callable[[], str],
     ) -> None:
-        self._view = view
+        self._serving = serving
         self._freshness = freshness
         self._decisions = decisions
         self._clock = clock
@@ -71,15 +72,15 @@ class QuotaServicer(QuotaServiceServicer):
         self, request: pb.CheckQuotaRequest, _context: Context
     ) -> bytes:
         """Decide one call; an answer other than a plain ALLOW leaves a decision record."""
-        now = self._ready()
+        now = self._clock.now()
         if request.WhichOneof("consistency") not in {None, "minimize_latency"}:
             raise UnimplementedError("this version answers with minimize_latency only")
         call, purpose = call_from_pb(request)
-        identity, sees = current_identity(), self._sight(now)
-        answer = check(self._view, call, now, sees)
+        identity, sees, view = current_identity(), self._sight(now), self._view
+        answer = check(view, call, now, sees)
         _authorize(sees, answer.balances[0].account)
         check_bound(answer.estimate.cost_micro_usd, "estimated_input_tokens", "estimated_output_tokens")
-        decision_id = self._new_id()
+        decision_id, freshness = self._new_id(), self._freshness.in_answer(view, now)
         if answer.decision is not Decision.ALLOW:
             await self._decisions.add(
                 Decided(
@@ -88,18 +89,18 @@ class QuotaServicer(QuotaServiceServicer):
                     purpose,
                     identity.caller,
                     answer,
-                    dict(self._view.next_offsets),
+                    dict(view.next_offsets),
                     now,
                     current_traceparent(),
                 )
             )
-        return answer_to_bytes(answer, decision_id, self._freshness.in_answer(now), sees)
+        return answer_to_bytes(answer, decision_id, freshness, sees)
 
     async def EstimateCost(  # noqa: N802 - the contract's name
         self, request: pb.EstimateCostRequest, _context: Context
     ) -> pb.EstimateCostResponse:
         """Price a call as usage at that time is priced."""
-        now = self._ready()
+        now = self._clock.now()
         quantities = estimate_from_pb(request)
         at = time_from_pb(request.at, "at") if request.HasField("at") else now
         priced, book = estimate_cost(self._view.governance, request.provider, request.model, quantities, at)
@@ -117,7 +118,7 @@ class QuotaServicer(QuotaServiceServicer):
 
         A person must be allowed to see the account or, with a subject, the subject's own and the project's.
         """
-        now = self._ready()
+        now = self._clock.now()
         sees = self._sight(now)
         if request.WhichOneof("target") == "account_id":
             accounts = [_account("account_id", request.account_id)]
@@ -131,7 +132,7 @@ class QuotaServicer(QuotaServiceServicer):
             accounts = [account for account in carrying if sees(account)]
         return pb.GetBalanceResponse(
             accounts=[balance_to_pb(self._view.balance(account, now)) for account in accounts],
-            freshness=self._freshness.at(now),
+            freshness=self._freshness.at(self._view, now),
             quota_policy_version=self._view.governance.quota_policies.at(now).version,
         )
 
@@ -139,7 +140,7 @@ class QuotaServicer(QuotaServiceServicer):
         self, request: pb.ListBalancesRequest, _context: Context
     ) -> pb.ListBalancesResponse:
         """Return a page of balances that the person asking may see, by account id."""
-        now = self._ready()
+        now = self._clock.now()
         period = _period(request.period) or self._view.governance.calendars.at(now).period_of(now)
         self._require_at_hand(period)
         kind = kind_from_pb(request.kind)
@@ -162,7 +163,7 @@ class QuotaServicer(QuotaServiceServicer):
         return pb.ListBalancesResponse(
             accounts=[balance_to_pb(self._view.balance(account, now)) for account in page],
             next_page_token=page[-1].account_id if len(found) > size else "",
-            freshness=self._freshness.at(now),
+            freshness=self._freshness.at(self._view, now),
         )
 
     def _candidates(
@@ -188,10 +189,13 @@ class QuotaServicer(QuotaServiceServicer):
         following = (ids[place] for place in range(start, len(ids)))
         return map(parse_account_id, takewhile(lambda each: each.startswith(prefix), following))
 
-    def _ready(self) -> datetime:
-        if self._view.refreshed_at is None:
+    @property
+    def _view(self) -> QuotaView:
+        """The view that answers now; after an await it may be another one."""
+        view = self._serving.current
+        if view is None:
             raise UnavailableError("the view is being loaded")
-        return self._clock.now()
+        return view
 
     def _accounts_of(self, subject: str, project: str, now: datetime) -> list[Account]:
         violations = {

@@ -1,21 +1,28 @@
 """The derived state of quota, as the canonical hash sees it."""
 
+from collections.abc import Mapping
+from typing import Final
+
 from tokenomics_chassis.state_hash import PARKED, POSITIONS, SKIPPED, HashedTable
+from tokenomics_chassis.verification import HashedState
+from tokenomics_quota.domain.accounts import AccountKind, Purpose, parse_account_id
+
+_FACTS = "SELECT * FROM fact WHERE event_kind <> 'awaited'"
+_POSTED = """
+SELECT account_id, period, sum(posted_micro_usd)::bigint AS posted_micro_usd FROM posted {}
+GROUP BY account_id, period HAVING sum(posted_micro_usd) <> 0
+"""
+_POSTED_LEFT_OUT = {
+    "source_id": "which source posted a part depends on the order in which topics were read",
+    "change_seq": "counts transactions",
+}
 
 DERIVED_TABLES = (
     POSITIONS,
     PARKED,
     SKIPPED,
-    HashedTable("fact", "SELECT * FROM fact WHERE event_kind <> 'awaited'"),
-    HashedTable(
-        "posted",
-        "SELECT account_id, period, sum(posted_micro_usd)::bigint AS posted_micro_usd FROM posted"
-        " GROUP BY account_id, period HAVING sum(posted_micro_usd) <> 0",
-        {
-            "source_id": "which source posted a part depends on the order in which topics were read",
-            "change_seq": "counts transactions",
-        },
-    ),
+    HashedTable("fact", _FACTS),
+    HashedTable("posted", _POSTED.format(""), _POSTED_LEFT_OUT),
     HashedTable(
         "governing_event",
         "SELECT topic, identity, digest, append_ms, partition, record_offset, event_type, data"
@@ -30,3 +37,41 @@ NOT_DERIVED = {
     "repeated": "a repetition changes nothing; it is kept for the day its original proves to be in the wrong",
 }
 """Tables of the derived schema that the hash leaves out, with the reason."""
+
+_OF_NO_ACCOUNT = dict.fromkeys(
+    ("position", "parked", "skipped", "governing_event"), "is of no single account"
+)
+_OWNERS: Final[Mapping[AccountKind, str]] = {
+    AccountKind.SUBJECT: "subject_id = $3",
+    AccountKind.PROJECT: "project_id = $3",
+    AccountKind.TEAM: "team_id = $3",
+    AccountKind.COST_CENTRE: "cost_centre_id = $3",
+    AccountKind.UNATTRIBUTED: "subject_id IS NULL AND $3 <> ''",
+}
+
+
+def hashed_part(part: str) -> HashedState:
+    """Name what is hashed of one account, its total and the facts it adds up, or of all for the empty name.
+
+    Raises
+    ------
+    ValueError
+        It is no account id.
+    """
+    if not part:
+        return HashedState(DERIVED_TABLES, NOT_DERIVED)
+    account = parse_account_id(part)
+    purposes = [account.purpose]
+    if account.purpose is Purpose.ALL:
+        purposes = [Purpose.OPERATIONAL, Purpose.EXPERIMENT]
+    facts = f"{_FACTS} AND period = $1 AND purpose = ANY($2::text[]) AND {_OWNERS[account.kind]}"
+    lines = [account.for_purpose(purpose).account_id for purpose in purposes]
+    return HashedState(
+        (
+            HashedTable("fact", facts, arguments=(account.period, purposes, account.owner_id)),
+            HashedTable(
+                "posted", _POSTED.format("WHERE account_id = ANY($1)"), _POSTED_LEFT_OUT, arguments=(lines,)
+            ),
+        ),
+        {**NOT_DERIVED, **_OF_NO_ACCOUNT},
+    )

@@ -8,6 +8,8 @@ import asyncpg
 from tokenomics_chassis.changes import ChangeFollower, listen
 from tokenomics_chassis.clock import Clock
 from tokenomics_chassis.postgres import Backoff, Schemas, Session, is_away, session
+from tokenomics_chassis.serving import Serving
+from tokenomics_chassis.versions import active_version
 from tokenomics_contracts.units import PeriodId
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.governance import Governance
@@ -23,27 +25,32 @@ are a minute old into none. What lasts longer is a replica cut off, and the othe
 """
 
 
-class ViewFeed:
-    """Feeds a view; the only writer of it."""
+def not_ready_because(view: QuotaView | None, now: datetime) -> str | None:
+    """Tell why a view shouldn't be asked: never loaded, or not refreshed for too long."""
+    if view is None or view.refreshed_at is None:
+        return "the view is not loaded yet"
+    age = now - view.refreshed_at
+    if age > UNREFRESHED_BOUND:
+        return f"the view was last refreshed {age.total_seconds():.0f} s ago"
+    return None
 
-    def __init__(self, url: str, schemas: Schemas, view: QuotaView, clock: Clock) -> None:
+
+class ViewFeed:
+    """Feeds the view of one version of the derived state; the only writer of it."""
+
+    def __init__(
+        self, url: str, schemas: Schemas, view: QuotaView, serving: Serving[QuotaView], clock: Clock
+    ) -> None:
+        assert schemas.version is not None
         self._url = url
         self._schemas = schemas
+        self._version = schemas.version
         self._view = view
+        self._serving = serving
         self._known = KnownGovernance(view.governance)
         self._clock = clock
         self._follower = ChangeFollower()
         self._from_scratch = True
-
-    async def not_ready_because(self) -> str | None:
-        """Tell why the view shouldn't be asked: never loaded, or not refreshed for too long."""
-        refreshed_at = self._view.refreshed_at
-        if refreshed_at is None:
-            return "the view is not loaded yet"
-        age = self._clock.now() - refreshed_at
-        if age > UNREFRESHED_BOUND:
-            return f"the view was last refreshed {age.total_seconds():.0f} s ago"
-        return None
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Follow until told to stop; a lost database leaves the view as it is, older by the minute."""
@@ -67,9 +74,15 @@ class ViewFeed:
                 await signal.wait()
 
     async def refresh(self, connection: Session) -> None:
-        """Bring the view to the committed state, read in one snapshot."""
+        """Bring the view to the committed state, read in one snapshot.
+
+        A view that answers while another version serves stands still: see :class:`Serving`.
+        """
         now, view = self._clock.now(), self._view
         async with connection.transaction(isolation="repeatable_read", readonly=True):
+            active = await active_version(connection)
+            if not self._serving.may_move(self._version, active):
+                return
             governance = await self._known.read(PostgresLedger(connection))
             horizon = _previous_period(governance, now)
             follower, changes = self._follower, await self._follower.poll(connection)
@@ -98,6 +111,7 @@ class ViewFeed:
         follower.acknowledge(changes)
         self._follower, self._from_scratch = follower, False
         view.refreshed_at = now
+        self._serving.put(self._version, view, active)
 
 
 def _previous_period(governance: Governance, now: datetime) -> PeriodId:

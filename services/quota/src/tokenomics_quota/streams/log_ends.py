@@ -8,6 +8,7 @@ from aiokafka.errors import KafkaError
 
 from tokenomics_chassis.clock import Clock
 from tokenomics_chassis.postgres import Backoff, wait_for
+from tokenomics_chassis.serving import Serving
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.freshness import FreshnessMeter
 
@@ -21,11 +22,16 @@ class LogEnds:
     """Reads the end offsets of some topics twice a second into a freshness meter."""
 
     def __init__(
-        self, bootstrap: str, topics: frozenset[str], view: QuotaView, meter: FreshnessMeter, clock: Clock
+        self,
+        bootstrap: str,
+        topics: frozenset[str],
+        serving: Serving[QuotaView],
+        meter: FreshnessMeter,
+        clock: Clock,
     ) -> None:
         self._bootstrap = bootstrap
         self._topics = topics
-        self._view = view
+        self._serving = serving
         self._meter = meter
         self._clock = clock
 
@@ -54,7 +60,8 @@ class LogEnds:
             at = self._clock.now()
             ends = await consumer.end_offsets(await _partitions(consumer, self._topics))
             self._meter.observe_ends({f"{tp.topic}/{tp.partition}": end for tp, end in ends.items()}, at)
-            self._meter.observe_view(self._view.next_offsets)
+            view = self._serving.current
+            self._meter.observe_view(view.next_offsets if view else {})
             backoff.reset()
             await wait_for(stopping, POLL_SECONDS)
 

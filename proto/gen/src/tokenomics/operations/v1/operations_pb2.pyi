@@ -927,7 +927,7 @@ class Verify(_message.Message):
     total_records: _builtins.int
     """Records up to the positions at which the two are compared."""
     live_hash: _builtins.str
-    """Hash of the state that serves, in hexadecimal; empty while running."""
+    """Hash of the state that serves over all that was compared, in hexadecimal; empty while running."""
     recomputed_hash: _builtins.str
     """Hash of the recomputed state, in hexadecimal; empty while running."""
     error_message: _builtins.str
@@ -965,22 +965,26 @@ class StartVerifyRequest(_message.Message):
     VERIFY_ID_FIELD_NUMBER: _builtins.int
     REASON_CODE_FIELD_NUMBER: _builtins.int
     TICKET_ID_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
     verify_id: _builtins.str
     """Chosen by the caller; the same id is the same verification."""
     reason_code: _builtins.str
     """Code of the operator's reason."""
     ticket_id: _builtins.str
     """The operator's ticket."""
+    part: _builtins.str
+    """Compare this part alone, as the service names its parts (for quota an account id); empty: everything."""
     def __init__(
         self,
         *,
         verify_id: _builtins.str = ...,
         reason_code: _builtins.str = ...,
         ticket_id: _builtins.str = ...,
+        part: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason_code", b"reason_code", "ticket_id", b"ticket_id", "verify_id", b"verify_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["part", b"part", "reason_code", b"reason_code", "ticket_id", b"ticket_id", "verify_id", b"verify_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -199,7 +199,8 @@ class OperationsServiceServicer:
     def StartVerify(self, request, context):
         """Starts recomputing the derived state from the log, to compare it with the version that serves.
         Idempotent on `verify_id`.
-        Errors: FAILED_PRECONDITION while another verification is running.
+        Errors: INVALID_ARGUMENT for a part that the service doesn't have; FAILED_PRECONDITION while another
+        verification is running.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -86,7 +86,8 @@ class OperationsServiceStub:
     StartVerify: _grpc.UnaryUnaryMultiCallable[_operations_pb2.StartVerifyRequest, _operations_pb2.StartVerifyResponse]
     """Starts recomputing the derived state from the log, to compare it with the version that serves.
     Idempotent on `verify_id`.
-    Errors: FAILED_PRECONDITION while another verification is running.
+    Errors: INVALID_ARGUMENT for a part that the service doesn't have; FAILED_PRECONDITION while another
+    verification is running.
     """
     WatchVerify: _grpc.UnaryStreamMultiCallable[_operations_pb2.WatchVerifyRequest, _operations_pb2.WatchVerifyResponse]
     """Streams a verification's progress and at its end the verdict.
@@ -151,7 +152,8 @@ class OperationsServiceAsyncStub(OperationsServiceStub):
     StartVerify: _aio.UnaryUnaryMultiCallable[_operations_pb2.StartVerifyRequest, _operations_pb2.StartVerifyResponse]  # type: ignore[assignment]
     """Starts recomputing the derived state from the log, to compare it with the version that serves.
     Idempotent on `verify_id`.
-    Errors: FAILED_PRECONDITION while another verification is running.
+    Errors: INVALID_ARGUMENT for a part that the service doesn't have; FAILED_PRECONDITION while another
+    verification is running.
     """
     WatchVerify: _aio.UnaryStreamMultiCallable[_operations_pb2.WatchVerifyRequest, _operations_pb2.WatchVerifyResponse]  # type: ignore[assignment]
     """Streams a verification's progress and at its end the verdict.
@@ -279,7 +281,8 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_operations_pb2.StartVerifyResponse, _abc.Awaitable[_operations_pb2.StartVerifyResponse]]:
         """Starts recomputing the derived state from the log, to compare it with the version that serves.
         Idempotent on `verify_id`.
-        Errors: FAILED_PRECONDITION while another verification is running.
+        Errors: INVALID_ARGUMENT for a part that the service doesn't have; FAILED_PRECONDITION while another
+        verification is running.
         """
 
     @_abc_1.abstractmethod
