@@ -16,6 +16,7 @@ from pathlib import Path
 from tests.proofs import (
     exactly_once,
     poison_is_parked,
+    rebuild_under_traffic,
     replay_equals_live,
     thresholds_once,
     wrong_identity_refused,
@@ -28,6 +29,7 @@ PROOFS: dict[str, Prove] = {
     "thresholds-once": thresholds_once.prove,
     "poison-is-parked": poison_is_parked.prove,
     "wrong-identity-refused": wrong_identity_refused.prove,
+    "rebuild-under-traffic": rebuild_under_traffic.prove,
 }
 
 

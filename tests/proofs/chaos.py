@@ -94,6 +94,8 @@ class Fleet:
         self.unexpected: list[str] = []
         """Ends that were not our doing, with the last lines of the log."""
         self._processes: list[ManagedProcess] = []
+        self.always_armed: str | None = None
+        """A failpoint, with its probability, that every process started from now on dies at."""
         self._armed: dict[int, str] = {}
         self._keeper: asyncio.Task[None] | None = None
 
@@ -110,6 +112,12 @@ class Fleet:
     def kill_one(self, rng: random.Random) -> None:
         """SIGKILL a process, whatever it is doing."""
         os.kill(self._processes[self._running(rng)].pid, signal.SIGKILL)
+
+    async def kill_one_soon(self, rng: random.Random) -> None:
+        """SIGKILL a process, as soon as one runs again."""
+        while not any(process.running for process in self._processes):  # noqa: ASYNC110 - the keeper's work
+            await asyncio.sleep(0.05)
+        self.kill_one(rng)
 
     async def pause_one(self, rng: random.Random, seconds: float) -> None:
         """SIGSTOP a process, and let it go on later as if nothing had happened."""
@@ -138,7 +146,7 @@ class Fleet:
         return rng.choice([number for number, process in enumerate(self._processes) if process.running])
 
     def _spawn(self, number: int) -> ManagedProcess:
-        armed = self._armed.pop(number, None)
+        armed = self._armed.pop(number, self.always_armed)
         variables = {} if armed is None else {"TOKENOMICS_FAILPOINTS": armed}
         return self.arena.spawn(f"{self.command}-{number}", self.command, **variables)
 

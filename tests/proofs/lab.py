@@ -85,7 +85,7 @@ class Arena:
         self.database_url = database_url
         self.failpoint_log = stack.folder / "failpoints.log"
         self.group = database_url.rpartition("/")[2]
-        """Consumer group of this database's projectors."""
+        """What the names of this database's consumer groups begin with."""
         self._variant = variant
         self._connection: asyncpg.Connection[Any] | None = None
 
@@ -137,15 +137,15 @@ class Arena:
             except asyncpg.InterfaceError:
                 self._connection = None
 
-    async def positions(self) -> dict[tuple[str, int], int]:
-        """Return the next offset of each topic-partition that the database knows."""
-        rows = await self.fetch("SELECT topic, partition, next_offset FROM position")
+    async def positions(self, version: int = 1) -> dict[tuple[str, int], int]:
+        """Return the next offset of each topic-partition that a version of the derived state knows."""
+        rows = await self.fetch(f"SELECT topic, partition, next_offset FROM quota_v{version}.position")  # noqa: S608 - a number
         return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
 
     async def committed_beyond_positions(self) -> list[str]:
         """Return the partitions whose offset in Kafka runs ahead of the position in the database."""
         positions = await self.positions()
-        consumer = AIOKafkaConsumer(bootstrap_servers=self.stack.kafka.bootstrap, group_id=self.group)
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.stack.kafka.bootstrap, group_id=f"{self.group}_v1")
         await consumer.start()
         try:
             committed = {place: await consumer.committed(TopicPartition(*place)) or 0 for place in positions}
@@ -157,7 +157,9 @@ class Arena:
             if offset > positions[place]
         ]
 
-    async def projected(self, ends: Mapping[tuple[str, int], int], *, within_seconds: float) -> None:
+    async def projected(
+        self, ends: Mapping[tuple[str, int], int], *, within_seconds: float, version: int = 1
+    ) -> None:
         """Wait until the positions have reached these ends.
 
         Raises
@@ -169,7 +171,7 @@ class Arena:
         try:
             async with asyncio.timeout(within_seconds):
                 while True:
-                    positions = await self.positions()
+                    positions = await self.positions(version)
                     missing = {
                         place: end - positions.get(place, 0)
                         for place, end in ends.items()

@@ -5,15 +5,13 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-import asyncpg
-
 from tests.proofs.chaos import Fleet
 from tests.proofs.compare import compare
 from tests.proofs.exactly_once import CATCH_UP_SECONDS, ends_of, live_run
-from tests.proofs.lab import INPUTS, SCHEMAS, Arena, Lab, Verdict
+from tests.proofs.lab import INPUTS, Arena, Lab, Verdict
 from tests.proofs.recompute import USAGE, RawRecord, Recomputation, recompute
 from tests.proofs.variant import applied
-from tokenomics_chassis.postgres import Schemas, create_pool
+from tokenomics_chassis.postgres import Schemas, create_pool, session
 from tokenomics_chassis.records import Record
 from tokenomics_chassis.state_hash import POSITIONS, state_hash
 from tokenomics_quota import bootstrap
@@ -35,7 +33,7 @@ async def prove(lab: Lab) -> Verdict:
     run = await live_run(lab)
     rng = random.Random(lab.seed)
     inputs = [record for record in run.records if record.topic in INPUTS]
-    live = await _hash(run.arena)
+    live = await hash_of(run.arena)
     failures = []
 
     replay = run.arena.on_another_database()
@@ -51,7 +49,7 @@ async def prove(lab: Lab) -> Verdict:
         return Verdict({"records": len(inputs)}, failures)
     with applied(lab.variant):
         shuffled = await _read_anew(run.arena, _shuffled(inputs, rng))
-        if await _hash(shuffled) != live:
+        if await hash_of(shuffled) != live:
             failures.append("all records in shuffled order have another hash than the live state")
             failures += (await compare(shuffled, run.truth, inputs))[1]
 
@@ -59,7 +57,7 @@ async def prove(lab: Lab) -> Verdict:
         short = _beginning(inputs, SHORT_USAGE_RECORDS)
         truth = recompute(short)
         again = _with_duplicates(short, truth, rng)
-        expected = await _hash(await _read_anew(run.arena, _in_order(short)), with_positions=False)
+        expected = await hash_of(await _read_anew(run.arena, _in_order(short)), with_positions=False)
         orders = {
             "governing last": _governing_last(again),
             "governing first": _governing_first(again),
@@ -67,7 +65,7 @@ async def prove(lab: Lab) -> Verdict:
         }
         for name, order in orders.items():
             reading = await _read_anew(run.arena, order)
-            if await _hash(reading, with_positions=False) != expected:
+            if await hash_of(reading, with_positions=False) != expected:
                 failures.append(f"with duplicates, {name}: another hash than in order")
                 failures += (await compare(reading, truth, short))[1]
     figures = {
@@ -81,22 +79,21 @@ async def prove(lab: Lab) -> Verdict:
     return Verdict(figures, failures)
 
 
-async def _hash(arena: Arena, *, with_positions: bool = True) -> str:
+async def hash_of(arena: Arena, *, with_positions: bool = True, version: int = 1) -> str:
+    """Hash one version of the derived state, as the product defines it."""
     tables = [each for each in DERIVED_TABLES if with_positions or each is not POSITIONS]
     left_out = NOT_DERIVED if with_positions else {**NOT_DERIVED, "position": "the duplicates lie behind it"}
-    connection = await asyncpg.connect(arena.database_url, server_settings={"search_path": SCHEMAS})
-    try:
-        return await state_hash(connection, SCHEMAS.partition(",")[0], tables, left_out)
-    finally:
-        await connection.close()
+    schemas = Schemas(bootstrap.SERVICE, version)
+    async with session(arena.database_url, schemas, application_name="proof", patient=True) as connection:
+        return await state_hash(connection, schemas.derived, tables, left_out)
 
 
 async def _hash_settles(arena: Arena, expected: str) -> str:
     """Let late permissions mend what was parked before they were read, until nothing moves any more."""
-    found, unchanged = await _hash(arena), 0
+    found, unchanged = await hash_of(arena), 0
     while found != expected and unchanged < SETTLED_SECONDS:
         await asyncio.sleep(1)
-        before, found = found, await _hash(arena)
+        before, found = found, await hash_of(arena)
         unchanged = unchanged + 1 if found == before else 0
     return found
 

@@ -9,6 +9,7 @@ import pytest
 from tests.proofs import (
     exactly_once,
     poison_is_parked,
+    rebuild_under_traffic,
     replay_equals_live,
     thresholds_once,
     wrong_identity_refused,
@@ -65,3 +66,8 @@ async def test_wrong_identity_refused_fails_when_expired_tokens_pass(resources: 
     verdict = await wrong_identity_refused.prove(lab_with("expired-tokens-pass", resources))
     assert verdict.failures
     assert all("with expired token" in failure for failure in verdict.failures)
+
+
+async def test_rebuild_under_traffic_fails_when_the_rebuild_drops_records(resources: AsyncExitStack) -> None:
+    verdict = await rebuild_under_traffic.prove(lab_with("leaky-rebuild", resources))
+    assert any("another hash" in failure for failure in verdict.failures)

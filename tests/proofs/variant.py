@@ -16,6 +16,7 @@ import asyncpg
 import jwt
 
 from tokenomics_chassis import outbox, parking
+from tokenomics_chassis.catch_up import _CatchUp
 from tokenomics_chassis.projection import Batch, Outcome
 from tokenomics_contracts.registry import REGISTRY
 from tokenomics_contracts.upcast import Upcast
@@ -105,6 +106,16 @@ def expired_tokens_pass() -> list[Change]:
     return [Change(jwt, "decode", lenient)]
 
 
+def leaky_rebuild() -> list[Change]:
+    """rebuild-under-traffic: what reads history drops the last record of each batch."""
+    project = _CatchUp._project
+
+    async def drop_last(self: Any, tp: Any, polled: Any) -> int | None:
+        return await project(self, tp, polled[:-1] or polled)
+
+    return [Change(_CatchUp, "_project", drop_last)]
+
+
 def mended_reader() -> list[Change]:
     """Not a defect: a reader that has learned `usage.recorded.v99`, which is v1 under another name."""
     old = "tokenomics.usage.recorded.v99"
@@ -120,6 +131,7 @@ VARIANTS: dict[str, Callable[[], list[Change]]] = {
         forgetful_announcer,
         truncated_parking,
         expired_tokens_pass,
+        leaky_rebuild,
         mended_reader,
     )
 }

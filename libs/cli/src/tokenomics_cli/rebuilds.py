@@ -180,7 +180,7 @@ def verify_command(
         raise typer.Exit(Exit.REFUSED)
 
 
-def _watched(service: Service, rebuild_id: str) -> operations_pb2.Rebuild:
+def _watched(service: Service, rebuild_id: str) -> Any:
     stub = OperationsServiceStub(service.channel)
     request = operations_pb2.WatchRebuildRequest(rebuild_id=rebuild_id)
     return _last(service.watch(stub.WatchRebuild, request), "rebuild", "applied")
