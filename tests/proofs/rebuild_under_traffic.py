@@ -6,14 +6,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from itertools import chain, cycle, islice
+from itertools import chain, count, islice
 from typing import Any
 
 import grpc
 
 from tests.proofs.chaos import Feeder, Fleet
 from tests.proofs.compare import compare
-from tests.proofs.events import MODELS, PROVIDER, Message
+from tests.proofs.events import MODELS, PROVIDER, Message, usage_event
 from tests.proofs.exactly_once import CATCH_UP_SECONDS, ends_of
 from tests.proofs.history import make_history
 from tests.proofs.lab import INPUTS, Arena, Lab, Verdict
@@ -63,6 +63,8 @@ class _Traffic:
 
     async def run(self, resources: AsyncExitStack) -> Verdict:
         arena, lab = self._arena, self._lab
+        channels = [await resources.enter_async_context(serving(arena)) for _ in range(2)]
+        checking = [asyncio.create_task(self._check(channel)) for channel in channels]
         fleet = await resources.enter_async_context(Fleet(arena, "project", 1))
         capacity = await self._measure_capacity()
         lab.note(f"rebuild-under-traffic: {capacity:,} events/s are projected; half of that flows now")
@@ -70,9 +72,7 @@ class _Traffic:
         replay.always_armed = f"{FAILPOINT}=1"
         await resources.enter_async_context(replay)
         relay = await resources.enter_async_context(Fleet(arena, "relay", 1))
-        channels = [await resources.enter_async_context(serving(arena)) for _ in range(2)]
         flowing = asyncio.create_task(self._flow(capacity / 2))
-        checking = [asyncio.create_task(self._check(channel)) for channel in channels]
         try:
             await self._exchange(channels, replay)
         finally:
@@ -104,25 +104,22 @@ class _Traffic:
         )
 
     async def _measure_capacity(self) -> int:
-        """Project the beginning alone and see how fast that goes, its first tenth left out."""
+        """See how fast the beginning is sent and projected while checks are answered, all on this machine."""
+        begun = time.monotonic()
         await self._feeder.send(self._first)
         usage = sum(end for place, end in self._feeder.ends.items() if place[0] == USAGE)
-        begun: tuple[float, int] | None = None
-        while (done := await self._projected_usage()) < usage:
-            if begun is None and done > usage / 10:
-                begun = (time.monotonic(), done)
+        while await self._projected_usage() < usage:  # noqa: ASYNC110 - the projector's work
             await asyncio.sleep(0.02)
-        assert begun is not None
-        return round((usage - begun[1]) / (time.monotonic() - begun[0]))
+        return round(usage / (time.monotonic() - begun))
 
     async def _projected_usage(self) -> int:
         return sum(offset for place, offset in (await self._arena.positions()).items() if place[0] == USAGE)
 
     async def _flow(self, per_second: float) -> None:
-        """Send the rest at a steady rate, and when it is used up the same again: repetitions count once."""
+        """Send the rest at a steady rate, and when it is used up further usage, until all is over."""
         rest = self._rest
         begun, sent = time.monotonic(), 0
-        messages: Iterator[Message] = chain(rest, cycle(rest))
+        messages: Iterator[Message] = chain(rest, map(self._further_usage, count()))
         while not self._over.is_set() or sent < len(rest):
             due = round((time.monotonic() - begun) * per_second) - sent
             if self._over.is_set():
@@ -132,6 +129,10 @@ class _Traffic:
             await asyncio.sleep(0.1)
         self._figures["flowed"] = sent
         self._figures["flow_seconds"] = round(time.monotonic() - begun)
+
+    def _further_usage(self, number: int) -> Message:
+        subject = self._subjects[number % len(self._subjects)]
+        return usage_event("/tools/flow", f"f{number}", self._lab.anchor, subject=subject).binary()
 
     async def _check(self, channel: Any) -> None:
         """Ask one server again and again; what it has applied may only grow."""
@@ -171,7 +172,7 @@ class _Traffic:
             await replay.kill_one_soon(self._rng)
             self._figures["kills"] += 1
         async with asyncio.timeout(CATCH_UP_SECONDS):
-            while not self._arena.failpoint_hits()[FAILPOINT]:
+            while not self._arena.failpoint_hits()[FAILPOINT]:  # noqa: ASYNC110 - another process's doing
                 await asyncio.sleep(0.1)
         self._figures["kills"] += 1
         replay.always_armed = None

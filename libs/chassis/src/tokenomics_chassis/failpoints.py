@@ -24,6 +24,7 @@ FAILPOINTS = frozenset(
         "relay.after_delete",
         "announcer.after_judge",
         "announcer.after_commit",
+        "replay.before_caught_up",
     }
 )
 """Every point the chassis passes."""
