@@ -12,13 +12,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tokenomics_tools.bench import check, freshness, projection
+from tokenomics_tools.bench import check, freshness, projection, rebuild
 from tokenomics_tools.bench.plant import Scale
 from tokenomics_tools.bench.rows import Row, table_of
 
 PATHS: Mapping[str, Callable[[Scale], list[Row]]] = {
     "check": check.measure,
     "projection": projection.measure,
+    "rebuild": rebuild.measure,
     "freshness": freshness.measure,
 }
 

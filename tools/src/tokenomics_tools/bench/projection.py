@@ -17,25 +17,25 @@ from tokenomics_tools.stack.probes import execute, run_async
 
 _READ_SECONDS = 120
 # Fewer would be over in a few batches: too short for a rate, and for the process's CPU clock of 10 ms.
-_LEAST_EVENTS = 50_000
+LEAST_EVENTS = 50_000
 _names = count(1)
 
 
 def measure(scale: Scale) -> list[Row]:
     """Measure how fast one process, and two, catch up with the month; each run on a database of its own."""
-    with plant(events=int(scale.of(200_000, at_least=_LEAST_EVENTS))) as made:
+    with plant(events=int(scale.of(200_000, at_least=LEAST_EVENTS))) as made:
         events = usage_events(made.simulation)
         made.publish_usage(events)
         alone, together, reads, cpu_micros, bytes_per_fact = [], [], [], [], []
         for _ in range(scale.pairs):
-            reads.append(_read(made))
-            with _copy_of_database(made) as url:
+            reads.append(read(made))
+            with copy_of_database(made) as url:
                 way = made.project(url, USAGE_TOPIC)
                 bytes_per_fact.append(_bytes_per_fact(url, len(events)))
-            alone.append(_rate(way))
+            alone.append(rate(way))
             cpu_micros.append(_cpu_micros(way))
-            with _copy_of_database(made) as url:
-                together.append(_rate(made.project(url, USAGE_TOPIC, processes=2)))
+            with copy_of_database(made) as url:
+                together.append(rate(made.project(url, USAGE_TOPIC, processes=2)))
     rates = [Pair(rate, read.records_per_second) for rate, read in zip(alone, reads, strict=True)]
     cpu = [Pair(micros, read.cpu_micros_per_record) for micros, read in zip(cpu_micros, reads, strict=True)]
     return [
@@ -56,7 +56,8 @@ def measure(scale: Scale) -> list[Row]:
     ]
 
 
-def _read(made: Plant) -> Report:
+def read(made: Plant) -> Report:
+    """Read the usage topic plainly: the floor."""
     argv = [sys.executable, "-m", "tokenomics_tools.bench.reader", made.stack.kafka.bootstrap, USAGE_TOPIC]
     reader = made.stack.spawn("bench-reader", argv, {})
     if code := reader.wait(_READ_SECONDS):
@@ -65,7 +66,7 @@ def _read(made: Plant) -> Report:
 
 
 @contextmanager
-def _copy_of_database(made: Plant) -> Iterator[str]:
+def copy_of_database(made: Plant) -> Iterator[str]:
     """Copy the database in which the company is in force and no usage is projected yet."""
     original = urlsplit(made.database_url)
     name = original.path.lstrip("/")
@@ -84,7 +85,8 @@ def _after_start(way: Sequence[Sample]) -> tuple[Sample, Sample]:
     return next(sample for sample in way if sample.projected >= end.projected / 10), end
 
 
-def _rate(way: Sequence[Sample]) -> float:
+def rate(way: Sequence[Sample]) -> float:
+    """Return how many events a second were projected, the first tenth left out."""
     begin, end = _after_start(way)
     return (end.projected - begin.projected) / (end.at_seconds - begin.at_seconds)
 
