@@ -40,7 +40,11 @@ class LogEnds:
         """Watch until told to stop; while the broker is away the meter's lag grows, which is the truth."""
         backoff = Backoff(max_seconds=2.0)
         while not stopping.is_set():
-            consumer = AIOKafkaConsumer(bootstrap_servers=self._bootstrap, client_id="log-ends")
+            consumer = AIOKafkaConsumer(
+                bootstrap_servers=self._bootstrap,
+                client_id="log-ends",
+                isolation_level="read_committed",  # as the projector reads: an open transaction is no lag
+            )
             try:
                 await consumer.start()
                 await self._watch(consumer, stopping, backoff)
