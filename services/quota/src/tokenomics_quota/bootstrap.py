@@ -158,7 +158,8 @@ def serve() -> ExitCode:
         meter = FreshnessMeter()
         decisions = OutboxDecisionLog(pool, decision_event)
         feed = ViewFeed(settings.database_url, schemas, view, _CLOCK)
-        ends = LogEnds(settings.kafka_bootstrap, QuotaProjection.topics, view, meter, _CLOCK)
+        projected = [topic for topic in topics() if topic.name in QuotaProjection.topics]
+        ends = LogEnds(settings.kafka_bootstrap, projected, view, meter, _CLOCK)
         server = RpcServer(settings, process, await Authenticator.load(settings, _CLOCK))
         freshness = FreshnessWriter(view, meter, timedelta(seconds=settings.stale_after_seconds))
         server.add(

@@ -1,6 +1,7 @@
 """Watches the ends of the log, so that answers can say how fresh they are."""
 
 import asyncio
+from collections.abc import Collection
 from datetime import timedelta
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -8,10 +9,14 @@ from aiokafka.errors import KafkaError
 
 from tokenomics_chassis.clock import Clock
 from tokenomics_chassis.postgres import Backoff, wait_for
+from tokenomics_contracts.catalogue import Topic
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.freshness import FreshnessMeter
 
 POLL_SECONDS = 0.5
+
+REQUEST_TIMEOUT_MS = 5_000
+"""The client asks so long for the end of a partition that isn't there, and a stop waits for it."""
 
 LAG_BOUND = timedelta(minutes=10)
 """A view further behind the log is not ready: by then it is no outage that answers should bridge."""
@@ -21,10 +26,13 @@ class LogEnds:
     """Reads the end offsets of some topics twice a second into a freshness meter."""
 
     def __init__(
-        self, bootstrap: str, topics: frozenset[str], view: QuotaView, meter: FreshnessMeter, clock: Clock
+        self, bootstrap: str, topics: Collection[Topic], view: QuotaView, meter: FreshnessMeter, clock: Clock
     ) -> None:
         self._bootstrap = bootstrap
-        self._topics = topics
+        # By the catalogue: what the client happens to know of must not pass for all there is.
+        self._partitions = [
+            TopicPartition(topic.name, partition) for topic in topics for partition in range(topic.partitions)
+        ]
         self._view = view
         self._meter = meter
         self._clock = clock
@@ -43,6 +51,7 @@ class LogEnds:
             consumer = AIOKafkaConsumer(
                 bootstrap_servers=self._bootstrap,
                 client_id="log-ends",
+                request_timeout_ms=REQUEST_TIMEOUT_MS,
                 isolation_level="read_committed",  # as the projector reads: an open transaction is no lag
             )
             try:
@@ -56,17 +65,8 @@ class LogEnds:
     async def _watch(self, consumer: AIOKafkaConsumer, stopping: asyncio.Event, backoff: Backoff) -> None:
         while not stopping.is_set():
             at = self._clock.now()
-            ends = await consumer.end_offsets(await _partitions(consumer, self._topics))
+            ends = await consumer.end_offsets(self._partitions)
             self._meter.observe_ends({f"{tp.topic}/{tp.partition}": end for tp, end in ends.items()}, at)
             self._meter.observe_view(self._view.next_offsets)
             backoff.reset()
             await wait_for(stopping, POLL_SECONDS)
-
-
-async def _partitions(consumer: AIOKafkaConsumer, topics: frozenset[str]) -> list[TopicPartition]:
-    await consumer.topics()  # refreshes the metadata
-    return [
-        TopicPartition(topic, partition)
-        for topic in topics
-        for partition in consumer.partitions_for_topic(topic) or ()
-    ]
