@@ -300,7 +300,7 @@ class Recomputation:
             for allowance in quota.get("allowances", []):
                 if subject is not None and allowance["role"] == subject["role"]:
                     return int(allowance["limit_micro_usd"])
-            default = quota.get("default_allowance_micro_usd")
+            default = None if subject is None else quota.get("default_allowance_micro_usd")
             return None if default is None else int(default)
         for budget in quota.get("budgets", []):
             if (budget["kind"], budget["owner_id"]) == (kind, owner_id):

@@ -330,8 +330,16 @@ async def test_pages_of_balances_join_to_the_whole(service: Served) -> None:
 
 
 async def test_an_account_nobody_ever_touched_is_not_found(service: Served) -> None:
+    alias = "alias:" + "e" * 32
+    await service.quota.tell(quota_policy(default_allowance_micro_usd=5), "policy")
+    await service.quota.tell(person("ada", aliases=[alias]), "ada")
     await service.refresh()
-    for account_id in ("team/none/all/2026-11", "team/none/all/2020-01"):
+    for account_id in (
+        "team/none/all/2026-11",
+        "team/none/all/2020-01",
+        "subject/nobody-at-all/all/2026-11",
+        f"subject/{alias}/all/2026-11",
+    ):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await service.stub.GetBalance(
                 pb.GetBalanceRequest(account_id=account_id), metadata=service.metadata()
