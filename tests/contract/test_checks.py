@@ -229,6 +229,22 @@ def test_the_event_check_compares_with_the_committed_baseline(proto: Path) -> No
     assert check.event_breaks(proto) == [f"{USAGE}: region: the field was removed or renamed"]
 
 
+def test_a_baseline_that_lacks_an_addition_is_found(proto: Path) -> None:
+    """Otherwise the next change could rename or drop what was added, and no check would know of it."""
+    replace(
+        proto / QUOTA,
+        "  string decision_id = 1;",
+        "  string decision_id = 1;\n  // New.\n  string more = 99;",
+    )
+    baseline = json.loads((proto / check.BASELINE_SCHEMAS).read_bytes())
+    del baseline[USAGE]["properties"]["use_case"]
+    (proto / check.BASELINE_SCHEMAS).write_text(json.dumps(baseline))
+    assert [problem.split(":")[0] for problem in check.stale_baseline(proto)] == [
+        "baseline/api.binpb",
+        "baseline/schemas.json",
+    ]
+
+
 def test_a_baseline_is_not_moved_over_a_break(proto: Path) -> None:
     before = (proto / check.BASELINE_API).read_bytes()
     replace(proto / QUOTA, "  string decision_id = 1;", "  string id = 1;")
@@ -243,5 +259,6 @@ def test_a_baseline_moves_with_an_addition(proto: Path) -> None:
         "  string decision_id = 1;\n  // New.\n  string more = 99;",
     )
     assert check.write_baseline(proto) == []
+    assert check.stale_baseline(proto) == []
     replace(proto / QUOTA, "\n  // New.\n  string more = 99;", "")
     assert check.api_breaks(proto)
