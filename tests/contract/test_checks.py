@@ -16,6 +16,7 @@ PROTO = Path(__file__).parents[2] / "proto"
 QUOTA = Path("tokenomics/quota/v1/quota.proto")
 USAGE = "tokenomics.usage.recorded.v1"
 PERSON = "tokenomics.person.upserted.v1"
+POLICY = "tokenomics.policy.published.v1"
 BOOK = "policy_document.price_book"
 
 
@@ -143,6 +144,28 @@ BREAKS: dict[str, tuple[str, Callable[[JsonSchema], object], str]] = {
         USAGE,
         lambda s: field(s, "cost_micro_usd")["anyOf"][0].update(maximum=1),
         "cost_micro_usd: maximum",
+    ),
+    "pattern beside alternatives": (
+        USAGE,
+        lambda s: field(s, "project").update(pattern="^x$"),
+        "project: pattern changed",
+    ),
+    "choice beside alternatives": (
+        USAGE,
+        lambda s: field(s, "cost_micro_usd").update(enum=[1]),
+        "cost_micro_usd: enum changed",
+    ),
+    "bound beside new alternatives": (
+        PERSON,
+        lambda s: s["properties"].update(
+            role={"anyOf": [field(s, "role"), {"type": "null"}], "pattern": "^x$"}
+        ),
+        "role: pattern changed",
+    ),
+    "fields of an open object": (
+        POLICY,
+        lambda s: field(s, "document").update(properties={"rule": {"type": "string"}}),
+        "document: properties changed",
     ),
     "bound inside a list": (
         PERSON,
