@@ -448,7 +448,7 @@ def _cost_micro_usd(data: Mapping[str, Any], at: datetime, policies: Policies) -
     tiers = book.get("service_tier_basis_points", {})
     scaled = pico_usd * tiers.get(data.get("service_tier", "standard"), BASIS)
     divisor = PICO_PER_MICRO * BASIS
-    return int((2 * scaled + divisor) // (2 * divisor))
+    return min(int((2 * scaled + divisor) // (2 * divisor)), MAX_COST_MICRO_USD)
 
 
 def _rates(

@@ -227,6 +227,12 @@ def test_half_a_micro_usd_is_rounded_up() -> None:
     assert [fact.cost_micro_usd for fact in told(policy, half, less).facts.values()] == [1, 0]
 
 
+def test_nothing_costs_more_than_a_million_usd() -> None:
+    policy = policy_event("price_book", 1, LONG_AGO, NOW, {"fallback": {"input": 10**12, "output": 0}})
+    dear = used("u1", input_tokens=10**9, output_tokens=0)
+    assert [fact.cost_micro_usd for fact in told(policy, dear).facts.values()] == [10**12]
+
+
 def test_thresholds_are_due_on_the_account_of_both_purposes() -> None:
     budgets = [("team", "team-1", 1571)]
     result = founded(policy_event("quota", 1, LONG_AGO, NOW, quota_policy("UTC", 1100, budgets)), used())

@@ -18,8 +18,7 @@ from tests.support.quota_events import NOW, NoPrices, person, price_book, quota_
 from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics.quota.v1.quota_pb2_grpc import QuotaServiceStub, add_QuotaServiceServicer_to_server
 from tokenomics_chassis.postgres import session
-from tokenomics_contracts.events.policy import PolicyPublished
-from tokenomics_contracts.units import AccountId, MicroUsd, PeriodId
+from tokenomics_contracts.units import MAX_COST_MICRO_USD, AccountId, MicroUsd, PeriodId
 from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose
 from tokenomics_quota.domain.checks import Call, Decided
 from tokenomics_quota.domain.pricing import Quantities
@@ -287,23 +286,15 @@ async def test_balances_are_filtered_by_all_that_is_asked_for(
     assert [account.owner_id for account in listed.accounts] == owners
 
 
-def dear_priority() -> PolicyPublished:
-    book = price_book(2, rate=10**12).model_dump(mode="json")
-    book["document"]["service_tier_basis_points"] = {"priority": 1_000_000}
-    return PolicyPublished.model_validate(book)
-
-
-async def test_a_call_too_dear_to_answer_is_refused(service: Served) -> None:
-    await service.quota.tell(price_book(rate=10**12), "book")
+async def test_a_call_dearer_than_an_event_can_be_is_refused(service: Served) -> None:
+    await service.quota.tell(price_book(rate=10**9), "book")
     await service.refresh()
-    check = check_request(estimated_input_tokens=10**9, estimated_output_tokens=10**9)
-    price = pb.EstimateCostRequest(provider="acme", model="one", input_tokens=10**9, output_tokens=10**9)
+    check = check_request(estimated_input_tokens=10**9)
+    price = pb.EstimateCostRequest(provider="acme", model="one", input_tokens=10**9)
     affordable = await service.stub.EstimateCost(price, metadata=service.metadata())
-    assert affordable.cost_micro_usd == 2 * 10**15
+    assert affordable.cost_micro_usd == MAX_COST_MICRO_USD
     assert (await service.stub.CheckQuota(check, metadata=service.metadata())).decision == pb.DECISION_ALLOW
-    await service.quota.tell(dear_priority(), "b2")
-    await service.refresh()
-    check.service_tier = price.service_tier = pb.SERVICE_TIER_PRIORITY
+    check.estimated_output_tokens = price.output_tokens = 1
     for answering in (
         service.stub.CheckQuota(check, metadata=service.metadata()),
         service.stub.EstimateCost(price, metadata=service.metadata()),

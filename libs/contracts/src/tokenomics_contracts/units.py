@@ -1,7 +1,7 @@
 """Units and identifiers that events, ledgers and calls share.
 
 Money is an integer of micro-USD, tokens are integers, ratios are basis points. Bounds are part of the
-contract: a reader may rely on them (they keep every sum of 10^6 facts inside 64 bits).
+contract: a reader may rely on them (they keep every sum of nine million facts inside 64 bits).
 """
 
 from datetime import UTC, datetime
@@ -57,7 +57,7 @@ MAX_TOKENS: Final = 10**9
 """Upper bound of each token count of one event."""
 
 MAX_COST_MICRO_USD: Final = 10**12
-"""Upper bound of one event's cost (a million USD)."""
+"""Upper bound of one event's cost (a million USD), reported or priced: a book can't make it dearer."""
 
 MAX_LIMIT_MICRO_USD: Final = 10**15
 """Upper bound of a limit and of a budget (a billion USD)."""
