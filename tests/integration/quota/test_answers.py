@@ -247,6 +247,16 @@ async def test_every_account_decides_and_only_those_that_may_be_seen_carry_numbe
     assert not answer.HasField("caps")
 
 
+async def test_a_project_beside_an_account_id_is_refused(service: Served) -> None:
+    await company(service.quota)
+    await service.refresh()
+    request = pb.GetBalanceRequest(account_id="team/red/all/2026-11", project="apollo")
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await service.stub.GetBalance(request, metadata=service.metadata())
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert _violated_fields(refused.value) == {"project"}
+
+
 @pytest.mark.parametrize("period", ["2026-1", "9999-12", "2026-13"])
 async def test_a_period_that_is_none_is_refused(service: Served, period: str) -> None:
     await service.refresh()

@@ -120,6 +120,8 @@ class QuotaServicer(QuotaServiceServicer):
         now = self._ready()
         sees = self._sight(now)
         if request.WhichOneof("target") == "account_id":
+            if request.project:
+                raise InvalidRequestError({"project": "goes with subject only"})
             accounts = [_account("account_id", request.account_id)]
             # Before looking whether it exists: that, too, would tell whether somebody has used anything.
             _authorize(sees, accounts[0])

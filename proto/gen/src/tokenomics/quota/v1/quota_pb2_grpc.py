@@ -318,7 +318,7 @@ class QuotaServiceServicer:
     def GetBalance(self, request, context):
         """Gives one account's balance, or all that a subject's calls touch. Read-only.
         Errors: NOT_FOUND for an account that no limit and no usage ever touched; PERMISSION_DENIED for a person who
-        asks about another one without having to decide about it.
+        asks about another one without having to decide about it; INVALID_ARGUMENT for a project beside an account id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -98,7 +98,7 @@ class QuotaServiceStub:
     GetBalance: _grpc.UnaryUnaryMultiCallable[_quota_pb2.GetBalanceRequest, _quota_pb2.GetBalanceResponse]
     """Gives one account's balance, or all that a subject's calls touch. Read-only.
     Errors: NOT_FOUND for an account that no limit and no usage ever touched; PERMISSION_DENIED for a person who
-    asks about another one without having to decide about it.
+    asks about another one without having to decide about it; INVALID_ARGUMENT for a project beside an account id.
     """
     ListBalances: _grpc.UnaryUnaryMultiCallable[_quota_pb2.ListBalancesRequest, _quota_pb2.ListBalancesResponse]
     """Lists balances, by account id. Read-only. Persons see only what GetBalance would give them.
@@ -242,7 +242,7 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     GetBalance: _aio.UnaryUnaryMultiCallable[_quota_pb2.GetBalanceRequest, _quota_pb2.GetBalanceResponse]  # type: ignore[assignment]
     """Gives one account's balance, or all that a subject's calls touch. Read-only.
     Errors: NOT_FOUND for an account that no limit and no usage ever touched; PERMISSION_DENIED for a person who
-    asks about another one without having to decide about it.
+    asks about another one without having to decide about it; INVALID_ARGUMENT for a project beside an account id.
     """
     ListBalances: _aio.UnaryUnaryMultiCallable[_quota_pb2.ListBalancesRequest, _quota_pb2.ListBalancesResponse]  # type: ignore[assignment]
     """Lists balances, by account id. Read-only. Persons see only what GetBalance would give them.
@@ -455,7 +455,7 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_quota_pb2.GetBalanceResponse, _abc.Awaitable[_quota_pb2.GetBalanceResponse]]:
         """Gives one account's balance, or all that a subject's calls touch. Read-only.
         Errors: NOT_FOUND for an account that no limit and no usage ever touched; PERMISSION_DENIED for a person who
-        asks about another one without having to decide about it.
+        asks about another one without having to decide about it; INVALID_ARGUMENT for a project beside an account id.
         """
 
     @_abc_1.abstractmethod
