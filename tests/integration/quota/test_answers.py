@@ -330,12 +330,14 @@ async def test_pages_of_balances_join_to_the_whole(service: Served) -> None:
     assert seen == sorted(set(seen))
 
 
-async def test_an_account_nobody_ever_touched_is_not_found(service: Served) -> None:
+async def test_an_account_that_no_limit_and_no_cost_touched_is_not_found(service: Served) -> None:
     alias = "alias:" + "e" * 32
     await service.quota.tell(quota_policy(default_allowance_micro_usd=5), "policy")
     await service.quota.tell(person("ada", aliases=[alias]), "ada")
+    await service.quota.tell(usage("ada", cost_micro_usd=0, project="free"), "free")
     await service.refresh()
     for account_id in (
+        "project/free/all/2026-11",
         "team/none/all/2026-11",
         "team/none/all/2020-01",
         "subject/nobody-at-all/all/2026-11",

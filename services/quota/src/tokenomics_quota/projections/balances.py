@@ -93,11 +93,11 @@ class QuotaView:
         return experiment if purpose is Purpose.EXPERIMENT else operational
 
     def is_touched(self, account: Account) -> bool:
-        """Whether usage of its period touched an account, for whatever purpose."""
+        """Whether a cost of its period touched an account, for whatever purpose; free usage leaves none."""
         return f"{account.kind}/{account.owner_id}" in self._posted.get(account.period, _NO_LINES)
 
     def touched(self, period: PeriodId) -> Sequence[AccountId]:
-        """Return the accounts, for purpose ``all``, that usage of a period touched, by id.
+        """Return the accounts, for purpose ``all``, that a cost of a period touched, by id.
 
         The sequence given stays as it is. Asking again costs nothing unless accounts were added.
         """

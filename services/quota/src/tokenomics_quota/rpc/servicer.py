@@ -209,7 +209,7 @@ class QuotaServicer(QuotaServiceServicer):
         self._require_at_hand(account.period)
         limit = self._view.governance.limit(account.kind, account.owner_id, now)
         if limit is None and not self._view.is_touched(account):
-            raise NotFoundError("no limit and no usage ever touched this account")
+            raise NotFoundError("no limit and no cost ever touched this account")
 
     def _require_at_hand(self, period: PeriodId) -> None:
         if period < self._view.horizon:
