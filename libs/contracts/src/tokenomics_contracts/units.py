@@ -38,7 +38,7 @@ DecisionId = NewType("DecisionId", str)
 Role = NewType("Role", str)
 
 AccountId = NewType("AccountId", str)
-"""`<kind>/<owner_id>/<purpose>/<period>`, for example `team/team-07/all/2026-11`; see `account_id`."""
+"""`<kind>/<owner_id>/<purpose>/<period>`, for example `team/team-07/all/2026-11`."""
 
 PeriodId = NewType("PeriodId", str)
 """A calendar month in the policy's time zone, `YYYY-MM`."""
@@ -150,11 +150,6 @@ def _event_name(text: str) -> str:
     if not is_event_name(text):
         raise ValueError("should have printable characters only")
     return text
-
-
-def account_id(kind: AccountKind, owner_id: str, purpose: AccountPurpose, period: str) -> AccountId:
-    """Name an account; the inverse of `split_account_id` for identifiers that match `IDENTIFIER_PATTERN`."""
-    return AccountId(f"{kind}/{owner_id}/{purpose}/{period}")
 
 
 def split_account_id(account: AccountId) -> tuple[AccountKind, str, AccountPurpose, PeriodId]:

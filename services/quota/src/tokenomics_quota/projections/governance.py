@@ -318,13 +318,10 @@ def _member(event: Event) -> Member | None:
 def _quota_policy(published: PolicyPublished) -> QuotaPolicy:
     document = published.document
     assert isinstance(document, QuotaDocument)
-    thresholds = document.thresholds
     return QuotaPolicy(
         version=published.version,
         time_zone=document.time_zone,
-        thresholds=Thresholds(
-            thresholds.nudge_basis_points, thresholds.justify_basis_points, thresholds.approve_basis_points
-        ),
+        thresholds=Thresholds.from_policy(document.thresholds),
         allowances={allowance.role: allowance.limit_micro_usd for allowance in document.allowances},
         default_allowance=document.default_allowance_micro_usd,
         budgets={
