@@ -296,6 +296,16 @@ async def test_balances_are_filtered_by_all_that_is_asked_for(
     assert [account.owner_id for account in listed.accounts] == owners
 
 
+async def test_a_past_periods_balances_are_those_of_the_team_of_then(service: Served) -> None:
+    await company(service.quota)
+    service.clock.time = NOW + timedelta(days=30)
+    await service.quota.tell(person("ada", since=NOW + timedelta(days=20), team_id="blue"), "moved")
+    await service.refresh()
+    request = pb.ListBalancesRequest(subject="ada", period="2026-11")
+    listed = await service.stub.ListBalances(request, metadata=service.metadata())
+    assert [account.owner_id for account in listed.accounts] == ["ada", "red"]
+
+
 async def test_a_call_dearer_than_an_event_can_be_is_refused(service: Served) -> None:
     await service.quota.tell(price_book(rate=10**9), "book")
     await service.refresh()

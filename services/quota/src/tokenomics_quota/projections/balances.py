@@ -111,6 +111,11 @@ class QuotaView:
             self._ordered[period] = ordered
         return ordered
 
+    def instant_in(self, period: PeriodId, now: datetime) -> datetime:
+        """Return the instant of a period that is nearest to now: a past one is judged as it ended."""
+        start, end = self.governance.calendars.at(now).bounds(period)
+        return min(max(now, start), end - _RESOLUTION)
+
     def balance(self, account: Account, now: datetime) -> Balance:
         """Return an account against its limit.
 
@@ -118,10 +123,8 @@ class QuotaView:
         on purpose ``all``; an account of a single purpose has none.
         """
         governance = self.governance
-        start, end = governance.calendars.at(now).bounds(account.period)
-        at = now
-        if not start <= now < end:
-            at = start if now < start else end - _RESOLUTION
+        _, end = governance.calendars.at(now).bounds(account.period)
+        at = self.instant_in(account.period, now)
         limited = account.purpose is Purpose.ALL
         return Balance(
             account,

@@ -175,7 +175,7 @@ class QuotaServicer(QuotaServiceServicer):
             # A handful: asked for one by one instead of searched for among all.
             owned = {Account(each, request.owner_id, Purpose.ALL, period) for each in AccountKind}
             if request.subject:
-                carrying = self._accounts_of(request.subject, "", now)
+                carrying = self._accounts_of(request.subject, "", self._view.instant_in(period, now))
                 named = {account._replace(period=period) for account in carrying}
                 owned = named & owned if request.owner_id else named
             ids: Sequence[AccountId] = sorted(

@@ -1667,7 +1667,7 @@ class ListBalancesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
-    """Accounts that this subject's calls touch; empty: all."""
+    """Accounts that this subject's calls touch, as of the end of a past period; empty: all."""
     owner_id: _builtins.str
     """Accounts of this owner; empty: all."""
     kind: Global___AccountKind.ValueType
