@@ -55,10 +55,6 @@ from tokenomics_quota.usecases.announcing import ThresholdAnnouncer
 from tokenomics_quota.usecases.projecting import KnownGovernance
 
 SERVICE = "quota"
-PRODUCERS_FAULTS = frozenset(
-    {RejectionCode.TOO_LATE, RejectionCode.IDENTITY_CONFLICT, RejectionCode.POLICY_MISMATCH}
-)
-"""Any number of these in a row says nothing against the reader."""
 
 _CLOCK = SystemClock()
 _PRICES = DefaultPriceBook()
@@ -83,7 +79,6 @@ def projector(settings: ProjectSettings, pool: Pool, schemas: Schemas) -> Projec
         skips=Skips(OWN_TOPIC, skip_from_record),
         read_records=log_reader(settings.kafka_bootstrap),
         max_parked_in_a_row=settings.max_parked_in_a_row,
-        blameless_codes=PRODUCERS_FAULTS,
     )
 
 
