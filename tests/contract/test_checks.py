@@ -16,6 +16,7 @@ PROTO = Path(__file__).parents[2] / "proto"
 QUOTA = Path("tokenomics/quota/v1/quota.proto")
 USAGE = "tokenomics.usage.recorded.v1"
 PERSON = "tokenomics.person.upserted.v1"
+POLICY = "tokenomics.policy.published.v1"
 BOOK = "policy_document.price_book"
 
 
@@ -144,6 +145,28 @@ BREAKS: dict[str, tuple[str, Callable[[JsonSchema], object], str]] = {
         lambda s: field(s, "cost_micro_usd")["anyOf"][0].update(maximum=1),
         "cost_micro_usd: maximum",
     ),
+    "pattern beside alternatives": (
+        USAGE,
+        lambda s: field(s, "project").update(pattern="^x$"),
+        "project: pattern changed",
+    ),
+    "choice beside alternatives": (
+        USAGE,
+        lambda s: field(s, "cost_micro_usd").update(enum=[1]),
+        "cost_micro_usd: enum changed",
+    ),
+    "bound beside new alternatives": (
+        PERSON,
+        lambda s: s["properties"].update(
+            role={"anyOf": [field(s, "role"), {"type": "null"}], "pattern": "^x$"}
+        ),
+        "role: pattern changed",
+    ),
+    "fields of an open object": (
+        POLICY,
+        lambda s: field(s, "document").update(properties={"rule": {"type": "string"}}),
+        "document: properties changed",
+    ),
     "bound inside a list": (
         PERSON,
         lambda s: field(s, "project_ids")["items"].update(pattern="^x$"),
@@ -229,6 +252,22 @@ def test_the_event_check_compares_with_the_committed_baseline(proto: Path) -> No
     assert check.event_breaks(proto) == [f"{USAGE}: region: the field was removed or renamed"]
 
 
+def test_a_baseline_that_lacks_an_addition_is_found(proto: Path) -> None:
+    """Otherwise the next change could rename or drop what was added, and no check would know of it."""
+    replace(
+        proto / QUOTA,
+        "  string decision_id = 1;",
+        "  string decision_id = 1;\n  // New.\n  string more = 99;",
+    )
+    baseline = json.loads((proto / check.BASELINE_SCHEMAS).read_bytes())
+    del baseline[USAGE]["properties"]["use_case"]
+    (proto / check.BASELINE_SCHEMAS).write_text(json.dumps(baseline))
+    assert [problem.split(":")[0] for problem in check.stale_baseline(proto)] == [
+        "baseline/api.binpb",
+        "baseline/schemas.json",
+    ]
+
+
 def test_a_baseline_is_not_moved_over_a_break(proto: Path) -> None:
     before = (proto / check.BASELINE_API).read_bytes()
     replace(proto / QUOTA, "  string decision_id = 1;", "  string id = 1;")
@@ -243,5 +282,6 @@ def test_a_baseline_moves_with_an_addition(proto: Path) -> None:
         "  string decision_id = 1;\n  // New.\n  string more = 99;",
     )
     assert check.write_baseline(proto) == []
+    assert check.stale_baseline(proto) == []
     replace(proto / QUOTA, "\n  // New.\n  string more = 99;", "")
     assert check.api_breaks(proto)

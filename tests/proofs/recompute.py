@@ -221,7 +221,7 @@ class Policies:
 
     def __init__(self) -> None:
         self._chains: dict[str, list[Version]] = defaultdict(list)
-        self._broken: set[str] = set()
+        self._published: dict[Identity, Event] = {}
 
     def learn(self, event: Event) -> None:
         """Take in one policy event, in log order.
@@ -229,16 +229,19 @@ class Policies:
         Raises
         ------
         RefusedError
-            When it was written against another version, or queues behind one that was.
+            When it was written against another version, or says something else under the identity of one that
+            took effect.
         """
-        kind = event.data["kind"]
-        if kind in self._broken:
-            raise RefusedError("behind_parked")
-        chain = self._chains[kind]
+        known = self._published.get(event.identity)
+        if known is not None and known.meaning != event.meaning:
+            raise RefusedError("identity_conflict")
+        if known is not None:
+            return
+        chain = self._chains[event.data["kind"]]
         latest = chain[-1].data["version"] if chain else None
         if event.data.get("replaces") != latest:
-            self._broken.add(kind)
             raise RefusedError("policy_mismatch")
+        self._published[event.identity] = event
         chain.append(_version(event))
 
     def in_force(self, kind: str, at: datetime) -> Mapping[str, Any] | None:
@@ -300,7 +303,7 @@ class Recomputation:
             for allowance in quota.get("allowances", []):
                 if subject is not None and allowance["role"] == subject["role"]:
                     return int(allowance["limit_micro_usd"])
-            default = quota.get("default_allowance_micro_usd")
+            default = None if subject is None else quota.get("default_allowance_micro_usd")
             return None if default is None else int(default)
         for budget in quota.get("budgets", []):
             if (budget["kind"], budget["owner_id"]) == (kind, owner_id):
@@ -335,19 +338,25 @@ def recompute(records: Iterable[RawRecord], versions: Mapping[str, set[str]] | N
     ordered = sorted(records, key=lambda record: (record.topic, record.rank))
     skipped = _skips(ordered)
     events: dict[str, list[Event]] = {USAGE: [], DIRECTORY: [], POLICY: []}
+    unread: set[bytes] = set()  # keys of policies of which nobody can say what they replace
     for record in ordered:
         if record.topic not in events or record.place in skipped:
+            continue
+        if record.topic == POLICY and record.key in unread:
+            result.parked[record.place] = "behind_parked"
             continue
         try:
             event = decode(record, versions or {})
         except RefusedError as refused:
             result.parked[record.place] = refused.code
+            if record.topic == POLICY and record.key is not None:
+                unread.add(record.key)
             continue
         if event.is_late and record.topic != USAGE:
             result.parked[record.place] = "too_late"
         else:
             events[record.topic].append(event)
-    for event in _first_of_each_identity(events[POLICY], result.parked):
+    for event in events[POLICY]:
         try:
             result.policies.learn(event)
         except RefusedError as refused:
@@ -448,7 +457,7 @@ def _cost_micro_usd(data: Mapping[str, Any], at: datetime, policies: Policies) -
     tiers = book.get("service_tier_basis_points", {})
     scaled = pico_usd * tiers.get(data.get("service_tier", "standard"), BASIS)
     divisor = PICO_PER_MICRO * BASIS
-    return int((2 * scaled + divisor) // (2 * divisor))
+    return min(int((2 * scaled + divisor) // (2 * divisor)), MAX_COST_MICRO_USD)
 
 
 def _rates(

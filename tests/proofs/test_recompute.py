@@ -148,17 +148,31 @@ def test_a_period_turns_in_the_time_zone_of_the_policy_in_force() -> None:
     assert "subject/alice/all/2026-11" in founded(used(time=at)).totals
 
 
-def test_the_latest_published_policy_in_force_governs_and_a_broken_chain_is_parked() -> None:
+def test_the_latest_published_policy_in_force_governs_and_one_against_another_version_is_parked() -> None:
     double = {"fallback": {"input": 2_000_000, "output": 2_000_000}}
     result = founded(
         used(),
         policy_event("price_book", 2, NOW - timedelta(days=1), NOW, double),
         policy_event("price_book", 3, NOW - timedelta(days=2), NOW, BOOK),
         policy_event("price_book", 5, LONG_AGO, NOW, double, replaces=4),
-        policy_event("price_book", 4, LONG_AGO, NOW, double),
+        policy_event("price_book", 4, LONG_AGO, NOW, BOOK),
+        policy_event("price_book", 5, NOW, NOW + timedelta(days=1), double),
     )
-    assert result.totals["subject/alice/all/2026-11"] == 1100
-    assert result.parked == {(POLICY, 0, 6): "policy_mismatch", (POLICY, 0, 7): "behind_parked"}
+    assert result.totals["subject/alice/all/2026-11"] == 2200
+    assert result.parked == {(POLICY, 0, 6): "policy_mismatch"}
+
+
+def test_policies_wait_for_one_of_their_kind_that_cannot_be_read() -> None:
+    double = policy_event("price_book", 2, LONG_AGO, NOW, {"fallback": {"input": 2_000_000, "output": 0}})
+    unreadable = appended(double.binary()._replace(value=b"{"), NOW, offset=1)
+    result = told(
+        policy_event("price_book", 1, LONG_AGO, NOW, BOOK),
+        unreadable,
+        double,
+        policy_event("quota", 1, LONG_AGO, NOW, quota_policy("UTC", 1)),
+        used(input_tokens=1, output_tokens=0),
+    )
+    assert result.parked == {(POLICY, 0, 1): "bad_json", (POLICY, 0, 2): "behind_parked"}
 
 
 def test_what_governs_never_reaches_further_back_than_thirteen_months() -> None:
@@ -225,6 +239,12 @@ def test_half_a_micro_usd_is_rounded_up() -> None:
     policy = policy_event("price_book", 1, LONG_AGO, NOW, book)
     half, less = used("u1", input_tokens=1, output_tokens=0), used("u2", input_tokens=0, output_tokens=1)
     assert [fact.cost_micro_usd for fact in told(policy, half, less).facts.values()] == [1, 0]
+
+
+def test_nothing_costs_more_than_a_million_usd() -> None:
+    policy = policy_event("price_book", 1, LONG_AGO, NOW, {"fallback": {"input": 10**12, "output": 0}})
+    dear = used("u1", input_tokens=10**9, output_tokens=0)
+    assert [fact.cost_micro_usd for fact in told(policy, dear).facts.values()] == [10**12]
 
 
 def test_thresholds_are_due_on_the_account_of_both_purposes() -> None:

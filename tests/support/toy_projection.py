@@ -82,6 +82,7 @@ class Toy:
     name = "toy"
     topics = frozenset({AMOUNTS, STEPS})
     ordered_topics = frozenset({STEPS})
+    understood_codes = frozenset({"old_step"})
 
     def __init__(self, *, mended: bool = False) -> None:
         """Wire it; mended, it takes what it could not take before as an amount of 1, and any step."""
@@ -104,7 +105,8 @@ class Toy:
             if record.topic == STEPS:
                 before = totals.get(name, await _total(connection, name))
                 if amount != before + 1 and not self.mended:
-                    rejected.append(Rejected(record, "wrong_step", f"{amount} does not follow {before}"))
+                    code = "old_step" if amount <= before else "wrong_step"
+                    rejected.append(Rejected(record, code, f"{amount} does not follow {before}"))
                     continue
                 totals[name] = amount
             else:

@@ -197,6 +197,28 @@ async def test_a_skip_frees_what_queued_behind_and_writes_its_event(pool: Pool) 
     assert await pool.fetchval("SELECT count(*) FROM outbox") == 1
 
 
+@pytest.mark.parametrize("size", [1, 2, 5])
+async def test_nothing_queues_behind_a_parked_record_that_was_understood(pool: Pool, size: int) -> None:
+    log = Log(projector(pool), topic=STEPS)
+    values = [b"1", b"2", b"2", b"3", b"4"]
+    for first in range(0, len(values), size):
+        await log.project(*values[first : first + size], first=first)
+    assert await parked(pool) == [(2, "old_step")]
+    assert await total(pool) == 4
+
+
+async def test_a_record_that_was_understood_holds_no_retry_and_no_skip_up(pool: Pool) -> None:
+    log = Log(projector(pool), topic=STEPS)
+    await log.project(b"1", b"1", b"{", b"2", b"{", b"3")
+    retried = await parking(pool, Toy()).skip(Skip(STEPS, 0, 2, "malformed", "OPS-7", "operator-1"))
+    assert [(each.offset, each.error_code) for each in retried] == [(3, None), (4, "bad_json")]
+    await pool.execute("UPDATE parked SET value = '2' WHERE record_offset = 4")
+    retried = await parking(pool, Toy()).retry(STEPS, 0, [4])
+    assert [(each.offset, each.error_code) for each in retried] == [(4, "old_step"), (5, None)]
+    assert await parked(pool) == [(1, "old_step"), (4, "old_step")]
+    assert await total(pool) == 3
+
+
 async def test_a_skip_read_from_the_own_topic_holds_in_a_replay_by_a_mended_reader(pool: Pool) -> None:
     skip = Skip(toy.AMOUNTS, 0, 1, "malformed", "OPS-7", "operator-1")
     event = toy.skipped_event(skip)
@@ -426,8 +448,11 @@ async def test_a_record_that_the_log_lost_ends_the_projection(pool: Pool) -> Non
     assert await total(pool) == 1
 
 
-async def test_codes_that_blame_a_producer_do_not_count_among_those_parked_in_a_row(pool: Pool) -> None:
-    log = Log(projector(pool, max_parked_in_a_row=3, blameless_codes={"bad_json"}))
+async def test_records_that_were_understood_do_not_count_among_those_parked_in_a_row(pool: Pool) -> None:
+    class Understanding(Toy):
+        understood_codes = frozenset({"bad_json"})
+
+    log = Log(projector(pool, Understanding(), max_parked_in_a_row=3))
     await log.project(*[b"{"] * 10)
     await log.project(CRASH, CRASH, first=10)
     with pytest.raises(TooManyParkedError):

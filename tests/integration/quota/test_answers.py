@@ -19,8 +19,7 @@ from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics.quota.v1.quota_pb2_grpc import QuotaServiceStub, add_QuotaServiceServicer_to_server
 from tokenomics_chassis.postgres import session
 from tokenomics_chassis.serving import Serving
-from tokenomics_contracts.events.policy import PolicyPublished
-from tokenomics_contracts.units import AccountId, MicroUsd, PeriodId
+from tokenomics_contracts.units import MAX_COST_MICRO_USD, AccountId, MicroUsd, PeriodId
 from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose
 from tokenomics_quota.domain.checks import Call, Decided
 from tokenomics_quota.domain.pricing import Quantities
@@ -249,6 +248,16 @@ async def test_every_account_decides_and_only_those_that_may_be_seen_carry_numbe
     assert not answer.HasField("caps")
 
 
+async def test_a_project_beside_an_account_id_is_refused(service: Served) -> None:
+    await company(service.quota)
+    await service.refresh()
+    request = pb.GetBalanceRequest(account_id="team/red/all/2026-11", project="apollo")
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await service.stub.GetBalance(request, metadata=service.metadata())
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert _violated_fields(refused.value) == {"project"}
+
+
 @pytest.mark.parametrize("period", ["2026-1", "9999-12", "2026-13"])
 async def test_a_period_that_is_none_is_refused(service: Served, period: str) -> None:
     await service.refresh()
@@ -288,23 +297,25 @@ async def test_balances_are_filtered_by_all_that_is_asked_for(
     assert [account.owner_id for account in listed.accounts] == owners
 
 
-def dear_priority() -> PolicyPublished:
-    book = price_book(2, rate=10**12).model_dump(mode="json")
-    book["document"]["service_tier_basis_points"] = {"priority": 1_000_000}
-    return PolicyPublished.model_validate(book)
-
-
-async def test_a_call_too_dear_to_answer_is_refused(service: Served) -> None:
-    await service.quota.tell(price_book(rate=10**12), "book")
+async def test_a_past_periods_balances_are_those_of_the_team_of_then(service: Served) -> None:
+    await company(service.quota)
+    service.clock.time = NOW + timedelta(days=30)
+    await service.quota.tell(person("ada", since=NOW + timedelta(days=20), team_id="blue"), "moved")
     await service.refresh()
-    check = check_request(estimated_input_tokens=10**9, estimated_output_tokens=10**9)
-    price = pb.EstimateCostRequest(provider="acme", model="one", input_tokens=10**9, output_tokens=10**9)
+    request = pb.ListBalancesRequest(subject="ada", period="2026-11")
+    listed = await service.stub.ListBalances(request, metadata=service.metadata())
+    assert [account.owner_id for account in listed.accounts] == ["ada", "red"]
+
+
+async def test_a_call_dearer_than_an_event_can_be_is_refused(service: Served) -> None:
+    await service.quota.tell(price_book(rate=10**9), "book")
+    await service.refresh()
+    check = check_request(estimated_input_tokens=10**9)
+    price = pb.EstimateCostRequest(provider="acme", model="one", input_tokens=10**9)
     affordable = await service.stub.EstimateCost(price, metadata=service.metadata())
-    assert affordable.cost_micro_usd == 2 * 10**15
+    assert affordable.cost_micro_usd == MAX_COST_MICRO_USD
     assert (await service.stub.CheckQuota(check, metadata=service.metadata())).decision == pb.DECISION_ALLOW
-    await service.quota.tell(dear_priority(), "b2")
-    await service.refresh()
-    check.service_tier = price.service_tier = pb.SERVICE_TIER_PRIORITY
+    check.estimated_output_tokens = price.output_tokens = 1
     for answering in (
         service.stub.CheckQuota(check, metadata=service.metadata()),
         service.stub.EstimateCost(price, metadata=service.metadata()),
@@ -330,9 +341,19 @@ async def test_pages_of_balances_join_to_the_whole(service: Served) -> None:
     assert seen == sorted(set(seen))
 
 
-async def test_an_account_nobody_ever_touched_is_not_found(service: Served) -> None:
+async def test_an_account_that_no_limit_and_no_cost_touched_is_not_found(service: Served) -> None:
+    alias = "alias:" + "e" * 32
+    await service.quota.tell(quota_policy(default_allowance_micro_usd=5), "policy")
+    await service.quota.tell(person("ada", aliases=[alias]), "ada")
+    await service.quota.tell(usage("ada", cost_micro_usd=0, project="free"), "free")
     await service.refresh()
-    for account_id in ("team/none/all/2026-11", "team/none/all/2020-01"):
+    for account_id in (
+        "project/free/all/2026-11",
+        "team/none/all/2026-11",
+        "team/none/all/2020-01",
+        "subject/nobody-at-all/all/2026-11",
+        f"subject/{alias}/all/2026-11",
+    ):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await service.stub.GetBalance(
                 pb.GetBalanceRequest(account_id=account_id), metadata=service.metadata()

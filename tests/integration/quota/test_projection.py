@@ -3,6 +3,8 @@
 import asyncio
 from datetime import timedelta
 
+import pytest
+
 from tests.integration.quota.harness import Quota
 from tests.support.quota_events import (
     NOW,
@@ -84,13 +86,31 @@ async def test_a_backfill_kept_out_of_balances_is_a_fact_all_the_same(quota: Quo
     assert await quota.pool.fetchval("SELECT sum(cost_micro_usd) FROM fact WHERE NOT counted") == 9
 
 
-async def test_a_policy_against_another_version_is_parked_and_the_next_ones_queue_behind_it(
+@pytest.mark.parametrize(
+    ("loser", "code"), [("2b", "policy_mismatch"), ("2", "identity_conflict"), ("2c", "too_late")]
+)
+async def test_a_policy_that_lost_a_race_is_parked_and_the_next_one_takes_effect(
+    quota: Quota, loser: str, code: str
+) -> None:
+    await quota.tell(price_book(), "1")
+    await quota.tell(price_book(2, rate=2_000_000), "2")
+    time = NOW - 70 * DAY if code == "too_late" else NOW
+    await quota.tell(price_book(2, rate=3_000_000), loser, time=time)
+    await quota.tell(price_book(3, rate=4_000_000), "3")
+    await quota.tell(usage("ada"), "a")
+    assert await quota.parked() == [code]
+    assert await quota.totals() == {"unattributed/unattributed/operational/2026-11": 400}
+
+
+async def test_a_policy_against_a_version_that_never_was_waits_for_nothing_and_holds_nothing_up(
     quota: Quota,
 ) -> None:
     await quota.tell(quota_policy(1), "1")
     await quota.tell(quota_policy(3), "3")
-    await quota.tell(quota_policy(2), "2")
-    assert await quota.parked() == ["behind_parked", "policy_mismatch"]
+    await quota.tell(quota_policy(2, time_zone="America/New_York"), "2")
+    await quota.tell(usage("ada", cost_micro_usd=1), "a", time=NOW.replace(day=1, hour=2))
+    assert await quota.parked() == ["policy_mismatch"]
+    assert await quota.totals() == {"unattributed/unattributed/operational/2026-10": 1}
 
 
 async def test_every_table_and_column_of_derived_state_is_hashed_or_left_out_by_name(quota: Quota) -> None:

@@ -21,7 +21,6 @@ from tokenomics_contracts.events.usage import UsageRecorded
 from tokenomics_contracts.registry import EVENT_MODELS, parse
 from tokenomics_contracts.units import (
     AccountId,
-    account_id,
     parse_time,
     split_account_id,
 )
@@ -239,8 +238,6 @@ def test_a_published_document_is_read_by_the_model_of_its_kind() -> None:
 
 
 def test_an_account_id_names_its_parts() -> None:
-    account = account_id("team", "team-07", "all", "2026-11")
-    assert account == "team/team-07/all/2026-11"
-    assert split_account_id(account) == ("team", "team-07", "all", "2026-11")
+    assert split_account_id(AccountId("team/team-07/all/2026-11")) == ("team", "team-07", "all", "2026-11")
     with pytest.raises(ValueError, match="unpack"):
         split_account_id(AccountId("team/team-07"))

@@ -1,5 +1,6 @@
 """What a check answers from the view, and who may see what."""
 
+import json
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -12,17 +13,18 @@ from tests.support.quota_events import NOW, governance, person, price_book, proj
 from tokenomics_contracts.events.directory import PersonLeft
 from tokenomics_contracts.units import MAX_TOKENS, AccountId, MicroUsd, PeriodId
 from tokenomics_quota.domain.accounts import AccountKind, parse_account_id
-from tokenomics_quota.domain.checks import Call
+from tokenomics_quota.domain.checks import Call, Decided
 from tokenomics_quota.domain.friction import Band, Decision
 from tokenomics_quota.domain.pricing import Quantities
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.governance import Governance
+from tokenomics_quota.streams.events import decision_event
 from tokenomics_quota.usecases.checking import check, sight_of
 
 LIMIT = 1_000_000
 TOKENS_PER_MICRO_USD = 1_000_000
 PERIOD = PeriodId("2026-11")
-ALIAS = "alias:" + "b" * 32
+ALIAS, UNBORNE = "alias:" + "b" * 32, "alias:" + "c" * 32
 
 
 def company(*, rate: int = 1_000_000, **policy: Any) -> Governance:
@@ -269,3 +271,13 @@ def test_only_the_person_and_who_decides_see_a_persons_account(
 ) -> None:
     account = parse_account_id(f"{account_id}/all/2026-11")
     assert sight_of(company(), person_id, NOW)(account) is seen
+
+
+@pytest.mark.parametrize(("subject", "recorded"), [(ALIAS, "ada"), ("ada", "ada"), (UNBORNE, UNBORNE)])
+def test_a_decision_is_recorded_of_the_person_behind_an_alias(subject: str, recorded: str) -> None:
+    answer = check(view({}), call(subject), NOW)
+    event = decision_event(
+        Decided("d", call(subject), "operational", "caller", answer, {}, decided_at=NOW, traceparent=None)
+    )
+    assert event.key == recorded.encode()
+    assert json.loads(event.value or b"")["subject"] == recorded

@@ -87,12 +87,18 @@ def test_the_latest_published_policy_in_force_decides() -> None:
         quota_policy(1, default_allowance_micro_usd=1),
         quota_policy(2, since=NOW - 2 * DAY, default_allowance_micro_usd=2),
         quota_policy(3, since=NOW - 9 * DAY, default_allowance_micro_usd=3),
+        person("ada"),
     )
     limits = [
-        state.limit(AccountKind.SUBJECT, "nobody", instant)
-        for instant in (NOW - 10 * DAY, NOW - 5 * DAY, NOW)
+        state.limit(AccountKind.SUBJECT, "ada", instant) for instant in (NOW - 10 * DAY, NOW - 5 * DAY, NOW)
     ]
     assert limits == [1, 3, 3]
+
+
+def test_neither_a_stranger_nor_an_alias_has_an_allowance() -> None:
+    state = governance(quota_policy(default_allowance_micro_usd=1), person("ada", aliases=[ALIAS]))
+    limits = [state.limit(AccountKind.SUBJECT, owner, NOW) for owner in ("ada", "nobody", ALIAS)]
+    assert limits == [1, None, None]
 
 
 def test_only_facts_that_may_change_are_in_scope() -> None:

@@ -8,9 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.quota_events import governance, price_book, record, usage
 from tokenomics_contracts.events.policy import PriceBookDocument
-from tokenomics_contracts.units import MicroUsd, ServiceTier
+from tokenomics_contracts.units import MAX_COST_MICRO_USD, MAX_TOKENS, MicroUsd, ServiceTier
 from tokenomics_quota.domain.pricing import ModelPrice, PriceBook, Quantities, Rates, Steps, price
+from tokenomics_quota.projections.facts import Received
+from tokenomics_quota.projections.usage import derive
+from tokenomics_quota.streams.decoding import usage_from_record
 
 MILLION = 10**6
 NOON = datetime(2026, 11, 17, 12, tzinfo=UTC)
@@ -188,6 +192,14 @@ def test_a_reported_cost_is_taken_as_it_is() -> None:
             "acme", "m", usage, book=book(flat("m", 5), batch=5_000), at=NOON, reported_micro_usd=reported
         )
         assert priced == (reported, "reported")
+
+
+def test_a_fact_costs_no_more_than_a_tool_may_report() -> None:
+    received = usage_from_record(record(usage(input_tokens=MAX_TOKENS, output_tokens=MAX_TOKENS), "a"))
+    assert isinstance(received, Received)
+    books = [governance(price_book(rate=rate)) for rate in (10**8, 10**12)]
+    costs = [derive(received, None, governing).cost_micro_usd for governing in books]
+    assert costs == [2 * 10**11, MAX_COST_MICRO_USD]
 
 
 def test_a_listed_price_of_the_service_tier_wins_over_the_factor() -> None:

@@ -39,6 +39,7 @@ class ObservedProjection:
         self.name = projection.name
         self.topics = projection.topics
         self.ordered_topics = projection.ordered_topics
+        self.understood_codes = projection.understood_codes
 
     async def apply(self, connection: Connection, batch: Batch) -> Outcome:
         """See :meth:`Projection.apply`."""

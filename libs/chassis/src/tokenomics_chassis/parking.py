@@ -61,8 +61,9 @@ _SKIP = """
 INSERT INTO skipped (topic, partition, record_offset, reason_code, ticket_id) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT DO NOTHING
 """
-_NEXT_OF_KEY = """
-SELECT min(record_offset) FROM parked WHERE topic = $1 AND partition = $2 AND key = $3
+_FIRST_BLOCKING = """
+SELECT min(record_offset) FROM parked
+WHERE topic = $1 AND partition = $2 AND key = $3 AND error_code <> ALL($4::text[])
 """
 
 
@@ -198,9 +199,10 @@ class Parking:
     ) -> Sequence[Retried]:
         """Try parked records of a partition again, in offset order, in one transaction.
 
-        Where order per key matters, a record is tried only when nothing of its key is parked before it, and
-        one that succeeds takes the records queued behind it along, in order, until one fails. Each try counts
-        as an attempt. Bytes are never edited: what is mended is the reader or a policy.
+        Where order per key matters, a record is tried only when nothing of its key blocks it: all that is
+        parked before it was understood. One that blocks no longer takes the records queued behind it along,
+        in order, until one blocks again. Each try counts as an attempt. Bytes are never edited: what is
+        mended is the reader or a policy.
 
         Parameters
         ----------
@@ -236,10 +238,11 @@ class Parking:
             await outbox.append(connection, aggregate_id, 1, **event._asdict())
             if skip.topic not in self._projection.ordered_topics:
                 return None
-            next_of_key: int | None = await connection.fetchval(
-                _NEXT_OF_KEY, skip.topic, skip.partition, row["key"]
+            understood = list(self._projection.understood_codes)
+            first_blocking: int | None = await connection.fetchval(
+                _FIRST_BLOCKING, skip.topic, skip.partition, row["key"], understood
             )
-            return next_of_key
+            return first_blocking
 
         behind = await in_transaction(self._pool, give_up)
         return [] if behind is None else await self.retry(skip.topic, skip.partition, [behind])
@@ -269,18 +272,15 @@ class Parking:
         retried: list[Retried] = []
         changed = False
         for row in rows:
-            key = row["key"] if ordered else None
-            if key in blocked:
-                continue
-            if row["record_offset"] not in wanted and key not in freed:
+            offset, code, key = row["record_offset"], row["error_code"], row["key"] if ordered else None
+            if key not in blocked and (offset in wanted or key in freed):
+                outcome, error = await _try(connection, projection, source, _record(row))
+                changed = changed or outcome.changed
+                code, message = (error.code, _message(error.message)) if error else (None, None)
+                retried.append(Retried(topic, partition, offset, code, message))
+                freed.add(key)
+            if key is not None and code not in {None, *projection.understood_codes}:
                 blocked.add(key)
-                continue
-            outcome, error = await _try(connection, projection, source, _record(row))
-            changed = changed or outcome.changed
-            code, message = (error.code, _message(error.message)) if error else (None, None)
-            retried.append(Retried(topic, partition, row["record_offset"], code, message))
-            if key is not None:
-                (blocked if error else freed).add(key)
         if changed:
             await connection.execute(
                 _CHANGED, source.source_id, source.change_seq, self._schemas.changed_channel
@@ -293,6 +293,7 @@ class Skips:
 
     name = "skips"
     ordered_topics: frozenset[str] = frozenset()
+    understood_codes: frozenset[str] = frozenset()
 
     def __init__(self, own_topic: str, decode: Callable[[Record], Skip | None]) -> None:
         """Wire it; ``decode`` answers ``None`` for an event that is no skip.

@@ -93,6 +93,15 @@ class Projection(Protocol):
         """Those of its topics where later records of a parked key queue behind it."""
         ...
 
+    @property
+    def understood_codes(self) -> frozenset[str]:
+        """Codes of records that were read and understood, and can't be applied for what their producer did.
+
+        Nothing queues behind them, since what they say is known and was judged; and any number of them in a
+        row says nothing against the reader.
+        """
+        ...
+
     async def apply(self, connection: Connection, batch: Batch) -> Outcome:
         """Write the batch's effects inside the projector's open transaction.
 

@@ -30,7 +30,10 @@ _CREATE = "INSERT INTO position (topic, partition) VALUES ($1, $2) ON CONFLICT D
 _SKIPPED = """
 SELECT record_offset FROM skipped WHERE topic = $1 AND partition = $2 AND record_offset BETWEEN $3 AND $4
 """
-_PARKED_KEYS = "SELECT DISTINCT key FROM parked WHERE topic = $1 AND partition = $2 AND key IS NOT NULL"
+_BLOCKED_KEYS = """
+SELECT DISTINCT key FROM parked
+WHERE topic = $1 AND partition = $2 AND key IS NOT NULL AND error_code <> ALL($3::text[])
+"""
 _PARKED_BEFORE = """
 SELECT record_offset, error_code FROM parked WHERE topic = $1 AND partition = $2 AND record_offset < $3
 ORDER BY record_offset DESC LIMIT $4
@@ -89,7 +92,6 @@ class Projector:
         skips: Skips | None = None,
         read_records: ReadRecords = no_log,
         max_parked_in_a_row: int = 100,
-        blameless_codes: Collection[str] = (),
     ) -> None:
         """Wire it.
 
@@ -101,16 +103,12 @@ class Projector:
             Reads the bytes of ``Outcome.rejected_places``: :func:`~tokenomics_chassis.log_reader.log_reader`.
         max_parked_in_a_row
             Records of one partition, without an applied one between them, that may be parked before the
-            projection stops. Those queued behind a parked record don't count.
-        blameless_codes
-            Codes of further records that don't count: they tell of what a producer did, while the reader
-            understood the record well.
+            projection stops. Those that were understood or queued behind a parked record don't count.
         """
         self._pool = pool
         self._schemas = schemas
         self._read_records = read_records
         self._max_parked_in_a_row = max_parked_in_a_row
-        self._blameless_codes = frozenset({RejectionCode.BEHIND_PARKED, *blameless_codes})
         projections: list[Projection] = [projection, *([skips] if skips else [])]
         self._by_topic = {topic: each for each in projections for topic in each.topics}
         if len(self._by_topic) != sum(len(each.topics) for each in projections):
@@ -214,7 +212,8 @@ class Projector:
             outcome = await _apply_all(connection, projection, source, todo, isolate=isolate)
         failpoint("projector.after_apply")
         if outcome.rejected:
-            await self._stop_on_too_many(connection, todo, outcome.rejected)
+            blameless = {RejectionCode.BEHIND_PARKED, *projection.understood_codes}
+            await self._stop_on_too_many(connection, todo, outcome.rejected, blameless)
             await park(connection, outcome.rejected)
         await connection.execute(
             _ADVANCE,
@@ -228,7 +227,11 @@ class Projector:
         return fresh[-1].offset + 1
 
     async def _stop_on_too_many(
-        self, connection: Connection, records: Sequence[Record], rejected: Sequence[Rejected]
+        self,
+        connection: Connection,
+        records: Sequence[Record],
+        rejected: Sequence[Rejected],
+        blameless: Collection[str],
     ) -> None:
         first = records[0]
         before = await connection.fetch(
@@ -238,13 +241,13 @@ class Projector:
         for expected, row in zip(range(first.offset - 1, _BEFORE_ALL, -1), before, strict=False):
             if row["record_offset"] != expected:
                 break
-            in_a_row += row["error_code"] not in self._blameless_codes
+            in_a_row += row["error_code"] not in blameless
         by_offset = {each.record.offset: each for each in rejected if each.record[:2] == first[:2]}
         for record in records:
             failed = by_offset.get(record.offset)
             if failed is None:
                 in_a_row = 0
-            elif failed.code not in self._blameless_codes:
+            elif failed.code not in blameless:
                 in_a_row += 1
                 if in_a_row >= self._max_parked_in_a_row:
                     raise TooManyParkedError(failed, self._max_parked_in_a_row)
@@ -286,12 +289,13 @@ async def _apply_in_order(
     *,
     isolate: bool,
 ) -> Outcome:
-    """Apply records so that none of a key is applied after a parked one of that key.
+    """Apply records so that none of a key is applied after a parked one of that key that wasn't understood.
 
     A projection learns too late that a record it rejects has followers in the same batch: then the batch is
     undone and applied again without them.
     """
-    rows = await connection.fetch(_PARKED_KEYS, source.topic, source.partition)
+    understood = projection.understood_codes
+    rows = await connection.fetch(_BLOCKED_KEYS, source.topic, source.partition, list(understood))
     blocked: dict[bytes, int] = {row["key"]: _BEFORE_ALL for row in rows}
     rejected: list[Rejected] = []
     while True:
@@ -307,8 +311,8 @@ async def _apply_in_order(
         failed = []
         for each in sorted(outcome.rejected, key=lambda each: each.record.offset):
             record = each.record
-            is_ours = (record.topic, record.partition) == (source.topic, source.partition)
-            if not (is_ours and record.offset in offsets) or _is_blocked(record, blocked):
+            is_ours = record[:2] == (source.topic, source.partition) and record.offset in offsets
+            if not is_ours or each.code in understood or _is_blocked(record, blocked):
                 continue
             failed.append(each)
             if record.key is not None:

@@ -75,6 +75,7 @@ class _Resolving:
         self.name = projection.name
         self.topics = projection.topics
         self.ordered_topics = projection.ordered_topics
+        self.understood_codes = projection.understood_codes
 
     async def apply(self, connection: Connection, batch: Batch) -> Outcome:
         outcome = await self._projection.apply(connection, batch)

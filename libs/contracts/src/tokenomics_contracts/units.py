@@ -1,7 +1,7 @@
 """Units and identifiers that events, ledgers and calls share.
 
 Money is an integer of micro-USD, tokens are integers, ratios are basis points. Bounds are part of the
-contract: a reader may rely on them (they keep every sum of 10^6 facts inside 64 bits).
+contract: a reader may rely on them (they keep every sum of nine million facts inside 64 bits).
 """
 
 from datetime import UTC, datetime
@@ -38,7 +38,7 @@ DecisionId = NewType("DecisionId", str)
 Role = NewType("Role", str)
 
 AccountId = NewType("AccountId", str)
-"""`<kind>/<owner_id>/<purpose>/<period>`, for example `team/team-07/all/2026-11`; see `account_id`."""
+"""`<kind>/<owner_id>/<purpose>/<period>`, for example `team/team-07/all/2026-11`."""
 
 PeriodId = NewType("PeriodId", str)
 """A calendar month in the policy's time zone, `YYYY-MM`."""
@@ -57,7 +57,7 @@ MAX_TOKENS: Final = 10**9
 """Upper bound of each token count of one event."""
 
 MAX_COST_MICRO_USD: Final = 10**12
-"""Upper bound of one event's cost (a million USD)."""
+"""Upper bound of one event's cost (a million USD), reported or priced: a book can't make it dearer."""
 
 MAX_LIMIT_MICRO_USD: Final = 10**15
 """Upper bound of a limit and of a budget (a billion USD)."""
@@ -150,11 +150,6 @@ def _event_name(text: str) -> str:
     if not is_event_name(text):
         raise ValueError("should have printable characters only")
     return text
-
-
-def account_id(kind: AccountKind, owner_id: str, purpose: AccountPurpose, period: str) -> AccountId:
-    """Name an account; the inverse of `split_account_id` for identifiers that match `IDENTIFIER_PATTERN`."""
-    return AccountId(f"{kind}/{owner_id}/{purpose}/{period}")
 
 
 def split_account_id(account: AccountId) -> tuple[AccountKind, str, AccountPurpose, PeriodId]:

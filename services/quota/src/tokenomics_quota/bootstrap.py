@@ -71,10 +71,6 @@ from tokenomics_quota.usecases.announcing import ThresholdAnnouncer
 from tokenomics_quota.usecases.projecting import KnownGovernance
 
 SERVICE = "quota"
-PRODUCERS_FAULTS = frozenset(
-    {RejectionCode.TOO_LATE, RejectionCode.IDENTITY_CONFLICT, RejectionCode.POLICY_MISMATCH}
-)
-"""Any number of these in a row says nothing against the reader."""
 
 READ_FIRST = (frozenset({OWN_TOPIC}), QuotaProjection.topics - {USAGE})
 """The own topic, then what governs usage: see :class:`ProjectionConsumer`."""
@@ -106,7 +102,6 @@ def projector(settings: ProjectSettings, pool: Pool, schemas: Schemas) -> Projec
         skips=Skips(OWN_TOPIC, skip_from_record),
         read_records=log_reader(settings.kafka_bootstrap),
         max_parked_in_a_row=settings.max_parked_in_a_row,
-        blameless_codes=PRODUCERS_FAULTS,
     )
 
 
@@ -238,7 +233,8 @@ def serve() -> ExitCode:
         views = EachVersion(
             pool, FED, lambda version: _served_version(settings, version, serving, by_version)
         )
-        ends = LogEnds(settings.kafka_bootstrap, QuotaProjection.topics, serving, meter, _CLOCK)
+        projected = [topic for topic in topics() if topic.name in QuotaProjection.topics]
+        ends = LogEnds(settings.kafka_bootstrap, projected, serving, meter, _CLOCK)
         server = RpcServer(settings, process, await Authenticator.load(settings, _CLOCK))
         freshness = FreshnessWriter(meter, timedelta(seconds=settings.stale_after_seconds))
         server.add(

@@ -42,12 +42,14 @@ class _Comparison:
     def _compare_resolved(self, old: JsonSchema, new: JsonSchema, path: str) -> Iterator[Problem]:
         if "anyOf" in old or "anyOf" in new:
             yield from self._compare_alternatives(old, new, path)
-            old, new = ({key: schema[key] for key in schema if key == "default"} for schema in (old, new))
+            # What stands beside alternatives holds for all of them; a schema without any is its own only one.
+            beside = {"default"}.union(*(schema for schema in (old, new) if "anyOf" in schema)) - {"anyOf"}
+            old, new = ({key: schema[key] for key in schema.keys() & beside} for schema in (old, new))
         # The type comes first: it is what the message should name where an alternative is gone.
         for keyword in sorted(
             (old.keys() | new.keys()) - _ANNOTATIONS, key=lambda name: (name != "type", name)
         ):
-            if keyword == "properties":
+            if keyword == "properties" and keyword in old:
                 yield from self._compare_properties(old, new, path)
             elif keyword == "required":
                 for name in sorted(set(new.get("required", ())) - set(old.get("required", ()))):

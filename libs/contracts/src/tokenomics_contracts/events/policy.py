@@ -79,7 +79,7 @@ class Thresholds(Value):
 
     nudge_basis_points: Ratio = BasisPoints(7_000)
     justify_basis_points: Ratio = BasisPoints(9_000)
-    approve_basis_points: Ratio = BasisPoints(10_000)
+    approve_basis_points: Ratio = FULL
 
     @model_validator(mode="after")
     def _rise(self) -> Self:

@@ -53,6 +53,8 @@ class DecisionRecorded(Event):
 
     decision_id: Decision
     subject: Subject
+    """The subject id behind an alias; the alias itself where the directory knows nobody who bears it."""
+
     caller: Caller
     """The authenticated workload that asked."""
 

@@ -1,12 +1,11 @@
 """Progressive friction: bands, decisions and what they ask of the caller."""
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
+from tokenomics_contracts.events import policy
 from tokenomics_contracts.units import Band as BandName
 from tokenomics_contracts.units import BasisPoints, DecisionName, MicroUsd
-
-FULL_BASIS_POINTS = 10_000
 
 
 class Band(IntEnum):
@@ -60,6 +59,11 @@ class Thresholds(NamedTuple):
     justify: BasisPoints
     approve: BasisPoints
 
+    @classmethod
+    def from_policy(cls, stated: policy.Thresholds) -> Self:
+        """Take over the thresholds that a policy states."""
+        return cls(stated.nudge_basis_points, stated.justify_basis_points, stated.approve_basis_points)
+
     def reached(self, used: MicroUsd, limit: MicroUsd | None) -> list[tuple[Band, BasisPoints]]:
         """Return every threshold that ``used`` has reached, lowest first; none without a limit.
 
@@ -73,7 +77,7 @@ class Thresholds(NamedTuple):
         if limit is None or used <= 0:
             return Band.NORMAL
         nudge, justify, approve = self
-        scaled = used * FULL_BASIS_POINTS
+        scaled = used * policy.FULL
         if scaled < limit * nudge:
             return Band.NORMAL
         if scaled < limit * justify:
@@ -88,13 +92,13 @@ class Thresholds(NamedTuple):
     def room_before(self, band: Band, used: MicroUsd, limit: MicroUsd) -> MicroUsd:
         """Return how much more may be used before a band above normal begins; negative once it has begun."""
         # The smallest use that reaches the share; the first micro-USD where that is nothing.
-        first = max(1, -(-limit * self[band - 1] // FULL_BASIS_POINTS))
+        first = max(1, -(-limit * self[band - 1] // policy.FULL))
         return MicroUsd(first - 1 - used)
 
 
 _BANDS = (Band.NUDGE, Band.JUSTIFY, Band.APPROVE)
 
-DEFAULT_THRESHOLDS = Thresholds(BasisPoints(7_000), BasisPoints(9_000), BasisPoints(FULL_BASIS_POINTS))
+DEFAULT_THRESHOLDS = Thresholds.from_policy(policy.Thresholds())
 
 
 class Standing(NamedTuple):

@@ -93,11 +93,11 @@ class QuotaView:
         return experiment if purpose is Purpose.EXPERIMENT else operational
 
     def is_touched(self, account: Account) -> bool:
-        """Whether usage of its period touched an account, for whatever purpose."""
+        """Whether a cost of its period touched an account, for whatever purpose; free usage leaves none."""
         return f"{account.kind}/{account.owner_id}" in self._posted.get(account.period, _NO_LINES)
 
     def touched(self, period: PeriodId) -> Sequence[AccountId]:
-        """Return the accounts, for purpose ``all``, that usage of a period touched, by id.
+        """Return the accounts, for purpose ``all``, that a cost of a period touched, by id.
 
         The sequence given stays as it is. Asking again costs nothing unless accounts were added.
         """
@@ -111,6 +111,11 @@ class QuotaView:
             self._ordered[period] = ordered
         return ordered
 
+    def instant_in(self, period: PeriodId, now: datetime) -> datetime:
+        """Return the instant of a period that is nearest to now: a past one is judged as it ended."""
+        start, end = self.governance.calendars.at(now).bounds(period)
+        return min(max(now, start), end - _RESOLUTION)
+
     def balance(self, account: Account, now: datetime) -> Balance:
         """Return an account against its limit.
 
@@ -118,10 +123,8 @@ class QuotaView:
         on purpose ``all``; an account of a single purpose has none.
         """
         governance = self.governance
-        start, end = governance.calendars.at(now).bounds(account.period)
-        at = now
-        if not start <= now < end:
-            at = start if now < start else end - _RESOLUTION
+        _, end = governance.calendars.at(now).bounds(account.period)
+        at = self.instant_in(account.period, now)
         limited = account.purpose is Purpose.ALL
         return Balance(
             account,

@@ -161,13 +161,14 @@ class Governance:
     def limit(self, kind: AccountKind, owner_id: str, at: datetime) -> MicroUsd | None:
         """Return the limit of an account at an instant; ``None`` is unlimited.
 
-        A subject the directory doesn't know has the default allowance; who left has none.
+        Who left has an allowance of zero. A subject the directory doesn't know, or an alias, has no account
+        of its own to limit: what it uses is counted elsewhere.
         """
         policy = self.quota_policies.at(at)
         if kind is AccountKind.SUBJECT:
             member = self.directory.member(owner_id).at(at)
             if member is None:
-                return policy.default_allowance
+                return None
             return MicroUsd(0) if member.value.left else policy.allowance(member.value.role)
         return policy.budget(kind, owner_id)
 
@@ -317,13 +318,10 @@ def _member(event: Event) -> Member | None:
 def _quota_policy(published: PolicyPublished) -> QuotaPolicy:
     document = published.document
     assert isinstance(document, QuotaDocument)
-    thresholds = document.thresholds
     return QuotaPolicy(
         version=published.version,
         time_zone=document.time_zone,
-        thresholds=Thresholds(
-            thresholds.nudge_basis_points, thresholds.justify_basis_points, thresholds.approve_basis_points
-        ),
+        thresholds=Thresholds.from_policy(document.thresholds),
         allowances={allowance.role: allowance.limit_micro_usd for allowance in document.allowances},
         default_allowance=document.default_allowance_micro_usd,
         budgets={

@@ -9,7 +9,7 @@ of its original, whichever comes first; the highest revision wins.
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from tokenomics_contracts.units import AccountId, MicroUsd
+from tokenomics_contracts.units import MAX_COST_MICRO_USD, AccountId, MicroUsd
 from tokenomics_quota.domain.directory import Attribution
 from tokenomics_quota.domain.effective import GOVERNING_REACH, LogOrder
 from tokenomics_quota.domain.identity import Verdict, judge
@@ -41,7 +41,8 @@ def derive(received: Received, correction: Received | None, governing: Governing
     """Derive what a fact costs, who carries it and in which period it counts.
 
     Everything is judged at the event's own time. ``correction`` replaces the quantities and the reported
-    cost, never the time, the subject or the model.
+    cost, never the time, the subject or the model. A price beyond what a tool may report counts as that: it
+    is a price book's mistake, which a later one mends, and must not carry sums out of a ledger's 64 bits.
     """
     at = received.occurred_at
     book = governing.price_books.at(at)
@@ -54,6 +55,8 @@ def derive(received: Received, correction: Received | None, governing: Governing
         at=at,
         reported_micro_usd=billed.reported_cost_micro_usd,
     )
+    if cost_micro_usd > MAX_COST_MICRO_USD:
+        cost_micro_usd = MicroUsd(MAX_COST_MICRO_USD)
     subject_id, team_id, cost_centre_id = governing.attribution(received.subject).at(at)
     # Once per event, hence by the shortest way to a tuple: see docs/performance.md.
     return tuple.__new__(

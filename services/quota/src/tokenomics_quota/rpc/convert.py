@@ -12,6 +12,7 @@ from tokenomics_chassis.rpc.errors import InvalidRequestError
 from tokenomics_contracts.units import (
     IDENTIFIER_PATTERN,
     LABEL_PATTERN,
+    MAX_COST_MICRO_USD,
     MAX_TOKENS,
     SLUG_PATTERN,
     MicroUsd,
@@ -62,9 +63,6 @@ _UNBLOCKS: Final = {
     Decision.JUSTIFICATION_REQUIRED: pb.UNBLOCK_KIND_JUSTIFY,
     Decision.APPROVAL_REQUIRED: pb.UNBLOCK_KIND_REQUEST_APPROVAL,
 }
-MAX_ESTIMATE_MICRO_USD: Final = 2**53
-"""Dearest call that is answered: some 9 thousand million USD, and still exact as a JSON number."""
-
 _IDENTIFIER: Final = "must be an identifier: letters, digits and . _ : -, at most 128, no e-mail address"
 _TOKENS: Final = f"must be 0 to {MAX_TOKENS}"
 _SERVICE_TIER: Final = "is not a service tier of this contract"
@@ -200,15 +198,15 @@ def kind_from_pb(kind: pb.AccountKind.ValueType) -> AccountKind | None:
 
 
 def check_bound(cost_micro_usd: MicroUsd, *fields: str) -> None:
-    """Refuse a call that costs more than an answer or a decision record may say.
+    """Refuse a call that would cost more than one event can.
 
     Raises
     ------
     InvalidRequestError
         Naming the fields that make it so dear.
     """
-    if cost_micro_usd > MAX_ESTIMATE_MICRO_USD:
-        message = f"makes the estimate exceed {MAX_ESTIMATE_MICRO_USD} micro-USD"
+    if cost_micro_usd > MAX_COST_MICRO_USD:
+        message = f"makes the estimate exceed {MAX_COST_MICRO_USD} micro-USD"
         raise InvalidRequestError(dict.fromkeys(fields, message))
 
 

@@ -121,6 +121,8 @@ class QuotaServicer(QuotaServiceServicer):
         now = self._clock.now()
         sees = self._sight(now)
         if request.WhichOneof("target") == "account_id":
+            if request.project:
+                raise InvalidRequestError({"project": "goes with subject only"})
             accounts = [_account("account_id", request.account_id)]
             # Before looking whether it exists: that, too, would tell whether somebody has used anything.
             _authorize(sees, accounts[0])
@@ -174,7 +176,7 @@ class QuotaServicer(QuotaServiceServicer):
             # A handful: asked for one by one instead of searched for among all.
             owned = {Account(each, request.owner_id, Purpose.ALL, period) for each in AccountKind}
             if request.subject:
-                carrying = self._accounts_of(request.subject, "", now)
+                carrying = self._accounts_of(request.subject, "", self._view.instant_in(period, now))
                 named = {account._replace(period=period) for account in carrying}
                 owned = named & owned if request.owner_id else named
             ids: Sequence[AccountId] = sorted(
@@ -211,7 +213,7 @@ class QuotaServicer(QuotaServiceServicer):
         self._require_at_hand(account.period)
         limit = self._view.governance.limit(account.kind, account.owner_id, now)
         if limit is None and not self._view.is_touched(account):
-            raise NotFoundError("no limit and no usage ever touched this account")
+            raise NotFoundError("no limit and no cost ever touched this account")
 
     def _require_at_hand(self, period: PeriodId) -> None:
         if period < self._view.horizon:

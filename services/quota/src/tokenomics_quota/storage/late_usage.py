@@ -6,14 +6,17 @@ from collections.abc import Awaitable, Callable
 
 from tokenomics_chassis.dependencies import is_dependency_away
 from tokenomics_chassis.postgres import Backoff, Pool, wait_for
+from tokenomics_contracts.catalogue import topic_of
+from tokenomics_contracts.events.policy import PolicyPublished
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 
+_POLICY_TOPIC = topic_of(PolicyPublished.type_name).name
 _SOURCES_VERSION = """
 SELECT coalesce(max(governing_version), 0) FROM governing_event
-WHERE topic = 'tokenomics.policy.v1'
+WHERE topic = $1
   AND convert_from(data, 'UTF8')::jsonb ->> 'kind' = 'sources'
 """
 
@@ -36,7 +39,7 @@ class LateUsageMender:
         mended_at = -1
         while not stopping.is_set():
             try:
-                version = await self._pool.fetchval(_SOURCES_VERSION)
+                version = await self._pool.fetchval(_SOURCES_VERSION, _POLICY_TOPIC)
                 if version != mended_at:
                     applied = await self._retry_late()
                     mended_at = version

@@ -17,6 +17,7 @@ from tokenomics_contracts.events.quota import (
 )
 from tokenomics_contracts.registry import parse
 from tokenomics_contracts.units import DecisionId, ProjectId, SubjectId
+from tokenomics_quota.domain.accounts import AccountKind
 from tokenomics_quota.domain.checks import Decided
 from tokenomics_quota.ports import DueThreshold
 
@@ -48,9 +49,10 @@ def outbox_event(
 def decision_event(decided: Decided) -> OutboxEvent:
     """Encode a decision record."""
     call, answer = decided.call, decided.answer
+    own = answer.balances[0].account
     event = DecisionRecorded(
         decision_id=DecisionId(decided.decision_id),
-        subject=SubjectId(call.subject),
+        subject=SubjectId(own.owner_id if own.kind is AccountKind.SUBJECT else call.subject),
         caller=decided.caller,
         decision=answer.decision.label,
         reason_codes=tuple(reason.code for reason in answer.reasons),

@@ -1,6 +1,7 @@
 """Watches the ends of the log, so that answers can say how fresh they are."""
 
 import asyncio
+from collections.abc import Collection
 from datetime import timedelta
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -9,10 +10,14 @@ from aiokafka.errors import KafkaError
 from tokenomics_chassis.clock import Clock
 from tokenomics_chassis.postgres import Backoff, wait_for
 from tokenomics_chassis.serving import Serving
+from tokenomics_contracts.catalogue import Topic
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.freshness import FreshnessMeter
 
 POLL_SECONDS = 0.5
+
+REQUEST_TIMEOUT_MS = 5_000
+"""The client asks so long for the end of a partition that isn't there, and a stop waits for it."""
 
 LAG_BOUND = timedelta(minutes=10)
 """A view further behind the log is not ready: by then it is no outage that answers should bridge."""
@@ -24,13 +29,16 @@ class LogEnds:
     def __init__(
         self,
         bootstrap: str,
-        topics: frozenset[str],
+        topics: Collection[Topic],
         serving: Serving[QuotaView],
         meter: FreshnessMeter,
         clock: Clock,
     ) -> None:
         self._bootstrap = bootstrap
-        self._topics = topics
+        # By the catalogue: what the client happens to know of must not pass for all there is.
+        self._partitions = [
+            TopicPartition(topic.name, partition) for topic in topics for partition in range(topic.partitions)
+        ]
         self._serving = serving
         self._meter = meter
         self._clock = clock
@@ -46,7 +54,12 @@ class LogEnds:
         """Watch until told to stop; while the broker is away the meter's lag grows, which is the truth."""
         backoff = Backoff(max_seconds=2.0)
         while not stopping.is_set():
-            consumer = AIOKafkaConsumer(bootstrap_servers=self._bootstrap, client_id="log-ends")
+            consumer = AIOKafkaConsumer(
+                bootstrap_servers=self._bootstrap,
+                client_id="log-ends",
+                request_timeout_ms=REQUEST_TIMEOUT_MS,
+                isolation_level="read_committed",  # as the projector reads: an open transaction is no lag
+            )
             try:
                 await consumer.start()
                 await self._watch(consumer, stopping, backoff)
@@ -58,18 +71,9 @@ class LogEnds:
     async def _watch(self, consumer: AIOKafkaConsumer, stopping: asyncio.Event, backoff: Backoff) -> None:
         while not stopping.is_set():
             at = self._clock.now()
-            ends = await consumer.end_offsets(await _partitions(consumer, self._topics))
+            ends = await consumer.end_offsets(self._partitions)
             self._meter.observe_ends({f"{tp.topic}/{tp.partition}": end for tp, end in ends.items()}, at)
             view = self._serving.current
             self._meter.observe_view(view.next_offsets if view else {})
             backoff.reset()
             await wait_for(stopping, POLL_SECONDS)
-
-
-async def _partitions(consumer: AIOKafkaConsumer, topics: frozenset[str]) -> list[TopicPartition]:
-    await consumer.topics()  # refreshes the metadata
-    return [
-        TopicPartition(topic, partition)
-        for topic in topics
-        for partition in consumer.partitions_for_topic(topic) or ()
-    ]

@@ -27,8 +27,11 @@ class QuotaProjection:
 
     name = "quota"
     topics = frozenset({USAGE, DIRECTORY, POLICY})
-    # A policy is judged against the one before it, so none may overtake a parked one of its kind.
+    # A policy is judged against the one before it, so none may overtake one of its kind that can't be read.
     ordered_topics = frozenset({POLICY})
+    understood_codes = frozenset(
+        {RejectionCode.TOO_LATE, RejectionCode.IDENTITY_CONFLICT, RejectionCode.POLICY_MISMATCH}
+    )
 
     def __init__(self, ledger_on: Callable[[Connection], Ledger], known: KnownGovernance) -> None:
         self._ledger_on = ledger_on

@@ -335,11 +335,13 @@ class CheckQuotaRequest(_message.Message):
     project: _builtins.str
     """Project that the call is for; empty: none."""
     use_case: _builtins.str
-    """Registered use case; empty: none."""
+    """Registered use case; empty: none. Its form is checked; it decides nothing until use cases are served."""
     purpose: Global___Purpose.ValueType
     """What the spend is for."""
     data_class: _builtins.str
-    """Class of the data in the prompt; empty: `internal`."""
+    """Class of the data in the prompt; empty: `internal`. Its form is checked; it decides nothing until models are
+    approved by data class.
+    """
     minimize_latency: _builtins.bool
     """From memory, as fresh as it is; the answer says how fresh."""
     fully_consistent: _builtins.bool
@@ -1665,7 +1667,7 @@ class ListBalancesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
-    """Accounts that this subject's calls touch; empty: all."""
+    """Accounts that this subject's calls touch, as of the end of a past period; empty: all."""
     owner_id: _builtins.str
     """Accounts of this owner; empty: all."""
     kind: Global___AccountKind.ValueType

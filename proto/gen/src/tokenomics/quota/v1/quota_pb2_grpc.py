@@ -317,15 +317,16 @@ class QuotaServiceServicer:
 
     def GetBalance(self, request, context):
         """Gives one account's balance, or all that a subject's calls touch. Read-only.
-        Errors: NOT_FOUND for an account that no limit and no usage ever touched; PERMISSION_DENIED for a person who
-        asks about another one without having to decide about it.
+        Errors: NOT_FOUND for an account that no limit and no cost ever touched; PERMISSION_DENIED for a person who
+        asks about another one without having to decide about it; INVALID_ARGUMENT for a project beside an account id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListBalances(self, request, context):
-        """Lists balances, by account id. Read-only. Persons see only what GetBalance would give them.
+        """Lists the balances of accounts that a cost touched, by account id. Read-only. Persons see only what GetBalance
+        would give them.
         Errors: INVALID_ARGUMENT for a page token that this call didn't give.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

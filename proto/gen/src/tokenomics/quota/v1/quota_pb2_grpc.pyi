@@ -97,11 +97,12 @@ class QuotaServiceStub:
     """Prices a call as usage at a given time would be priced. Read-only."""
     GetBalance: _grpc.UnaryUnaryMultiCallable[_quota_pb2.GetBalanceRequest, _quota_pb2.GetBalanceResponse]
     """Gives one account's balance, or all that a subject's calls touch. Read-only.
-    Errors: NOT_FOUND for an account that no limit and no usage ever touched; PERMISSION_DENIED for a person who
-    asks about another one without having to decide about it.
+    Errors: NOT_FOUND for an account that no limit and no cost ever touched; PERMISSION_DENIED for a person who
+    asks about another one without having to decide about it; INVALID_ARGUMENT for a project beside an account id.
     """
     ListBalances: _grpc.UnaryUnaryMultiCallable[_quota_pb2.ListBalancesRequest, _quota_pb2.ListBalancesResponse]
-    """Lists balances, by account id. Read-only. Persons see only what GetBalance would give them.
+    """Lists the balances of accounts that a cost touched, by account id. Read-only. Persons see only what GetBalance
+    would give them.
     Errors: INVALID_ARGUMENT for a page token that this call didn't give.
     """
     GetBudget: _grpc.UnaryUnaryMultiCallable[_quota_pb2.GetBudgetRequest, _quota_pb2.GetBudgetResponse]
@@ -241,11 +242,12 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     """Prices a call as usage at a given time would be priced. Read-only."""
     GetBalance: _aio.UnaryUnaryMultiCallable[_quota_pb2.GetBalanceRequest, _quota_pb2.GetBalanceResponse]  # type: ignore[assignment]
     """Gives one account's balance, or all that a subject's calls touch. Read-only.
-    Errors: NOT_FOUND for an account that no limit and no usage ever touched; PERMISSION_DENIED for a person who
-    asks about another one without having to decide about it.
+    Errors: NOT_FOUND for an account that no limit and no cost ever touched; PERMISSION_DENIED for a person who
+    asks about another one without having to decide about it; INVALID_ARGUMENT for a project beside an account id.
     """
     ListBalances: _aio.UnaryUnaryMultiCallable[_quota_pb2.ListBalancesRequest, _quota_pb2.ListBalancesResponse]  # type: ignore[assignment]
-    """Lists balances, by account id. Read-only. Persons see only what GetBalance would give them.
+    """Lists the balances of accounts that a cost touched, by account id. Read-only. Persons see only what GetBalance
+    would give them.
     Errors: INVALID_ARGUMENT for a page token that this call didn't give.
     """
     GetBudget: _aio.UnaryUnaryMultiCallable[_quota_pb2.GetBudgetRequest, _quota_pb2.GetBudgetResponse]  # type: ignore[assignment]
@@ -454,8 +456,8 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.GetBalanceResponse, _abc.Awaitable[_quota_pb2.GetBalanceResponse]]:
         """Gives one account's balance, or all that a subject's calls touch. Read-only.
-        Errors: NOT_FOUND for an account that no limit and no usage ever touched; PERMISSION_DENIED for a person who
-        asks about another one without having to decide about it.
+        Errors: NOT_FOUND for an account that no limit and no cost ever touched; PERMISSION_DENIED for a person who
+        asks about another one without having to decide about it; INVALID_ARGUMENT for a project beside an account id.
         """
 
     @_abc_1.abstractmethod
@@ -464,7 +466,8 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.ListBalancesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.ListBalancesResponse, _abc.Awaitable[_quota_pb2.ListBalancesResponse]]:
-        """Lists balances, by account id. Read-only. Persons see only what GetBalance would give them.
+        """Lists the balances of accounts that a cost touched, by account id. Read-only. Persons see only what GetBalance
+        would give them.
         Errors: INVALID_ARGUMENT for a page token that this call didn't give.
         """
 
