@@ -51,6 +51,7 @@ def test_a_path_that_cannot_be_measured_is_the_one_failure(
         return [Row("short", 1, "calls/s", bar=Bar("value", ">=", 2))]
 
     monkeypatch.setattr(bench, "PATHS", {"broken": breaks_down, "short": falls_short})
+    monkeypatch.setattr(bench, "keep_logs", lambda: [Path("/tmp/stack-7")])  # noqa: S108 - nobody writes there
 
     code, rows = run(monkeypatch, tmp_path / "all.json")
     assert code == 1
@@ -58,9 +59,11 @@ def test_a_path_that_cannot_be_measured_is_the_one_failure(
     printed = capsys.readouterr()
     assert "not measured: broken" in printed.err
     assert "no answer" in printed.err
+    assert "the logs are kept in /tmp/stack-7" in printed.err
 
     code, _ = run(monkeypatch, tmp_path / "short.json", "short")
     assert code == 0
+    assert "the logs" not in capsys.readouterr().err
 
 
 def test_an_unknown_path_is_refused_before_anything_starts(

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,73 @@ def test_bad_rows_are_kept_with_line_and_reason_and_their_neighbours_sent(
     code, report = emit(capsys, str(file), "--source", "//bad")
     assert (code, report["sent"], report["sent_before"], report["refused"]) == (65, 3, 0, 1)
     assert len(set(ids_on_the_log(bootstrap, "//bad"))) == 3
+
+
+def test_what_was_refused_of_standard_input_stays_when_more_comes(bootstrap: str, tmp_path: Path) -> None:
+    def emit_line(line: str) -> tuple[int, Any]:
+        done = subprocess.run(
+            [sys.executable, "-m", "tokenomics_cli", "emit", "-", "--source", "//piped", "--json"],
+            input=line,
+            env=os.environ | {"TOKENOMICS_KAFKA_BOOTSTRAP": bootstrap},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, json.loads(done.stdout)
+
+    assert emit_line('{"first": 1}\n')[0] == 65
+    code, report = emit_line(json.dumps(CALL) + "\n")
+    assert (code, report["sent"], report["refused"], report["reject_file"]) == (0, 1, 0, None)
+    code, report = emit_line('{"second": 2}\n')
+    assert (code, report["refused"], report["reject_file"]) == (65, 1, "stdin.reject.jsonl")
+    rejects = (tmp_path / "stdin.reject.jsonl").read_text().splitlines()
+    assert [json.loads(line)["text"] for line in rejects] == ['{"first": 1}', '{"second": 2}']
+
+
+def test_a_slow_pipe_is_sent_row_by_row_and_can_be_interrupted(bootstrap: str, tmp_path: Path) -> None:
+    sending = subprocess.Popen(
+        [sys.executable, "-m", "tokenomics_cli", "emit", "-", "--source", "//slow"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"TOKENOMICS_KAFKA_BOOTSTRAP": bootstrap},
+        cwd=tmp_path,
+    )
+    assert sending.stdin is not None
+    rejects = tmp_path / "stdin.reject.jsonl"
+
+    def dealt_with(rows: int) -> bool:
+        sent = len(ids_on_the_log(bootstrap, "//slow"))
+        return sent == rows and rejects.exists() and rejects.read_bytes().count(b"\n") == rows
+
+    try:
+        for number in (1, 2):
+            sending.stdin.write(json.dumps(CALL | {"latency_ms": number}).encode() + b"\n{}\n")
+            sending.stdin.flush()
+            assert poll(partial(dealt_with, number), timeout_seconds=60)
+        sending.send_signal(signal.SIGINT)
+        assert sending.wait(60) == 130
+    finally:
+        sending.kill()
+        _, errors = sending.communicate()
+    assert b"Traceback" not in errors
+
+
+@pytest.mark.usefixtures("bootstrap")
+def test_files_of_one_name_share_a_state_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    files = [tmp_path / day / "usage.jsonl" for day in ("monday", "tuesday")]
+    for file in files:
+        file.parent.mkdir()
+        refused = json.dumps({"from": file.parent.name}) + "\n"
+        file.write_text(write_calls(file, 1).read_text() + refused)
+    for sent in (1, 0):
+        reports = [emit(capsys, str(file), "--source", "//days", "--state", str(state))[1] for file in files]
+        assert [(one["sent"], one["refused"]) for one in reports] == [(sent, 1), (sent, 1)]
+    for file, report in zip(files, reports, strict=True):
+        assert file.parent.name in Path(report["reject_file"]).read_text()
+        assert [*file.parent.iterdir()] == [file]
 
 
 def test_another_mapping_is_another_sending(

@@ -21,5 +21,6 @@ def test_every_claim_of_the_demo_holds(demo: DemoRun) -> None:
         "announced once",
         "late is parked",
         "policy mended",
+        "within 3 minutes",
     ):
         assert claim in demo.printed

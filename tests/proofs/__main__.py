@@ -22,6 +22,7 @@ from tests.proofs import (
     wrong_identity_refused,
 )
 from tests.proofs.lab import Lab, Prove, Verdict
+from tokenomics_tools.stack import keep_logs
 
 PROOFS: dict[str, Prove] = {
     "exactly-once": exactly_once.prove,
@@ -68,12 +69,19 @@ def main() -> int:
     if unknown:
         sys.stderr.write(f"no such proof: {', '.join(unknown)}; there are {', '.join(PROOFS)}\n")
         return 2
-    seed, scale = int(os.environ.get("PROVE_SEED", "1")), float(os.environ.get("PROVE_SCALE", "1"))
+    try:
+        seed, scale = int(os.environ.get("PROVE_SEED", "1")), float(os.environ.get("PROVE_SCALE", "1"))
+    except ValueError as error:
+        sys.stderr.write(f"PROVE_SEED should be an integer, PROVE_SCALE a number: {error}\n")
+        return 2
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a broker that dies is what we came for
     rows = asyncio.run(run(names, seed, scale))
     if report := os.environ.get("PROVE_JSON"):
         Path(report).write_text(json.dumps(rows, indent=2) + "\n")
-    return 0 if all(row["ok"] for row in rows) else 1
+    if all(row["ok"] for row in rows):
+        return 0
+    sys.stderr.write("".join(f"    the logs are kept in {folder}\n" for folder in keep_logs()))
+    return 1
 
 
 if __name__ == "__main__":

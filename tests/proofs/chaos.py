@@ -96,7 +96,7 @@ class Fleet:
         self._processes: list[ManagedProcess] = []
         self.always_armed: str | None = None
         """A failpoint, with its probability, that every process started from now on dies at."""
-        self._armed: dict[int, str] = {}
+        self._armed: set[ManagedProcess] = set()
         self._keeper: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -129,8 +129,9 @@ class Fleet:
     def arm(self, failpoint: str, probability: float) -> None:
         """Replace every process by one that dies at a failpoint, as soon as it has work that leads there."""
         for number, process in enumerate(self._processes):
-            self._armed[number] = f"{failpoint}={probability}"
             process.kill()
+            self._replace(number, TOKENOMICS_FAILPOINTS=f"{failpoint}={probability}")
+            self._armed.add(self._processes[number])
 
     async def stop(self) -> None:
         """Ask all to end in order; who does not end well is unexpected."""
@@ -138,17 +139,25 @@ class Fleet:
         for process in self._processes:
             process.terminate()
         for process in self._processes:
-            # A process that has just begun dies of SIGTERM before it knows better.
-            if (code := await asyncio.to_thread(process.wait, 40)) not in {0, -signal.SIGTERM}:
+            # A process that has just begun dies of SIGTERM before it knows better, one that is still armed
+            # at its failpoint.
+            expected = {0, -signal.SIGTERM, *([-signal.SIGKILL] if process in self._armed else ())}
+            if (code := await asyncio.to_thread(process.wait, 40)) not in expected:
                 self.unexpected.append(f"{process.name} ended with {code} on SIGTERM{process.quote_log()}")
 
     def _running(self, rng: random.Random) -> int:
         return rng.choice([number for number, process in enumerate(self._processes) if process.running])
 
-    def _spawn(self, number: int) -> ManagedProcess:
-        armed = self._armed.pop(number, self.always_armed)
-        variables = {} if armed is None else {"TOKENOMICS_FAILPOINTS": armed}
+    def _spawn(self, number: int, **variables: str) -> ManagedProcess:
+        if self.always_armed is not None:
+            variables = {"TOKENOMICS_FAILPOINTS": self.always_armed, **variables}
         return self.arena.spawn(f"{self.command}-{number}", self.command, **variables)
+
+    def _replace(self, number: int, **variables: str) -> None:
+        ended = self._processes[number]
+        if ended.returncode not in EXPECTED_EXITS:
+            self.unexpected.append(f"{ended.name} ended with {ended.returncode}{ended.quote_log()}")
+        self._processes[number] = self._spawn(number, **variables)
 
     async def _let_die(self) -> None:
         if self._keeper is not None:
@@ -160,13 +169,8 @@ class Fleet:
     async def _keep(self) -> None:
         while True:
             for number, process in enumerate(self._processes):
-                if process.returncode is None:
-                    continue
-                if process.returncode not in EXPECTED_EXITS:
-                    self.unexpected.append(
-                        f"{process.name} ended with {process.returncode}{process.quote_log()}"
-                    )
-                self._processes[number] = self._spawn(number)
+                if not process.running:
+                    self._replace(number)
             await asyncio.sleep(0.1)
 
 

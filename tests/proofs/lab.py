@@ -83,7 +83,7 @@ class Arena:
     def __init__(self, stack: Stack, database_url: str, variant: str | None) -> None:
         self.stack = stack
         self.database_url = database_url
-        self.failpoint_log = stack.folder / "failpoints.log"
+        self.failpoint_log = stack.folder / "logs" / "failpoints.log"
         self.group = database_url.rpartition("/")[2]
         """What the names of this database's consumer groups begin with."""
         self._variant = variant

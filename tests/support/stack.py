@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tokenomics_tools.stack import Source, Stack, start_stack
+from tokenomics_tools.stack import Source, Stack, keep_logs, start_stack
 from tokenomics_tools.stack.api import SOURCE_VARIABLE
 from tokenomics_tools.stack.containers import why_no_containers
 
@@ -30,6 +30,12 @@ def chosen_source() -> tuple[Source, str]:
 def pytest_report_header() -> str:
     source, reason = chosen_source()
     return f"stack: {source.value} ({reason})"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
+    if exitstatus == pytest.ExitCode.TESTS_FAILED:
+        for folder in keep_logs():
+            terminalreporter.write_line(f"the logs of a stack are kept in {folder}")
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,9 +25,8 @@ class Commands:
         self.folder = folder
 
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "tokenomics_tools.stack", command, "--folder", str(self.folder)]
         return subprocess.run(  # noqa: S603 - our own program
-            argv,
+            self.argv(command),
             check=False,
             capture_output=True,
             text=True,
@@ -34,6 +34,14 @@ class Commands:
             cwd=REPOSITORY,
             env=self.environment,
         )
+
+    def begin(self, command: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(  # noqa: S603 - our own program
+            self.argv(command), stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, env=self.environment
+        )
+
+    def argv(self, command: str) -> list[str]:
+        return [sys.executable, "-m", "tokenomics_tools.stack", command, "--folder", str(self.folder)]
 
     def shell(self, script: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(  # noqa: S603 - our own script
@@ -91,6 +99,39 @@ def test_up_leaves_a_stack_on_which_the_printed_commands_work(commands: Commands
     assert (down.returncode, down.stdout) == (0, "stopped\n")
     assert at_work_in(commands.folder) == []
     assert commands.run("down").stdout == "nothing runs\n"
+
+
+def begin_to_start(commands: Commands) -> subprocess.Popen[str]:
+    up = commands.begin("up")
+    assert poll((commands.folder / "logs").exists, timeout_seconds=60)
+    assert not (commands.folder / "state.json").exists()
+    return up
+
+
+def test_an_interrupted_up_leaves_nothing_running(commands: Commands) -> None:
+    up = begin_to_start(commands)
+    up.send_signal(signal.SIGINT)
+    up.communicate(timeout=60)
+    assert up.returncode == 130
+    assert at_work_in(commands.folder) == []
+    assert commands.run("down").stdout == "nothing runs\n"
+
+
+def test_down_stops_what_is_starting_and_no_up_waits_for(commands: Commands) -> None:
+    up = begin_to_start(commands)
+    up.kill()
+    up.communicate()
+    assert commands.run("status").stdout == "it is starting or stopping\n"
+    assert commands.run("down").stdout == "stopped\n"
+    assert at_work_in(commands.folder) == []
+
+
+def test_a_second_up_waits_for_the_first(commands: Commands) -> None:
+    first = begin_to_start(commands)
+    second = commands.run("up")
+    assert second.returncode == 0, second.stderr
+    assert first.communicate()[0] == second.stdout
+    assert commands.run("down").stdout == "stopped\n"
 
 
 def test_up_says_why_it_did_not_start(commands: Commands) -> None:

@@ -34,6 +34,17 @@ with start_stack("embedded") as stack:
     print(json.dumps({"folder": str(stack.folder), "kafka": stack.kafka.bootstrap}), flush=True)
     time.sleep(600)
 """
+FAILING = """
+from tokenomics_tools.stack.processes import Supervisor, keep_logs
+supervisor = Supervisor(None)
+(supervisor.folder / "data").mkdir()
+supervisor.start("culprit", ["/bin/echo", "why"], env={}).wait()
+supervisor.close()
+supervisor.close()
+assert (supervisor.folder / "logs" / "culprit.log").read_text() == "why\\n"
+assert not (supervisor.folder / "data").exists()
+print(supervisor.folder)
+"""
 GONE_SECONDS = 15
 
 
@@ -102,7 +113,20 @@ def test_nothing_is_left_after_the_block_nor_after_an_exception_in_it() -> None:
         folder, processes = stack.folder, [*{*psutil.Process().children(recursive=True)} - before]
         assert len(processes) > 3
         _ = 1 / 0
+    assert {path.name for path in folder.iterdir()} == {"logs"}, "whose time has not come"
+    shutil.rmtree(folder)
     assert_nothing_is_left(folder, processes)
+
+
+@pytest.mark.parametrize("ending", ["", "keep_logs()"])
+def test_logs_last_as_long_as_the_program_and_longer_when_it_says_so(ending: str) -> None:
+    done = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-c", FAILING + ending], check=True, capture_output=True, text=True
+    )
+    folder = Path(done.stdout.strip())
+    kept = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*.log")}
+    shutil.rmtree(folder, ignore_errors=True)
+    assert kept == ({"logs/culprit.log": "why\n"} if ending else {})
 
 
 def test_processes_outlive_the_thread_that_asked_for_them() -> None:
@@ -118,7 +142,7 @@ def test_processes_outlive_the_thread_that_asked_for_them() -> None:
     assert not poll(lambda: not started[0].running, timeout_seconds=0.5)
     supervisor.close()
     assert started[0].returncode == -signal.SIGKILL
-    assert not supervisor.folder.exists()
+    assert [path.name for path in supervisor.folder.iterdir()] == ["logs"]
 
 
 async def test_a_folder_that_is_given_is_kept_and_continued(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """The other sources: servers that somebody else runs, and containers that cannot be had."""
 
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
 from urllib.parse import urlsplit
 
 import pytest
 
-from tokenomics_tools.stack import Stack, StackError, start_stack
+from tokenomics_tools.stack import Stack, StackError, containers, start_stack
 from tokenomics_tools.stack.external import KAFKA_VARIABLE, POSTGRES_VARIABLE
 from tokenomics_tools.stack.probes import execute, postgres_answers
 
@@ -44,6 +47,17 @@ def test_an_administrator_who_is_no_superuser_suffices(
     assert not postgres_answers(url)
 
 
+@pytest.mark.usefixtures("addresses")
+def test_a_database_that_outlived_the_secret_is_explained(tmp_path: Path) -> None:
+    with start_stack("external", tmp_path) as stack:
+        stack.new_database("kept", reuse=True)
+    with start_stack("external", tmp_path) as stack:
+        assert postgres_answers(stack.new_database("kept", reuse=True))
+    (tmp_path / "secret").unlink()
+    with start_stack("external", tmp_path) as stack, pytest.raises(StackError, match=r"role kept .*/secret"):
+        stack.new_database("kept", reuse=True)
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "complaint"),
     [
@@ -73,6 +87,24 @@ def test_without_an_engine_there_are_no_containers(monkeypatch: pytest.MonkeyPat
         start_stack("containers"),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("engine", "address", "published"),
+    [("localhost", "127.0.0.1:20000", ("127.0.0.1", 20000)), ("docker.host", "docker.host:20000", 20000)],
+)
+def test_servers_in_an_engine_of_this_machine_are_open_to_this_machine_only(
+    monkeypatch: pytest.MonkeyPatch, engine: str, address: str, published: object
+) -> None:
+    container: Any = MagicMock(ports={})
+    container.get_docker_client().host.return_value = engine
+    monkeypatch.setattr(containers, "DockerContainer", lambda _image: container)
+    kafka, postgres = containers.ContainerKafka(), containers.ContainerPostgres("secret")
+    for server in (kafka, postgres):
+        server._configure(20000)
+    assert container.ports == {"20000": published, "5432": published}
+    assert kafka.bootstrap == address
+    assert postgres.url.endswith(f"@{address}/postgres")
 
 
 def test_an_unknown_source_is_refused_with_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,16 @@
 """Reading an input file loses no row and no byte of a bad one."""
 
 import io
+import threading
+from collections.abc import Iterator
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenomics_cli.rows import Format, InputFile, Row, RowIdentities
+from tokenomics_cli.failures import CommandError
+from tokenomics_cli.rows import READ_AHEAD_ROWS, Format, InputFile, Row, RowIdentities, as_they_arrive
 
 
 def rows_of(content: bytes, format_: Format = Format.JSONL) -> list[Row]:
@@ -65,3 +69,41 @@ def test_what_stands_before_a_row_does_not_change_its_id() -> None:
     after.of({"a": "new first row"})
     assert before.of({"a": 1}) == after.of({"a": 1})
     assert before.of({"a": 1}) != RowIdentities().of({"a": 1})
+
+
+async def test_a_row_is_given_before_the_next_one_is_there() -> None:
+    first, *others = rows_of(b'{"a": 1}\n{"a": 2}\n')
+    more = threading.Event()
+
+    def slowly() -> Iterator[Row]:
+        yield first
+        more.wait()
+        yield from others
+
+    arriving = as_they_arrive(slowly(), tick_seconds=0.01)
+    assert await anext(arriving) == first
+    assert await anext(arriving) is None
+    more.set()
+    assert [row async for row in arriving if row] == others
+
+
+async def test_no_more_is_read_ahead_than_memory_is_meant_for() -> None:
+    read = 0
+
+    def endless() -> Iterator[Row]:
+        nonlocal read
+        while True:
+            read += 1
+            yield Row(read, "", {}, None)
+
+    arriving = as_they_arrive(endless(), tick_seconds=60)
+    for _ in range(3 * READ_AHEAD_ROWS):
+        row = await anext(arriving)
+        assert row is not None
+        assert read <= row.line + READ_AHEAD_ROWS + 1
+
+
+async def test_what_stops_the_reading_reaches_who_waits_for_rows() -> None:
+    arriving = as_they_arrive(InputFile(io.BytesIO(b"a,a\n"), Format.CSV).rows(), tick_seconds=60)
+    with pytest.raises(CommandError, match="header"):
+        await anext(arriving)

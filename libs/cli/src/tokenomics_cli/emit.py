@@ -3,10 +3,10 @@
 import asyncio
 import hashlib
 import json
-import sys
+import os
 from asyncio import Future
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from tokenomics_cli.failures import CommandError, Exit, Problem
 from tokenomics_cli.kafka import acknowledged, producer, require_topic, send
 from tokenomics_cli.mapping import RowMapping
 from tokenomics_cli.output import JsonFlag, err, out, print_json
-from tokenomics_cli.rows import Format, InputFile, Row, RowIdentities
+from tokenomics_cli.rows import Format, InputFile, Row, RowIdentities, as_they_arrive
 from tokenomics_cli.settings import KafkaSettings, settings_of
 from tokenomics_contracts.catalogue import topics
 from tokenomics_contracts.registry import EVENT_MODELS
@@ -32,6 +32,8 @@ USAGE_TOPIC = "tokenomics.usage.v1"
 # Two chunks in flight bound the memory; a marker is written for each.
 _CHUNK_ROWS = 1_000
 _CHUNKS_IN_FLIGHT = 2
+# What comes slowly is accounted for when so much time has passed.
+_TICK_SECONDS = 1.0
 _PROBLEMS_SHOWN = 10
 
 _USAGE_TYPES = next(topic.types for topic in topics() if topic.name == USAGE_TOPIC)
@@ -69,18 +71,28 @@ class _Marker(NamedTuple):
 
 
 class _Progress:
-    """The resume marker and the reject file of one input file."""
+    """The resume marker and the reject file of one input.
 
-    def __init__(self, folder: Path, name: str, input_path: Path | None, identity: dict[str, Any]) -> None:
+    They stand beside the file; in a folder that is given their names tell files of one name apart. Standard
+    input can't be read again: it has no marker, and what was refused of it is never removed.
+    """
+
+    def __init__(self, folder: Path | None, input_path: Path | None, identity: dict[str, Any]) -> None:
         self._input_path = input_path
         self._identity = identity
+        name = input_path.name if input_path else "stdin"
+        if folder and input_path:
+            name += f"-{hashlib.blake2b(bytes(input_path.resolve()), digest_size=4).hexdigest()}"
+        self.folder = folder = folder or (input_path.parent if input_path else Path())
         self._marker_path = folder / f"{name}.resume.json"
         self.reject_path = folder / f"{name}.reject.jsonl"
 
     def load(self, *, from_start: bool) -> _Marker:
         """Return where to go on, after mending the reject file; the beginning when nothing fits."""
         marker = _Marker(0, "", 0, 0)
-        if self._input_path and not from_start:
+        if self._input_path is None:
+            return marker
+        if not from_start:
             try:
                 stored = json.loads(self._marker_path.read_text(encoding="utf-8"))
                 found = _Marker(**stored["marker"])
@@ -96,7 +108,7 @@ class _Progress:
         return marker
 
     def save(self, marker: _Marker) -> None:
-        """Make the marker durable; standard input can't be read again and has none."""
+        """Replace the marker, if there is one; what a power cut takes of it only costs sending again."""
         if self._input_path:
             draft = self._marker_path.with_suffix(".tmp")
             draft.write_text(
@@ -201,7 +213,8 @@ async def emit(
     Parameters
     ----------
     state_folder
-        Where marker and reject file go; beside the file by default, the current folder for standard input.
+        Where marker and reject file go, under names of the file's whole path; beside the file by default, the
+        current folder for standard input.
     from_start
         Send everything again.
     on_progress
@@ -213,9 +226,7 @@ async def emit(
         When the file can't be read or Kafka fails; what was acknowledged until then stays sent and marked.
     """
     cluster_id = await require_topic(bootstrap, USAGE_TOPIC)
-    name = input_path.name if input_path else "stdin"
-    folder = state_folder or (input_path.parent if input_path else Path())
-    progress = _Progress(folder, name, input_path, {"cluster_id": cluster_id, **mapping.describe()})
+    progress = _Progress(state_folder, input_path, {"cluster_id": cluster_id, **mapping.describe()})
     report = EmitReport()
     with ExitStack() as resources:
         try:
@@ -224,23 +235,32 @@ async def emit(
             progress.save(marker)
         except OSError as error:
             raise CommandError(
-                f"{folder} can't keep the resume marker and the reject file: {error}",
+                f"{progress.folder} can't keep the resume marker and the reject file: {error}",
                 Exit.LOCAL_FILE,
                 hint="name another folder by --state",
             ) from None
         report.refused = marker.refused
-        stream = resources.enter_context(input_path.open("rb")) if input_path else sys.stdin.buffer
-        input_file, identities = InputFile(stream, format_), RowIdentities()
+        if input_path:
+            input_file = InputFile(resources.enter_context(input_path.open("rb")), format_)
+            rows = _at_once(input_file.rows())
+        else:
+            # Not sys.stdin: at exit Python would wait for whoever reads it.
+            input_file = InputFile(os.fdopen(0, "rb", closefd=False), format_)
+            rows = as_they_arrive(input_file.rows(), _TICK_SECONDS)
+        identities, unclosed = RowIdentities(), 0
         async with producer(bootstrap) as client:
             sender = _Sender(client, mapping, progress, report)
             try:
-                for number, row in enumerate(input_file.rows(), start=1):
-                    row_id = identities.of(row.fields)
-                    if input_file.bytes_read <= marker.bytes:
-                        report.sent_before += 1
-                        continue
-                    await sender.send(row, row_id)
-                    if number % _CHUNK_ROWS == 0:
+                async for row in rows:
+                    if row is not None:
+                        row_id = identities.of(row.fields)
+                        if input_file.bytes_read <= marker.bytes:
+                            report.sent_before += 1
+                            continue
+                        await sender.send(row, row_id)
+                        unclosed += 1
+                    if row is None or unclosed == _CHUNK_ROWS:
+                        unclosed = 0
                         await sender.close_chunk(
                             input_file.bytes_read, input_file.digest(), in_flight=_CHUNKS_IN_FLIGHT
                         )
@@ -251,6 +271,11 @@ async def emit(
                 sender.close()
     report.reject_file = progress.reject_path if report.refused else None
     return report
+
+
+async def _at_once(rows: Iterator[Row]) -> AsyncIterator[Row | None]:
+    for row in rows:
+        yield row
 
 
 def _pairs(option: str, values: Sequence[str]) -> dict[str, str]:
@@ -294,8 +319,9 @@ def command(
     """Send usage events from a file; a row sent twice counts once.
 
     Each row needs the event's fields and "time"; "id" where the tool has one, otherwise the row's content
-    makes it. Rows that are no valid event are kept with line and reason in FILE.reject.jsonl, the others are
-    sent (exit code 65). Interrupted, the same command goes on where it stopped.
+    makes it. Rows that are no valid event are kept with line and reason in FILE.reject.jsonl (of standard
+    input in stdin.reject.jsonl, behind earlier ones), the others are sent (exit code 65). Interrupted, the
+    same command goes on where it stopped.
     """
     if event_type not in EMITTED_MODELS:
         raise CommandError(f"--type {event_type}: should be one of {', '.join(EMITTED_MODELS)}", Exit.USAGE)

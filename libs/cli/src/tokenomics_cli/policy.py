@@ -47,7 +47,7 @@ class Applied(NamedTuple):
     kind: str
     version: int
     published: bool
-    """False: this version was there already, and says the same."""
+    """False: this version is the newest already, and says the same."""
 
 
 def read_policies(path: Path) -> list[PolicyPublished]:
@@ -107,7 +107,7 @@ async def published_policies(bootstrap: str) -> dict[str, list[PolicyPublished]]
 
 
 async def apply_policies(bootstrap: str, policies: list[PolicyPublished], clock: Clock) -> list[Applied]:
-    """Publish policies, all or none; a version that is there already with the same content is left alone.
+    """Publish policies, all or none; the newest version again, with the same content, is left alone.
 
     Two calls at the same time may both publish: readers take the first and park the other.
 

@@ -1,9 +1,12 @@
 """Rows of a CSV or JSON-lines file, each with its place, its raw text, and what is wrong with it."""
 
+import asyncio
 import csv
 import hashlib
+import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from enum import StrEnum
 from typing import IO, Any, NamedTuple
 
@@ -12,6 +15,8 @@ import msgspec
 from tokenomics_cli.failures import CommandError, Exit
 from tokenomics_contracts.json_data import load_json
 from tokenomics_contracts.rejection import EventRejected
+
+READ_AHEAD_ROWS = 1_000
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -115,6 +120,47 @@ class InputFile:
                 if cells:
                     yield self._row(_read_cells(header, cells))
                 self._texts.clear()
+
+
+async def as_they_arrive(rows: Iterator[Row], tick_seconds: float) -> AsyncIterator[Row | None]:
+    """Yield rows from a source that may let wait, and None whenever so much time has passed.
+
+    A thread reads, so that the wait is in nobody's way. It is never waited for: it ends with the process.
+    """
+    loop = asyncio.get_running_loop()
+    arrived = asyncio.Queue[Row | Exception | None]()
+    room = threading.Semaphore(READ_AHEAD_ROWS)
+
+    def hand_over(item: Row | Exception | None) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody wants it any more
+            loop.call_soon_threadsafe(arrived.put_nowait, item)
+
+    def read() -> None:
+        end = None
+        try:
+            for row in rows:
+                room.acquire()
+                hand_over(row)
+        except Exception as error:  # noqa: BLE001 - raised again where rows are awaited
+            end = error
+        hand_over(end)
+
+    threading.Thread(target=read, name="reader", daemon=True).start()
+    tick_at = loop.time() + tick_seconds
+    while True:
+        try:
+            async with asyncio.timeout_at(tick_at):
+                item = await arrived.get()
+        except TimeoutError:
+            yield None
+            tick_at = loop.time() + tick_seconds
+            continue
+        if item is None:
+            return
+        if isinstance(item, Exception):
+            raise item
+        room.release()
+        yield item
 
 
 _Read = tuple[dict[str, Any], str | None]

@@ -15,6 +15,7 @@ from rich.console import Console
 from tokenomics_tools.bench import check, freshness, projection, rebuild
 from tokenomics_tools.bench.plant import Scale
 from tokenomics_tools.bench.rows import Row, table_of
+from tokenomics_tools.stack import keep_logs
 
 PATHS: Mapping[str, Callable[[Scale], list[Row]]] = {
     "check": check.measure,
@@ -60,6 +61,8 @@ def main(names: Sequence[str]) -> int:
         Path(report).write_text(json.dumps([row.as_record() for row in rows], indent=2) + "\n")
     if unmeasured:
         failures.print(f"not measured: {', '.join(unmeasured)}", style="red")
+        for folder in keep_logs():
+            failures.print(f"the logs are kept in {folder}")
     return 1 if unmeasured else 0
 
 

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from tokenomics_tools.demo.scenario import Size, run_demo
-from tokenomics_tools.stack import Source, StackError, start_stack
+from tokenomics_tools.stack import Source, StackError, keep_logs, start_stack
 
 
 def main(
@@ -17,13 +17,16 @@ def main(
     """Run the demo; exit code 0 only when every claim held."""
     console = Console(highlight=False, soft_wrap=True)
     console.print("starting Kafka and PostgreSQL …")
+    held = False
     try:
         with start_stack(Source.EMBEDDED) as stack:
             held = run_demo(stack, Size(events=events, seed=seed), console)
     except StackError as error:
         console.print(f"the demo could not go on: {error}", style="red", markup=False)
-        raise typer.Exit(1) from None
-    raise typer.Exit(0 if held else 1)
+    if not held:
+        for folder in keep_logs():
+            console.print(f"the logs are kept in {folder}")
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

@@ -29,11 +29,18 @@ class Claims:
         """Print a claim with its figures and remember whether it held."""
         self._checked += 1
         self._failed += not held
-        elapsed = f"  [{(self._clock.now() - self._began).total_seconds():.0f} s]"
+        elapsed = f"  [{self._seconds():.0f} s]"
         mark = ("✓ ", "bold green") if held else ("✗ ", "bold red")
         self._console.print(Text.assemble(mark, (claim, "bold"), f": {figures}", (elapsed, "dim")))
 
+    def check_time(self, claim: str, *, within_seconds: int) -> None:
+        """Claim that all this took no longer."""
+        seconds = self._seconds()
+        self.check(claim, held=seconds <= within_seconds, figures=f"{seconds:.0f} s")
+
     def summary(self) -> str:
-        """Say how many held, and how long it took."""
-        seconds = (self._clock.now() - self._began).total_seconds()
-        return f"{self._checked - self._failed} of {self._checked} claims held, {seconds:.0f} s after set-up"
+        """Say how many held."""
+        return f"{self._checked - self._failed} of {self._checked} claims held"
+
+    def _seconds(self) -> float:
+        return (self._clock.now() - self._began).total_seconds()

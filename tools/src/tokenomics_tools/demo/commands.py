@@ -10,6 +10,8 @@ from typing import Any
 
 from tokenomics_tools.stack import OPERATOR, PORTAL, Stack, StackError
 
+_PATIENCE_SECONDS = 120
+
 
 class Commands:
     """Runs ``tokenomics`` commands: ``ops`` as the operator, the others as the portal.
@@ -33,12 +35,13 @@ class Commands:
             path.write_text(stack.issuer.token(caller), encoding="utf-8")
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start a command; its progress goes to our terminal, its answer to a pipe."""
+        """Start a command; input and answer are pipes, its progress goes to our terminal."""
         caller = OPERATOR if arguments[0] == "ops" else PORTAL
         token = {"TOKENOMICS_TOKEN_FILE": str(self._token_paths[caller])}
         return subprocess.Popen(
             [sys.executable, "-m", "tokenomics_cli", *arguments, "--json"],
             env=os.environ | self._variables | token,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -49,20 +52,24 @@ class Commands:
         Raises
         ------
         StackError
-            With another exit code than the accepted ones; the command has said why.
+            See ``finish``.
         """
         return finish(self.start(*arguments), accepted)
 
 
 def finish(command: subprocess.Popen[str], accepted: Sequence[int] = (0,)) -> tuple[int, Any]:
-    """Wait for a command and return its exit code and its JSON answer.
+    """End a command's input, wait for it and return its exit code and its JSON answer.
 
     Raises
     ------
     StackError
-        With another exit code than the accepted ones; the command has said why.
+        With another exit code than the accepted ones; the command has said why. Or it does not end.
     """
-    answer, _ = command.communicate()
+    try:
+        answer, _ = command.communicate(timeout=_PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        command.kill()
+        raise StackError(f"{command.args!r} has not ended for {_PATIENCE_SECONDS} s") from error
     if command.returncode not in accepted:
         raise StackError(f"{command.args!r} ended with exit code {command.returncode}")
     return command.returncode, json.loads(answer)

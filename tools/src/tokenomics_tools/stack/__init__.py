@@ -4,7 +4,7 @@ from tokenomics_tools.stack.api import Source, Stack, start_stack
 from tokenomics_tools.stack.component import Component, Kafka, Postgres
 from tokenomics_tools.stack.errors import StackError
 from tokenomics_tools.stack.issuer import AUDIENCE, GATEWAY, ISSUER, OPERATOR, PORTAL, Issuer
-from tokenomics_tools.stack.processes import ManagedProcess
+from tokenomics_tools.stack.processes import ManagedProcess, keep_logs
 
 __all__ = [
     "AUDIENCE",
@@ -20,5 +20,6 @@ __all__ = [
     "Source",
     "Stack",
     "StackError",
+    "keep_logs",
     "start_stack",
 ]

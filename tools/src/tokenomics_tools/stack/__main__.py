@@ -1,6 +1,7 @@
 """``python -m tokenomics_tools.stack fetch|up|down|status``."""
 
 import contextlib
+import fcntl
 import json
 import os
 import shlex
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import psutil
 import typer
@@ -32,6 +33,7 @@ console = Console(soft_wrap=True)
 Folder = Annotated[Path, typer.Option(help="data, keys, logs and addresses")]
 _FOLDER = Path(".local/stack")
 _STATE = "state.json"
+_OWNER = "owner.pid"
 _UP_SECONDS = 300
 _LOOK_SECONDS = 1
 _DOWN_SECONDS = 120
@@ -57,7 +59,7 @@ def up(
         if choose_source(source) is Source.EMBEDDED:
             KafkaPrograms()  # here, so that the progress of a first download is seen
         with console.status("starting Kafka, PostgreSQL and quota"):
-            state = _start_in_background(folder, source)
+            state = _running_or_started(folder, source)
     _print_addresses(state)
     example = "--provider anthropic --model claude-sonnet-4-5 --input-tokens 4000"
     console.print("\nTry, from the top of the repository:", style="bold")
@@ -71,11 +73,10 @@ def up(
 @commands.command()
 def down(folder: Folder = _FOLDER) -> None:
     """Stop what ``up`` started; the data stays."""
-    state = _running(folder.resolve())
-    if state is None:
+    owner = _owner(folder.resolve())
+    if owner is None:
         console.print("nothing runs")
         return
-    owner = psutil.Process(state["pid"])
     owner.terminate()
     with console.status("stopping"):
         try:
@@ -89,9 +90,10 @@ def down(folder: Folder = _FOLDER) -> None:
 @commands.command()
 def status(folder: Folder = _FOLDER) -> None:
     """Show what runs; exit code 1 when something does not answer."""
-    state = _running(folder.resolve())
+    folder = folder.resolve()
+    state = _running(folder)
     if state is None:
-        console.print("nothing runs")
+        console.print("it is starting or stopping" if _owner(folder) else "nothing runs")
         raise typer.Exit(1)
     _print_addresses(state)
     answers = {
@@ -108,7 +110,7 @@ def status(folder: Folder = _FOLDER) -> None:
 @commands.command(hidden=True)
 def own(folder: Folder = _FOLDER, source: Source | None = None) -> None:
     """Own the stack until SIGTERM; ``up`` runs this in the background."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, _give_up)
     stopping = threading.Event()
     state_path = folder / _STATE
     with start_stack(source, folder) as stack:
@@ -139,8 +141,23 @@ def own(folder: Folder = _FOLDER, source: Source | None = None) -> None:
                 state_path.unlink()
 
 
-def _start_in_background(folder: Path, source: Source | None) -> dict[str, Any]:
+def _give_up(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what follows is the way out
+    sys.exit(1)
+
+
+def _running_or_started(folder: Path, source: Source | None) -> dict[str, Any]:
+    """Wait for whoever starts already, or start an owner, who inherits the lock on the folder."""
     folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _OWNER).open("a+") as lock:
+        if not poll(lambda: bool(_running(folder)) or _locks(lock), timeout_seconds=_UP_SECONDS):
+            raise StackError(f"what starts or stops in {folder} has not come to an end: {_owner(folder)}")
+        if state := _running(folder):
+            return state
+        return _start_in_background(folder, source, lock)
+
+
+def _start_in_background(folder: Path, source: Source | None, lock: IO[str]) -> dict[str, Any]:
     log_path = folder / "up.log"
     with log_path.open("wb") as log:
         owner = subprocess.Popen(
@@ -150,22 +167,49 @@ def _start_in_background(folder: Path, source: Source | None) -> dict[str, Any]:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=[lock.fileno()],
         )
-    poll(lambda: owner.poll() is not None or _running(folder) is not None, timeout_seconds=_UP_SECONDS)
-    state = _running(folder)
+    state = None
+    try:
+        lock.write(str(owner.pid))
+        lock.flush()
+        poll(lambda: owner.poll() is not None or _running(folder) is not None, timeout_seconds=_UP_SECONDS)
+        state = _running(folder)
+    finally:
+        if state is None:  # Ctrl-C does not reach it: it has a session of its own
+            owner.terminate()
+            owner.wait(_DOWN_SECONDS)
     if state is None:
-        owner.terminate()
         raise StackError(
             f"it did not start; {log_path} says:\n{log_path.read_text(errors='replace')[-6000:]}"
         )
     return state
 
 
+def _locks(file: IO[str]) -> bool:
+    """Take the lock of an owner's file, unless an owner has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    file.truncate(0)  # the last owner is gone
+    return True
+
+
+def _owner(folder: Path) -> psutil.Process | None:
+    """Return who owns the folder, from the start of its start to the end of its stop."""
+    path = folder / _OWNER
+    with contextlib.suppress(FileNotFoundError, ValueError, psutil.Error), path.open("r+") as file:
+        return None if _locks(file) else psutil.Process(int(file.read()))
+    return None
+
+
 def _running(folder: Path) -> dict[str, Any] | None:
-    """Return what the owner of the folder wrote once everything ran; None when it runs no more."""
-    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError, psutil.Error):
+    """Return what the owner of the folder wrote once everything ran; None when it does not run."""
+    owner = _owner(folder)
+    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
         state: dict[str, Any] = json.loads((folder / _STATE).read_text())
-        if str(folder) in psutil.Process(state["pid"]).cmdline():  # else the pid is another process's by now
+        if owner is not None and state["pid"] == owner.pid:  # else a killed one left it
             return state
     return None
 

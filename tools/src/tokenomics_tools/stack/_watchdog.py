@@ -1,12 +1,13 @@
-"""Clean up after a stack whose owner is gone: ``_watchdog.py FOLDER keep|remove``, pids on standard input.
+"""Clean up after a stack that is over: ``_watchdog.py FOLDER keep|remove``, pids on standard input.
 
 The owner holds the only writing end of the pipe, so however it ends (return, exception, SIGKILL) this process
 reads the end of the file. Then it kills what it was told of with all descendants, and PostgreSQL's processes
 inside the folder (sessions of their own, they outlive a killed postmaster for a moment), and removes the
-folder when it is a temporary one.
+folder when it is a temporary one; all but the logs when the last line was ``logs``: then the owner lives.
 """
 
 import contextlib
+import os
 import shutil
 import signal
 import sys
@@ -40,14 +41,26 @@ def postgres_inside(folder: Path) -> set[psutil.Process]:
     return found
 
 
+def remove(folder: Path, *, but_logs: bool) -> None:
+    """Remove a folder, or what stands in it beside the logs."""
+    if not but_logs:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for entry in os.scandir(folder):
+        if not entry.is_dir(follow_symlinks=False):
+            Path(entry).unlink()
+        elif entry.name != "logs":
+            shutil.rmtree(entry, ignore_errors=True)
+
+
 def main() -> None:
     """Read pids until the owner's end of the pipe closes, then clean up."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     folder, mode = Path(sys.argv[1]), sys.argv[2]
-    told = []
+    told, line = [], ""
     for line in sys.stdin:
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error, ValueError):
             told.append(psutil.Process(int(line)))
     for _ in range(ROUNDS):
         left = with_descendants(told) | postgres_inside(folder)
@@ -58,7 +71,7 @@ def main() -> None:
                 process.kill()
         time.sleep(ROUND_SECONDS)
     if mode == "remove":
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder, but_logs=line == "logs\n")
 
 
 if __name__ == "__main__":

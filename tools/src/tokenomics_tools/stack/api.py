@@ -70,6 +70,11 @@ class Stack:
             Lower-case letters, digits and underscores; a random suffix makes it unique.
         reuse
             Take exactly this name, with what an earlier stack on the same folder left in it.
+
+        Raises
+        ------
+        StackError
+            The name is none, or that of a role whose password another folder's secret made.
         """
         if not _DATABASE_NAME.fullmatch(name):
             raise StackError(f"{name!r} is no name for a database: it must match {_DATABASE_NAME.pattern}")
@@ -80,8 +85,7 @@ class Stack:
         url = urlunsplit(
             admin._replace(netloc=f"{name}:{password}@{admin.netloc.rpartition('@')[2]}", path=f"/{name}")
         )
-        # A role that is there already was made by an earlier stack, with the same password and its database.
-        with contextlib.suppress(*[asyncpg.DuplicateObjectError] if reuse else []):
+        try:
             execute(
                 self.postgres.url,
                 f"CREATE ROLE {name} LOGIN PASSWORD '{password}'",
@@ -89,9 +93,23 @@ class Stack:
                 f"CREATE DATABASE {name} OWNER {name}",
                 f"REVOKE ALL ON DATABASE {name} FROM PUBLIC",
             )
+        except asyncpg.DuplicateObjectError:
+            # Made by an earlier stack with its database, and the same password if it had the same secret.
+            if not reuse:
+                raise
+            self._require_login(name, url)
         if not reuse:
             self._made_databases.append(name)
         return url
+
+    def _require_login(self, name: str, url: str) -> None:
+        try:
+            execute(url, "SELECT 1")
+        except asyncpg.InvalidPasswordError:
+            raise StackError(
+                f"PostgreSQL has a role {name} whose password was not made from {self.folder / 'secret'}: "
+                f"bring back the file it was made from, or drop database and role {name}"
+            ) from None
 
     def service_environment(
         self, database_url: str, *, group: str | None = None, grpc_listen: str | None = None
@@ -164,7 +182,8 @@ def start_stack(source: Source | str | None = None, data_dir: Path | None = None
     source
         ``embedded``, ``containers`` or ``external``; None for the one in ``TOKENOMICS_STACK``, else embedded.
     data_dir
-        Kept afterwards, and continued when an embedded stack starts on it again; None for a temporary one.
+        Kept afterwards, and continued when an embedded stack starts on it again; None for a temporary one, of
+        which ``keep_logs`` keeps the logs.
         With the other sources it gets only logs and keys.
 
     Raises

@@ -2,6 +2,7 @@
 
 import signal
 from abc import abstractmethod
+from typing import Any
 
 import docker
 from docker.errors import DockerException, ImageNotFound
@@ -23,6 +24,7 @@ from tokenomics_tools.stack.servers import (
 
 _START_SECONDS = 120
 _STOP_SECONDS = 60
+_LOOPBACK = "127.0.0.1"
 
 
 def why_no_containers() -> str | None:
@@ -48,12 +50,14 @@ def why_no_containers() -> str | None:
 class _Contained(Component):
     """What broker and database share: one container with a fixed port of the host, which a restart keeps.
 
+    Where the engine is this machine's, the port is open on loopback only: the transport is plaintext.
     testcontainers' reaper (Ryuk) removes the container when its owner is killed.
     """
 
     def __init__(self, image: str) -> None:
         self._container = DockerContainer(image)
-        self._host = self._container.get_docker_client().host()
+        host = self._container.get_docker_client().host()
+        self._host = _LOOPBACK if host == "localhost" else host
 
     def start(self) -> None:
         if self._created:
@@ -94,6 +98,10 @@ class _Contained(Component):
         self._engine.kill(number.name)
         self._engine.wait(timeout=_STOP_SECONDS)
 
+    def _publish(self, inside: int, outside: int) -> None:
+        ports: dict[str, Any] = self._container.ports  # typed for ports alone
+        ports[str(inside)] = (_LOOPBACK, outside) if self._host == _LOOPBACK else outside
+
     @abstractmethod
     def _configure(self, port: int) -> None:
         """Describe the container before it is made."""
@@ -118,7 +126,8 @@ class ContainerKafka(_Contained, Kafka):
             "KAFKA_INTER_BROKER_LISTENER_NAME": "PLAINTEXT",
             "KAFKA_CONTROLLER_QUORUM_VOTERS": f"1@localhost:{port + 1}",
         }
-        self._container.with_envs(**variables).with_bind_ports(port, port)
+        self._container.with_envs(**variables)
+        self._publish(port, port)
 
     def _answers(self) -> bool:
         return kafka_answers(self.bootstrap)
@@ -140,7 +149,8 @@ class ContainerPostgres(_Contained, Postgres):
     def _configure(self, port: int) -> None:
         self.url = f"postgresql://{POSTGRES_ADMIN}:{self._password}@{self._host}:{port}/postgres"
         self._container.with_env("POSTGRES_PASSWORD", self._password)
-        self._container.with_command(postgres_options()).with_bind_ports(5432, port)
+        self._container.with_command(postgres_options())
+        self._publish(5432, port)
 
     def _answers(self) -> bool:
         return postgres_answers(self.url)

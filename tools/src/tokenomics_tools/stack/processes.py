@@ -1,10 +1,12 @@
 """Processes that never outlive their owner: started, signalled, waited for, with their logs kept."""
 
+import atexit
 import contextlib
 import operator
 import os
 import queue
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -164,7 +166,8 @@ class Supervisor:
     Parameters
     ----------
     folder
-        Kept when given; None for a temporary one.
+        Kept when given; None for a temporary one, whose logs stay until this interpreter ends: see
+        ``keep_logs``.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -173,6 +176,8 @@ class Supervisor:
             tempfile.mkdtemp(prefix="tokenomics-stack-") if folder is None else folder
         ).resolve()
         self.temporary = folder is None
+        if self.temporary:
+            _temporary_folders.append(self.folder)
         self._log_folder = self.folder / "logs"
         self._log_folder.mkdir(parents=True, exist_ok=True)
         self._processes: list[ManagedProcess] = []
@@ -241,19 +246,47 @@ class Supervisor:
                 os.close(writing)
             process = ManagedProcess(name, started, log_path, log_start)
             self._processes.append(process)
-            assert self._watchdog.stdin is not None
-            self._watchdog.stdin.write(f"{process.pid}\n".encode())
-            self._watchdog.stdin.flush()
+            self._tell_watchdog(process.pid)
             if problem := report.read().decode():
                 raise StackError(f"{name} cannot be started: {problem}")
         return process
 
     def close(self) -> None:
-        """Kill what still runs and remove a temporary folder; idempotent."""
+        """Kill what still runs and empty a temporary folder of all but the logs; idempotent."""
+        if not self._closing:
+            with contextlib.suppress(BrokenPipeError):  # somebody killed it
+                self._tell_watchdog("logs")
         self._closing = True
         for process in self._processes:
             process.kill()
         self._watchdog.communicate()
+
+    def _tell_watchdog(self, line: object) -> None:
+        assert self._watchdog.stdin is not None
+        self._watchdog.stdin.write(f"{line}\n".encode())
+        self._watchdog.stdin.flush()
+
+
+_temporary_folders: list[Path] = []
+
+
+def keep_logs() -> Sequence[Path]:
+    """Let the logs of this interpreter's temporary stacks outlive it, for whoever looks into a failure.
+
+    Returns
+    -------
+    Sequence
+        The folders of the stacks, each with its ``logs``.
+    """
+    kept = [folder for folder in _temporary_folders if folder.exists()]
+    _temporary_folders.clear()
+    return kept
+
+
+@atexit.register
+def _remove_logs() -> None:
+    for folder in _temporary_folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def free_port() -> int:
