@@ -58,7 +58,7 @@ class Commands:
 
 
 def finish(command: subprocess.Popen[str], accepted: Sequence[int] = (0,)) -> tuple[int, Any]:
-    """End a command's input, wait for it and return its exit code and its JSON answer.
+    """End a command's input, wait for it and return its exit code and its JSON answer, if it gave one.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def finish(command: subprocess.Popen[str], accepted: Sequence[int] = (0,)) -> tu
         raise StackError(f"{command.args!r} has not ended for {_PATIENCE_SECONDS} s") from error
     if command.returncode not in accepted:
         raise StackError(f"{command.args!r} ended with exit code {command.returncode}")
-    return command.returncode, json.loads(answer)
+    return command.returncode, json.loads(answer) if answer else None
 
 
 _CALLERS = {"portal": PORTAL, "operator": OPERATOR}

@@ -16,9 +16,12 @@ import asyncpg
 from rich.console import Console
 
 from tokenomics_chassis.clock import SystemClock
+from tokenomics_chassis.postgres import Schemas, session
+from tokenomics_chassis.state_hash import state_hash
 from tokenomics_cli.kafka import read_events
 from tokenomics_cli.output import usd
 from tokenomics_contracts.events.quota import ThresholdCrossed
+from tokenomics_quota.storage.state import DERIVED_TABLES, NOT_DERIVED
 from tokenomics_tools.demo.claims import Claims
 from tokenomics_tools.demo.commands import Commands, finish
 from tokenomics_tools.demo.expected import Expected, add_up, answer_at, person_near
@@ -33,7 +36,7 @@ from tokenomics_tools.simulator import (
     simulate,
     write_simulation,
 )
-from tokenomics_tools.stack import Stack
+from tokenomics_tools.stack import Stack, StackError
 from tokenomics_tools.stack.probes import run_async
 from tokenomics_tools.stack.services import QuotaProcesses, quota_processes
 
@@ -51,6 +54,8 @@ _POISON_AGE = timedelta(days=90)
 _SHARES_BASIS_POINTS = (5_000, 7_500, 9_500, 10_500)
 _NEAR_BASIS_POINTS = 1_000
 _TICKET = ("--ticket", "DEMO-1")
+_WHY = ("--reason", "demo", *_TICKET)
+_REBUILD = "demo"
 
 
 @dataclass(frozen=True)
@@ -136,13 +141,55 @@ class Demo:
         self._publish()
         self._stream()
         self._compare_totals("every account equals an independent sum")
-        self._claims.announce("sending the same month again")
-        self._commands.run("emit", str(self._files.usage), "--source", SOURCE, "--from-start")
-        self._catch_up({USAGE_TOPIC: 2 * len(self._simulation.usage)})
-        self._compare_totals("the same month sent again counts once")
+        self._rebuild_under_traffic(database_url)
         self._ask_for_people()
         self._count_thresholds(bootstrap)
         self._mend_a_poisoned_event(database_url)
+
+    def _rebuild_under_traffic(self, database_url: str) -> None:
+        """Send the month again while the state is filled anew; exchange the two versions and back."""
+        self._claims.announce("sending the same month again while a rebuild fills the next version beside it")
+        sending = self._commands.start("emit", str(self._files.usage), "--source", SOURCE, "--from-start")
+        _, rebuilt = self._commands.run("ops", "rebuild", "start", "--id", _REBUILD, "--watch", *_WHY)
+        finish(sending)
+        self._catch_up({USAGE_TOPIC: 2 * len(self._simulation.usage)})
+        self._compare_totals("the same month sent again counts once")
+        hashes: set[str] = set()
+
+        def equal() -> bool:
+            hashes.clear()
+            hashes.update(run_async(_state_hash(database_url, version)) for version in (1, 2))
+            return len(hashes) == 1
+
+        held = wait_for(equal, timeout_seconds=_SETTLE_SECONDS)
+        self._claims.check(
+            "a rebuild under traffic has the very state of what serves",
+            held=held and rebuilt["state"] == "REBUILD_STATE_CAUGHT_UP",
+            figures=f"{int(rebuilt['applied_records']):,} records applied, "
+            f"{len(hashes)} hash{'' if held else 'es'}: {', '.join(each[:12] for each in sorted(hashes))}",
+        )
+        _, promoted = self._exchange("promote")
+        self._compare_totals("promoted, it answers the same")
+        _, back = self._exchange("rollback")
+        self._claims.check(
+            "it was promoted and rolled back",
+            held=(promoted["derived_version"], back["derived_version"]) == (2, 1),
+            figures=f"version {promoted['derived_version']} served, version {back['derived_version']} serves",
+        )
+        self._exchange("retire")
+
+    def _exchange(self, what: str) -> tuple[int, Any]:
+        """Change which version serves; refused while a server still loads it, it is asked for again."""
+        answer: tuple[int, Any] = (1, None)
+
+        def done() -> bool:
+            nonlocal answer
+            answer = self._commands.run("ops", "rebuild", what, _REBUILD, *_WHY, accepted=(0, 1))
+            return answer[0] == 0
+
+        if not wait_for(done, timeout_seconds=_SETTLE_SECONDS):
+            raise StackError(f"`ops rebuild {what}` was refused for {_SETTLE_SECONDS} s")
+        return answer
 
     def _period_of(self, moment: datetime) -> str:
         return f"{moment.astimezone(self._zone):%Y-%m}"
@@ -299,6 +346,12 @@ def _feed(pipe: IO[str], lines: Sequence[str], at_full_speed: threading.Event) -
             pipe.writelines(lines[start : start + step])
             pipe.flush()
             at_full_speed.wait(_SLICE_SECONDS)
+
+
+async def _state_hash(database_url: str, version: int) -> str:
+    schemas = Schemas("quota", version)
+    async with session(database_url, schemas, application_name="demo") as connection:
+        return await state_hash(connection, schemas.derived, DERIVED_TABLES, NOT_DERIVED)
 
 
 async def _posted_to_subjects(database_url: str, period: str) -> int:
