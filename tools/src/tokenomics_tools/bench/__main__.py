@@ -12,14 +12,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tokenomics_tools.bench import check, freshness, projection
+from tokenomics_tools.bench import check, freshness, memory, projection
 from tokenomics_tools.bench.plant import Scale
 from tokenomics_tools.bench.rows import Row, table_of
 
 PATHS: Mapping[str, Callable[[Scale], list[Row]]] = {
     "check": check.measure,
+    "batch": check.measure_batch,
+    "stream": check.measure_stream,
     "projection": projection.measure,
     "freshness": freshness.measure,
+    "memory": memory.measure,
 }
 
 _WIDTH = 100
