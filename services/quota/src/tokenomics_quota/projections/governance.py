@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple, TypeVar
 
 from tokenomics_contracts.events.base import Event
@@ -23,6 +23,7 @@ from tokenomics_contracts.events.policy import (
 )
 from tokenomics_contracts.units import MicroUsd, SubjectId
 from tokenomics_quota.domain.accounts import AccountKind
+from tokenomics_quota.domain.degradation import Degrade
 from tokenomics_quota.domain.directory import Attribution, Directory, Member, MemberVersion, Unit
 from tokenomics_quota.domain.effective import Effective, LogOrder, in_force, latest_published
 from tokenomics_quota.domain.friction import Thresholds
@@ -318,6 +319,7 @@ def _member(event: Event) -> Member | None:
 def _quota_policy(published: PolicyPublished) -> QuotaPolicy:
     document = published.document
     assert isinstance(document, QuotaDocument)
+    degrade = document.degrade
     return QuotaPolicy(
         version=published.version,
         time_zone=document.time_zone,
@@ -327,4 +329,5 @@ def _quota_policy(published: PolicyPublished) -> QuotaPolicy:
         budgets={
             (AccountKind(budget.kind), budget.owner_id): budget.limit_micro_usd for budget in document.budgets
         },
+        degrade=Degrade(timedelta(seconds=degrade.stale_after_seconds), degrade.let_through_micro_usd),
     )
