@@ -173,7 +173,7 @@ def test_bad_settings_are_one_line_each_and_code_2(tmp_path: Path) -> None:
     _, err = running.popen.communicate(timeout=30)
     assert running.popen.returncode == 2
     assert err.splitlines() == [
-        "TOKENOMICS_DATABASE_URL: must be a postgresql:// URL, got 'sqlite://'",
+        "TOKENOMICS_DATABASE_URL: must be a postgresql:// URL",
         "TOKENOMICS_KAFKA_BOOTSTRAP is not set",
     ]
 
