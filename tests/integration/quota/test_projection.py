@@ -3,6 +3,8 @@
 import asyncio
 from datetime import timedelta
 
+import pytest
+
 from tests.integration.quota.harness import Quota
 from tests.support.quota_events import (
     NOW,
@@ -10,14 +12,18 @@ from tests.support.quota_events import (
     person,
     price_book,
     quota_policy,
+    record,
     sources,
     team,
     usage,
 )
 from tokenomics_chassis.postgres import session
+from tokenomics_chassis.projection import Batch, Source
+from tokenomics_chassis.records import SourceId
 from tokenomics_chassis.state_hash import state_hash
 from tokenomics_quota.storage.late_usage import LateUsageMender
 from tokenomics_quota.storage.state import DERIVED_TABLES, NOT_DERIVED
+from tokenomics_quota.streams.events import OWN_TOPIC
 
 DAY = timedelta(days=1)
 ALIAS = "alias:" + "d" * 32
@@ -91,6 +97,14 @@ async def test_a_policy_against_another_version_is_parked_and_the_next_ones_queu
     await quota.tell(quota_policy(3), "3")
     await quota.tell(quota_policy(2), "2")
     assert await quota.parked() == ["behind_parked", "policy_mismatch"]
+
+
+async def test_a_record_of_a_topic_that_quota_does_not_project_is_refused_not_applied(quota: Quota) -> None:
+    foreign = [record(usage("ada"), "a")._replace(topic=OWN_TOPIC)]
+    source = Source(SourceId(1), OWN_TOPIC, 0, 1)
+    async with quota.pool.acquire() as connection:
+        with pytest.raises(ValueError, match=f"{OWN_TOPIC} is no topic of this projection"):
+            await quota.projection.apply(connection, Batch(source, foreign))
 
 
 async def test_every_table_and_column_of_derived_state_is_hashed_or_left_out_by_name(quota: Quota) -> None:
