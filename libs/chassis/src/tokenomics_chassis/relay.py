@@ -6,7 +6,6 @@ from typing import Any
 
 import asyncpg
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
 
 from tokenomics_chassis.changes import listen
 from tokenomics_chassis.failpoints import failpoint
@@ -34,15 +33,21 @@ class Relay:
         self._bootstrap = bootstrap
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Relay until ``stopping`` is set; what is in the outbox then is sent first, if this one leads."""
-        await lead(self._url, self._schemas, "relay", self._relay, stopping, KafkaError)
+        """Relay until ``stopping`` is set; what is in the outbox then is sent first, if this one leads.
+
+        Raises
+        ------
+        aiokafka.errors.KafkaError
+            The broker refuses the head of the outbox for good: until that is mended nothing can be sent.
+        """
+        await lead(self._url, self._schemas, "relay", self._relay, stopping)
 
     async def _relay(self, connection: Session, stopping: asyncio.Event) -> None:
         producer = AIOKafkaProducer(
             bootstrap_servers=self._bootstrap, enable_idempotence=True, acks="all", client_id="outbox-relay"
         )
-        await producer.start()
         try:
+            await producer.start()
             async with listen(connection, self._schemas.outbox_channel) as signal:
                 while True:
                     if await _send_batch(connection, producer):
