@@ -14,6 +14,11 @@ from tokenomics_chassis.postgres import Schemas, Session
 
 BATCH_ROWS = 500
 
+REQUEST_TIMEOUT_MS = 10_000
+SEND_SECONDS = 10.0
+"""What isn't acknowledged so soon is given up, to be sent again: well before the leader's lease ends, and
+before a stop's grace period does. The client alone would wait for a broker without end."""
+
 _READ = """
 SELECT id, topic, key, header_names, header_values, value FROM outbox ORDER BY id LIMIT $1
 """
@@ -44,7 +49,11 @@ class Relay:
 
     async def _relay(self, connection: Session, stopping: asyncio.Event) -> None:
         producer = AIOKafkaProducer(
-            bootstrap_servers=self._bootstrap, enable_idempotence=True, acks="all", client_id="outbox-relay"
+            bootstrap_servers=self._bootstrap,
+            enable_idempotence=True,
+            acks="all",
+            client_id="outbox-relay",
+            request_timeout_ms=REQUEST_TIMEOUT_MS,
         )
         try:
             await producer.start()
@@ -56,7 +65,7 @@ class Relay:
                         return
                     await signal.wait()
         finally:
-            await producer.stop()
+            await _close(producer)
 
 
 async def _send_batch(connection: Session, producer: AIOKafkaProducer) -> bool:
@@ -65,7 +74,7 @@ async def _send_batch(connection: Session, producer: AIOKafkaProducer) -> bool:
     if not rows:
         return False
     failpoint("relay.after_read")
-    sent = await asyncio.gather(*await _enqueue(producer, rows), return_exceptions=True)
+    sent = await _send(producer, rows)
     failpoint("relay.after_send")
     # Only what lies before the first failure: what follows it must follow it again.
     failed = next((index for index, each in enumerate(sent) if isinstance(each, BaseException)), len(sent))
@@ -78,13 +87,25 @@ async def _send_batch(connection: Session, producer: AIOKafkaProducer) -> bool:
     return len(rows) == BATCH_ROWS
 
 
-async def _enqueue(producer: AIOKafkaProducer, rows: Sequence[asyncpg.Record]) -> list[asyncio.Future[Any]]:
-    return [
-        await producer.send(
-            row["topic"],
-            value=row["value"],
-            key=row["key"],
-            headers=list(zip(row["header_names"], row["header_values"], strict=True)),
-        )
-        for row in rows
-    ]
+async def _send(producer: AIOKafkaProducer, rows: Sequence[asyncpg.Record]) -> Sequence[Any]:
+    """Send rows and return what came of each: an exception, or anything else."""
+    futures: list[asyncio.Future[Any]] = []
+    try:
+        async with asyncio.timeout(SEND_SECONDS):
+            for row in rows:
+                headers = list(zip(row["header_names"], row["header_values"], strict=True))
+                future = await producer.send(
+                    row["topic"], value=row["value"], key=row["key"], headers=headers
+                )
+                futures.append(future)
+            return await asyncio.gather(*futures, return_exceptions=True)
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+async def _close(producer: AIOKafkaProducer) -> None:
+    """Close a producer and forget what it has not sent. Its own `stop` waits, without end, for all that."""
+    producer._closed = True  # noqa: SLF001 - see above
+    await producer._sender.close()  # noqa: SLF001
+    await producer.client.close()

@@ -108,9 +108,10 @@ class ServiceSettings(Settings):
     log_format: LogFormat | None = None
     """When absent: text on a terminal, JSON otherwise."""
 
-    grace_seconds: int = Field(default=25, ge=1)
-    """What tasks have from SIGTERM on; sending the last telemetry may take five more. Together they must stay
-    within Kubernetes' ``terminationGracePeriodSeconds``, 30 unless set."""
+    grace_seconds: int = Field(default=20, ge=1)
+    """What tasks have from SIGTERM on. Those cancelled then have two seconds more, closing the pool may take
+    two and sending the last telemetry five: together they must stay within Kubernetes'
+    ``terminationGracePeriodSeconds``, 30 unless set."""
 
 
 class RpcSettings(Settings):
