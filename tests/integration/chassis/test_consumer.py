@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.errors import KafkaConnectionError
 
 from tests.integration.chassis.harness import (
@@ -372,6 +373,17 @@ async def test_a_place_where_a_transactions_marker_stands_is_absent(stack: Stack
     places = [Place(AMOUNTS, 0, 0), Place(AMOUNTS, 0, 1), Place(AMOUNTS, 0, 2)]
     records = await log_reader(stack.kafka.bootstrap)(places)
     assert [each.offset for each in records] == [0, 2]
+
+
+async def test_a_place_outside_the_log_is_absent(stack: Stack, producer: AIOKafkaProducer) -> None:
+    await send(producer, b"1", b"2")
+    admin = AIOKafkaAdminClient(bootstrap_servers=stack.kafka.bootstrap)
+    await admin.start()
+    await admin.delete_records({TopicPartition(AMOUNTS, 0): RecordsToDelete(1)})
+    await admin.close()
+    places = [Place(AMOUNTS, 0, offset) for offset in range(4)] + [Place(AMOUNTS, 1, 0)]
+    records = await log_reader(stack.kafka.bootstrap)(places)
+    assert [each[:3] for each in records] == [Place(AMOUNTS, 0, 1)]
 
 
 async def test_a_projection_that_leans_on_a_broker_waits_for_it(

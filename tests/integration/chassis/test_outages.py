@@ -58,6 +58,20 @@ async def test_a_stop_finishes_while_the_database_is_away(
             await asyncio.to_thread(stack.postgres.start)
 
 
+async def test_a_relay_stops_while_the_broker_is_away(stack: Stack, database: str, pool: Pool) -> None:
+    async with relaying(stack, database) as relay:
+        await append(pool, range(1, 3))
+        await emptied(pool)
+        await asyncio.to_thread(stack.kafka.kill)
+        await append(pool, range(3, 5))
+        await asyncio.sleep(0.5)
+    try:
+        assert relay.done()
+        assert await pool.fetchval("SELECT count(*) FROM outbox") == 2
+    finally:
+        await asyncio.to_thread(stack.kafka.start)
+
+
 async def test_a_broker_that_went_away_is_waited_for(stack: Stack, database: str, pool: Pool) -> None:
     async with relaying(stack, database):
         await append(pool, range(1, 3))

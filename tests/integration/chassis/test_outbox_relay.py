@@ -6,6 +6,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from aiokafka.errors import MessageSizeTooLargeError
 
 from tests.integration.chassis.harness import HEADERS, append, emptied, relaying, sent
 from tests.support import toy_projection as toy
@@ -13,6 +14,7 @@ from tokenomics_chassis import outbox
 from tokenomics_chassis.failpoints import FAILPOINTS
 from tokenomics_chassis.postgres import Pool
 from tokenomics_chassis.process import ExitCode
+from tokenomics_chassis.relay import Relay
 from tokenomics_tools.stack import ManagedProcess, Stack
 
 pytestmark = pytest.mark.usefixtures("topics")
@@ -50,6 +52,18 @@ async def test_an_event_larger_than_the_broker_takes_is_refused_when_written(poo
     async with pool.acquire() as connection:
         with pytest.raises(asyncpg.CheckViolationError):
             await outbox.append(connection, "a", 1, topic=toy.OWN, key=None, headers=[], value=bytes(900_001))
+
+
+async def test_an_event_that_can_never_be_sent_ends_the_relay_and_stays(
+    stack: Stack, database: str, pool: Pool
+) -> None:
+    async with pool.acquire() as connection:
+        large = bytes(1_100_000)
+        await outbox.append(connection, "a", 1, topic=toy.OWN, key=large, headers=[], value=b"1")
+    async with asyncio.timeout(30):
+        with pytest.raises(MessageSizeTooLargeError):
+            await Relay(database, toy.SCHEMAS, stack.kafka.bootstrap).run(asyncio.Event())
+    assert await pool.fetchval("SELECT count(*) FROM outbox") == 1
 
 
 async def test_of_two_relays_one_leads_and_the_other_takes_over(

@@ -473,6 +473,17 @@ async def test_a_damaged_event_of_the_own_topic_is_parked_with_its_code(pool: Po
     assert await pool.fetchval("SELECT record_offset FROM skipped") == 5
 
 
+async def test_a_parked_event_of_the_own_topic_is_retried_as_what_it_is(pool: Pool) -> None:
+    await Log(projector(pool), topic=toy.OWN).project(b"{")
+    (retried,) = await parking(pool, Toy(mended=True)).retry(toy.OWN, 0)
+    assert retried.error_code == "internal_error"
+    skip = Skip(toy.AMOUNTS, 0, 5, "malformed", "OPS-7", "operator-1")
+    await pool.execute("UPDATE parked SET value = $1", toy.skipped_event(skip).value)
+    (retried,) = await parking(pool, Toy(mended=True)).retry(toy.OWN, 0)
+    assert retried.error_code is None
+    assert await pool.fetchval("SELECT record_offset FROM skipped") == 5
+
+
 async def test_a_gap_at_the_end_is_passed_over_once_it_is_proven(pool: Pool) -> None:
     log = Log(projector(pool))
     await log.project(b"1", b"2")

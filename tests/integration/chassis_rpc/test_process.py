@@ -51,6 +51,37 @@ async def start(process):
     assert "slow stopped" not in messages(lines)
 
 
+def test_what_does_not_even_end_when_cancelled_does_not_keep_the_process(tmp_path: Path) -> None:
+    script = """
+from contextlib import asynccontextmanager
+
+@asynccontextmanager
+async def pool():
+    yield
+    await asyncio.sleep(60)
+
+async def stubborn(stopping):
+    await stopping.wait()
+    try:
+        await asyncio.sleep(60)
+    finally:
+        await asyncio.sleep(60)
+
+async def start(process):
+    await process.enter(pool())
+    process.supervise("stubborn", stubborn)
+    process.supervise("last", task("last", ready=True))
+"""
+    code, lines = Running(script, tmp_path, TOKENOMICS_GRACE_SECONDS="1").when_ready().finish(signal.SIGTERM)
+    assert code == 0
+    assert messages(lines)[-4:] == [
+        "a task did not stop in time, cancelled",
+        "a task did not end when cancelled, left",
+        "a resource did not close in time, left",
+        "stopped",
+    ]
+
+
 def test_a_signal_before_the_start_is_over_cancels_it_and_is_no_success(tmp_path: Path) -> None:
     script = """
 async def start(process):
@@ -173,7 +204,7 @@ def test_bad_settings_are_one_line_each_and_code_2(tmp_path: Path) -> None:
     _, err = running.popen.communicate(timeout=30)
     assert running.popen.returncode == 2
     assert err.splitlines() == [
-        "TOKENOMICS_DATABASE_URL: must be a postgresql:// URL, got 'sqlite://'",
+        "TOKENOMICS_DATABASE_URL: must be a postgresql:// URL",
         "TOKENOMICS_KAFKA_BOOTSTRAP is not set",
     ]
 

@@ -12,14 +12,18 @@ from tests.support.quota_events import (
     person,
     price_book,
     quota_policy,
+    record,
     sources,
     team,
     usage,
 )
 from tokenomics_chassis.postgres import session
+from tokenomics_chassis.projection import Batch, Source
+from tokenomics_chassis.records import SourceId
 from tokenomics_chassis.state_hash import state_hash
 from tokenomics_quota.storage.late_usage import LateUsageMender
 from tokenomics_quota.storage.state import DERIVED_TABLES, NOT_DERIVED
+from tokenomics_quota.streams.events import OWN_TOPIC
 
 DAY = timedelta(days=1)
 ALIAS = "alias:" + "d" * 32
@@ -111,6 +115,14 @@ async def test_a_policy_against_a_version_that_never_was_waits_for_nothing_and_h
     await quota.tell(usage("ada", cost_micro_usd=1), "a", time=NOW.replace(day=1, hour=2))
     assert await quota.parked() == ["policy_mismatch"]
     assert await quota.totals() == {"unattributed/unattributed/operational/2026-10": 1}
+
+
+async def test_a_record_of_a_topic_that_quota_does_not_project_is_refused_not_applied(quota: Quota) -> None:
+    foreign = [record(usage("ada"), "a")._replace(topic=OWN_TOPIC)]
+    source = Source(SourceId(1), OWN_TOPIC, 0, 1)
+    async with quota.pool.acquire() as connection:
+        with pytest.raises(ValueError, match=f"{OWN_TOPIC} is no topic of this projection"):
+            await quota.projection.apply(connection, Batch(source, foreign))
 
 
 async def test_every_table_and_column_of_derived_state_is_hashed_or_left_out_by_name(quota: Quota) -> None:

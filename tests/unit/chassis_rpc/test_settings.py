@@ -49,10 +49,11 @@ def test_redaction_hides_passwords_and_nothing_else(url: str, shown: str) -> Non
         ("KAFKA_BOOTSTRAP", "one", "TOKENOMICS_KAFKA_BOOTSTRAP: must be host:port, got 'one'"),
         (
             "DATABASE_URL",
-            "mysql://u:p@h/d",
-            "TOKENOMICS_DATABASE_URL: must be a postgresql:// URL, got 'mysql://u:***@h/d'",
+            "host=db user=quota password=s3cret",
+            "TOKENOMICS_DATABASE_URL: must be a postgresql:// URL",
         ),
         ("KAFKA_BOOTSTRAP", "", "TOKENOMICS_KAFKA_BOOTSTRAP is not set"),
+        ("KAFKA_BOOTSTRAP", "one:9092,two", "TOKENOMICS_KAFKA_BOOTSTRAP: must be host:port, got 'two'"),
         (
             "LOG_FORMAT",
             "xml",

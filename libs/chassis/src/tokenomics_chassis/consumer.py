@@ -326,7 +326,9 @@ class ProjectionConsumer:
         while not self._halt.is_set():
             try:
                 return await end_offsets(self._bootstrap, topics)
-            except (KafkaError, OSError) as error:
+            except Exception as error:
+                if not is_dependency_away(error):
+                    raise
                 await backoff.pause(self._halt, error, "reading the log's ends")
         return {}
 
@@ -371,7 +373,11 @@ class _Witness:
                 consumer = AIOKafkaConsumer(
                     bootstrap_servers=self._bootstrap, client_id="projector-witness", **READ
                 )
-                await consumer.start()
+                try:
+                    await consumer.start()
+                except BaseException:
+                    await consumer.stop()
+                    raise
                 self._consumer = consumer
             self._consumer.assign([tp])
             self._consumer.seek(tp, since)

@@ -32,12 +32,19 @@ def log_reader(bootstrap: str) -> ReadRecords:
         )
         try:
             await consumer.start()
-            found = [await _read(consumer, place) for place in sorted(set(places))]
+            found = [await _read(consumer, place) for place in await _held(consumer, places)]
         finally:
             await consumer.stop()
         return [record for record in found if record is not None]
 
     return read
+
+
+async def _held(consumer: AIOKafkaConsumer, places: Collection[Place]) -> Sequence[Place]:
+    """Leave out places outside the log: a read would wait there for a record yet to come."""
+    partitions = {TopicPartition(*place[:2]) for place in places}
+    begins, ends = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
+    return sorted(place for place in set(places) if begins[place[:2]] <= place.offset < ends[place[:2]])
 
 
 async def _read(consumer: AIOKafkaConsumer, place: Place) -> Record | None:

@@ -14,7 +14,7 @@ from tokenomics_chassis.dependencies import is_about_data
 from tokenomics_chassis.log_reader import ReadRecords
 from tokenomics_chassis.outbox import OutboxEvent
 from tokenomics_chassis.postgres import Connection, Pool, Schemas, in_transaction
-from tokenomics_chassis.projection import Batch, Outcome, Projection, Rejected, Source
+from tokenomics_chassis.projection import Batch, Outcome, Projection, Rejected, Source, by_topic
 from tokenomics_chassis.records import Record, SourceId
 from tokenomics_chassis.resolving import in_transaction_with_log, no_log
 from tokenomics_contracts.rejection import EventRejected, RejectionCode
@@ -163,6 +163,8 @@ class Parking:
         projection: Projection,
         skipped_event: Callable[[Skip], OutboxEvent],
         read_records: ReadRecords = no_log,
+        *,
+        skips: "Skips | None" = None,
     ) -> None:
         """Wire it.
 
@@ -171,12 +173,12 @@ class Parking:
         skipped_event
             Makes the ``parked.skipped`` event for the service's own topic. Its id must depend on the skip's
             place alone; its bytes are fixed once, by the outbox row of the skip that was the first.
-        read_records
+        read_records, skips
             See :class:`~tokenomics_chassis.projector.Projector`.
         """
         self._pool = pool
         self._schemas = schemas
-        self._projection = projection
+        self._by_topic = by_topic(projection, *([skips] if skips else []))
         self._skipped_event = skipped_event
         self._read_records = read_records
 
@@ -214,7 +216,7 @@ class Parking:
         async def work(connection: Connection, projection: Projection) -> Sequence[Retried]:
             return await self._retry(connection, projection, topic, partition, offsets)
 
-        return await in_transaction_with_log(self._pool, self._projection, self._read_records, work)
+        return await in_transaction_with_log(self._pool, self._by_topic[topic], self._read_records, work)
 
     async def skip(self, skip: Skip) -> Sequence[Retried]:
         """Give a parked record up for good and retry what was queued behind it.
@@ -236,9 +238,10 @@ class Parking:
             event = self._skipped_event(skip)
             aggregate_id = f"parked/{skip.topic}/{skip.partition}/{skip.offset}"
             await outbox.append(connection, aggregate_id, 1, **event._asdict())
-            if skip.topic not in self._projection.ordered_topics:
+            projection = self._by_topic[skip.topic]
+            if skip.topic not in projection.ordered_topics:
                 return None
-            understood = list(self._projection.understood_codes)
+            understood = list(projection.understood_codes)
             first_blocking: int | None = await connection.fetchval(
                 _FIRST_BLOCKING, skip.topic, skip.partition, row["key"], understood
             )

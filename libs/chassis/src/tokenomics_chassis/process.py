@@ -6,8 +6,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TypeVar
@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _GC_THRESHOLDS = (2_000, 20, 100)
+
+CANCEL_SECONDS = 2.0
+"""What the tasks that are cancelled have to end in, and each resource to close in."""
 
 
 class ExitCode(IntEnum):
@@ -73,8 +76,8 @@ class Process:
     _resources: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def enter(self, resource: AbstractAsyncContextManager[T]) -> T:
-        """Open a resource; it is closed after every task has ended, the last opened first."""
-        return await self._resources.enter_async_context(resource)
+        """Open a resource; it is closed after every task has ended, the last opened first, or left."""
+        return await self._resources.enter_async_context(_closed_in_time(resource))
 
     def supervise(self, name: str, task: Task) -> None:
         """Run a task for the life of the process.
@@ -136,7 +139,10 @@ class Process:
                 raise FatalError(f"{each.name} ended unasked")
 
     async def _stop(self, grace_seconds: float) -> None:
-        """Stop every task, cancelling what outlasts the grace period; log each failure, raise the first."""
+        """Stop every task, cancelling what outlasts the grace period; log each failure, raise the first.
+
+        What doesn't even end when cancelled is left: the process ends without it.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + grace_seconds
         cause = sys.exc_info()[1]
@@ -146,7 +152,10 @@ class Process:
             if not each.task.done():
                 log.warning("a task did not stop in time, cancelled", extra={"task": each.name})
                 each.task.cancel()
-                await asyncio.wait([each.task])
+                await asyncio.wait([each.task], timeout=max(0.0, deadline + CANCEL_SECONDS - loop.time()))
+            if not each.task.done():
+                log.error("a task did not end when cancelled, left", extra={"task": each.name})
+                continue
             failure = None if each.task.cancelled() else each.task.exception()
             if failure is None or failure is cause:
                 continue
@@ -167,6 +176,19 @@ class Process:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal, number)
+
+
+@asynccontextmanager
+async def _closed_in_time(resource: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
+    opened = await resource.__aenter__()
+    try:
+        yield opened
+    finally:
+        try:
+            async with asyncio.timeout(CANCEL_SECONDS):
+                await resource.__aexit__(*sys.exc_info())
+        except TimeoutError:
+            log.warning("a resource did not close in time, left", extra={"resource": repr(resource)})
 
 
 def _collect_garbage_less_often() -> None:

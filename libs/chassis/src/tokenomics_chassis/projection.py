@@ -1,6 +1,6 @@
 """The contract between the projector and a service's projection."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -16,6 +16,7 @@ __all__ = [
     "Rejected",
     "RejectedPlace",
     "Source",
+    "by_topic",
 ]
 
 
@@ -112,3 +113,19 @@ class Projection(Protocol):
         bisection and park it as ``internal_error``.
         """
         ...
+
+
+def by_topic(*projections: Projection) -> Mapping[str, Projection]:
+    """Return the projection that reads each topic.
+
+    Raises
+    ------
+    ValueError
+        Two read the same topic.
+    """
+    found: dict[str, Projection] = {}
+    for projection in projections:
+        if taken := found.keys() & projection.topics:
+            raise ValueError(f"{projection.name} reads topics of another projection: {sorted(taken)}")
+        found |= dict.fromkeys(projection.topics, projection)
+    return found

@@ -13,7 +13,7 @@ from tokenomics_chassis.log_reader import ReadRecords
 from tokenomics_chassis.parking import Skips, apply_in_isolation, park
 from tokenomics_chassis.postgres import Connection, Pool, Schemas, in_transaction
 from tokenomics_chassis.process import ExitCode, FatalError
-from tokenomics_chassis.projection import Batch, Outcome, Projection, Rejected, Source
+from tokenomics_chassis.projection import Batch, Outcome, Projection, Rejected, Source, by_topic
 from tokenomics_chassis.records import Record
 from tokenomics_chassis.resolving import in_transaction_with_log, no_log
 from tokenomics_contracts.rejection import RejectionCode
@@ -109,10 +109,7 @@ class Projector:
         self._schemas = schemas
         self._read_records = read_records
         self._max_parked_in_a_row = max_parked_in_a_row
-        projections: list[Projection] = [projection, *([skips] if skips else [])]
-        self._by_topic = {topic: each for each in projections for topic in each.topics}
-        if len(self._by_topic) != sum(len(each.topics) for each in projections):
-            raise ValueError(f"{projection.name} and the skips both read {skips and sorted(skips.topics)}")
+        self._by_topic = by_topic(projection, *([skips] if skips else []))
 
     @property
     def topics(self) -> frozenset[str]:

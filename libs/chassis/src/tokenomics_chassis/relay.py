@@ -6,7 +6,6 @@ from typing import Any
 
 import asyncpg
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
 
 from tokenomics_chassis.changes import listen
 from tokenomics_chassis.failpoints import failpoint
@@ -14,6 +13,11 @@ from tokenomics_chassis.leadership import lead
 from tokenomics_chassis.postgres import Schemas, Session
 
 BATCH_ROWS = 500
+
+REQUEST_TIMEOUT_MS = 10_000
+SEND_SECONDS = 10.0
+"""What isn't acknowledged so soon is given up, to be sent again: well before the leader's lease ends, and
+before a stop's grace period does. The client alone would wait for a broker without end."""
 
 _READ = """
 SELECT id, topic, key, header_names, header_values, value FROM outbox ORDER BY id LIMIT $1
@@ -34,15 +38,25 @@ class Relay:
         self._bootstrap = bootstrap
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Relay until ``stopping`` is set; what is in the outbox then is sent first, if this one leads."""
-        await lead(self._url, self._schemas, "relay", self._relay, stopping, KafkaError)
+        """Relay until ``stopping`` is set; what is in the outbox then is sent first, if this one leads.
+
+        Raises
+        ------
+        aiokafka.errors.KafkaError
+            The broker refuses the head of the outbox for good: until that is mended nothing can be sent.
+        """
+        await lead(self._url, self._schemas, "relay", self._relay, stopping)
 
     async def _relay(self, connection: Session, stopping: asyncio.Event) -> None:
         producer = AIOKafkaProducer(
-            bootstrap_servers=self._bootstrap, enable_idempotence=True, acks="all", client_id="outbox-relay"
+            bootstrap_servers=self._bootstrap,
+            enable_idempotence=True,
+            acks="all",
+            client_id="outbox-relay",
+            request_timeout_ms=REQUEST_TIMEOUT_MS,
         )
-        await producer.start()
         try:
+            await producer.start()
             async with listen(connection, self._schemas.outbox_channel) as signal:
                 while True:
                     if await _send_batch(connection, producer):
@@ -51,7 +65,7 @@ class Relay:
                         return
                     await signal.wait()
         finally:
-            await producer.stop()
+            await _close(producer)
 
 
 async def _send_batch(connection: Session, producer: AIOKafkaProducer) -> bool:
@@ -60,7 +74,7 @@ async def _send_batch(connection: Session, producer: AIOKafkaProducer) -> bool:
     if not rows:
         return False
     failpoint("relay.after_read")
-    sent = await asyncio.gather(*await _enqueue(producer, rows), return_exceptions=True)
+    sent = await _send(producer, rows)
     failpoint("relay.after_send")
     # Only what lies before the first failure: what follows it must follow it again.
     failed = next((index for index, each in enumerate(sent) if isinstance(each, BaseException)), len(sent))
@@ -73,13 +87,25 @@ async def _send_batch(connection: Session, producer: AIOKafkaProducer) -> bool:
     return len(rows) == BATCH_ROWS
 
 
-async def _enqueue(producer: AIOKafkaProducer, rows: Sequence[asyncpg.Record]) -> list[asyncio.Future[Any]]:
-    return [
-        await producer.send(
-            row["topic"],
-            value=row["value"],
-            key=row["key"],
-            headers=list(zip(row["header_names"], row["header_values"], strict=True)),
-        )
-        for row in rows
-    ]
+async def _send(producer: AIOKafkaProducer, rows: Sequence[asyncpg.Record]) -> Sequence[Any]:
+    """Send rows and return what came of each: an exception, or anything else."""
+    futures: list[asyncio.Future[Any]] = []
+    try:
+        async with asyncio.timeout(SEND_SECONDS):
+            for row in rows:
+                headers = list(zip(row["header_names"], row["header_values"], strict=True))
+                future = await producer.send(
+                    row["topic"], value=row["value"], key=row["key"], headers=headers
+                )
+                futures.append(future)
+            return await asyncio.gather(*futures, return_exceptions=True)
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+async def _close(producer: AIOKafkaProducer) -> None:
+    """Close a producer and forget what it has not sent. Its own `stop` waits, without end, for all that."""
+    producer._closed = True  # noqa: SLF001 - see above
+    await producer._sender.close()  # noqa: SLF001
+    await producer.client.close()

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from time import monotonic
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
 
 from tokenomics_chassis.catch_up import Ends, catch_up
 from tokenomics_chassis.dependencies import is_dependency_away
@@ -87,7 +86,7 @@ class Replay:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Work off what there is and wait for more, while leading, until told to stop."""
-        await lead(self._url, Schemas(self._service, None), "replay", self._lead, stopping, KafkaError)
+        await lead(self._url, Schemas(self._service, None), "replay", self._lead, stopping)
 
     async def _lead(self, connection: Session, stopping: asyncio.Event) -> None:
         while not stopping.is_set():

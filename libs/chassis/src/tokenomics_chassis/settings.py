@@ -51,7 +51,7 @@ def _postgres_url(value: str) -> str:
 def _host_port(value: str) -> str:
     host, _, port = value.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 - the largest TCP port
-        raise ValueError("must be host:port")
+        raise ValueError(f"must be host:port, got {value!r}")
     return value
 
 
@@ -108,9 +108,10 @@ class ServiceSettings(Settings):
     log_format: LogFormat | None = None
     """When absent: text on a terminal, JSON otherwise."""
 
-    grace_seconds: int = Field(default=25, ge=1)
-    """What tasks have from SIGTERM on; sending the last telemetry may take five more. Together they must stay
-    within Kubernetes' ``terminationGracePeriodSeconds``, 30 unless set."""
+    grace_seconds: int = Field(default=20, ge=1)
+    """What tasks have from SIGTERM on. Those cancelled then have two seconds more, closing the pool may take
+    two and sending the last telemetry five: together they must stay within Kubernetes'
+    ``terminationGracePeriodSeconds``, 30 unless set."""
 
 
 class RpcSettings(Settings):
@@ -181,4 +182,6 @@ def _problem(detail: Any) -> str:
     name = f"{_PREFIX}{str(detail['loc'][0]).upper()}"
     if detail["type"] == "missing":
         return f"{name} is not set"
-    return f"{name}: {message[0].lower()}{message[1:]}, got {redact(str(detail['input']))!r}"
+    message = f"{name}: {message[0].lower()}{message[1:]}"
+    # What a validator of ours refuses may hold a secret in any form: it says itself what may be shown.
+    return message if detail["type"] == "value_error" else f"{message}, got {detail['input']!r}"

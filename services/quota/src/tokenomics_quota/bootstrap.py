@@ -113,7 +113,12 @@ def operations(settings: ServiceSettings, pool: Pool, schemas: Schemas) -> Opera
     return Operations(
         pool,
         Parking(
-            pool, schemas, projection(), _skipped_event, read_records=log_reader(settings.kafka_bootstrap)
+            pool,
+            schemas,
+            projection(),
+            _skipped_event,
+            read_records=log_reader(settings.kafka_bootstrap),
+            skips=Skips(OWN_TOPIC, skip_from_record),
         ),
         derived_version=schemas.version,
         bootstrap=settings.kafka_bootstrap,

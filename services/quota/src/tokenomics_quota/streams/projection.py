@@ -39,8 +39,11 @@ class QuotaProjection:
 
     async def apply(self, connection: Connection, batch: Batch) -> Outcome:
         """Apply one batch; see the chassis' ``Projection``."""
-        if batch.source.topic == USAGE:
+        topic = batch.source.topic
+        if topic == USAGE:
             return await self._apply_usage(self._ledger_on(connection), batch)
+        if topic not in self.topics:
+            raise ValueError(f"{topic} is no topic of this projection")
         return await self._apply_governing(self._ledger_on(connection), batch)
 
     async def _apply_usage(self, ledger: Ledger, batch: Batch) -> Outcome:
