@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
@@ -407,7 +408,7 @@ def _by_partition(polled: Sequence[ConsumerRecord]) -> Mapping[TopicPartition, S
     """Split a poll; FastStream strings the partitions together, each in one run of ascending offsets."""
     return {
         TopicPartition(*key): list(records)
-        for key, records in groupby(polled, lambda each: (each.topic, each.partition))
+        for key, records in groupby(polled, attrgetter("topic", "partition"))
     }
 
 

@@ -11,11 +11,12 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from aiokafka import ConsumerRecord, TopicPartition
 
-BATCH_RECORDS = 2000
-"""Records of one transaction, at most."""
+BATCH_RECORDS = 4_000
+"""Records of one transaction, at most: what it costs by itself is shared out among them."""
 
-MOST_WAITING_RECORDS = 8000
-"""No more is polled while so many wait."""
+MOST_WAITING_RECORDS = 16_000
+"""No more is polled while so many wait. The client hands out one partition after the other: with fewer, one
+lane alone has work, and waits for the database with nothing to do meanwhile."""
 
 
 LINGER_SECONDS = 0.25

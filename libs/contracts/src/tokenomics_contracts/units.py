@@ -72,6 +72,9 @@ EARLIEST_TIME: Final = datetime(2000, 1, 1, tzinfo=UTC)
 LATEST_TIME: Final = datetime(2200, 1, 1, tzinfo=UTC)
 """Times outside these are mistakes of unit or clock; refusing them keeps period arithmetic total."""
 
+_EARLIEST_YEAR: Final = EARLIEST_TIME.year
+_LATEST_YEAR: Final = LATEST_TIME.year
+
 IDENTIFIER_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9:._-]{0,127}$"
 """No `@` (an e-mail is never an id), no `/` (it separates the parts of an account id), no space."""
 
@@ -115,7 +118,7 @@ def parse_time(text: str) -> datetime:
             moment = moment.astimezone(UTC)
     except (msgspec.MsgspecError, OverflowError, UnicodeEncodeError):
         raise ValueError("should be an RFC 3339 time with its offset, e.g. 2026-11-01T08:30:00Z") from None
-    if not EARLIEST_TIME <= moment < LATEST_TIME or "\\" in text:
+    if not _EARLIEST_YEAR <= moment.year < _LATEST_YEAR or "\\" in text:
         raise ValueError("should be a time between the years 2000 and 2199")
     return moment
 

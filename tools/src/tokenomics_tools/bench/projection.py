@@ -8,6 +8,7 @@ from itertools import count
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
+import psutil
 
 from tokenomics_chassis.postgres import session
 from tokenomics_tools.bench.plant import SCHEMAS, USAGE_TOPIC, Plant, Sample, Scale, plant, usage_events
@@ -17,7 +18,7 @@ from tokenomics_tools.stack.probes import execute, run_async
 
 _READ_SECONDS = 120
 # Fewer would be over in a few batches: too short for a rate, and for the process's CPU clock of 10 ms.
-LEAST_EVENTS = 50_000
+LEAST_EVENTS = 100_000
 _names = count(1)
 
 
@@ -26,12 +27,15 @@ def measure(scale: Scale) -> list[Row]:
     with plant(events=int(scale.of(200_000, at_least=LEAST_EVENTS))) as made:
         events = usage_events(made.simulation)
         made.publish_usage(events)
-        alone, together, reads, cpu_micros, bytes_per_fact = [], [], [], [], []
+        alone, together, reads, cpu_micros, database_micros, bytes_per_fact = [], [], [], [], [], []
         for _ in range(scale.pairs):
             reads.append(read(made))
             with copy_of_database(made) as url:
+                database_before = _database_cpu_seconds(url)
                 way = made.project(url, USAGE_TOPIC)
+                database_cpu_seconds = _database_cpu_seconds(url) - database_before
                 bytes_per_fact.append(_bytes_per_fact(url, len(events)))
+            database_micros.append(database_cpu_seconds / len(events) * 1e6)
             alone.append(rate(way))
             cpu_micros.append(_cpu_micros(way))
             with copy_of_database(made) as url:
@@ -47,6 +51,7 @@ def measure(scale: Scale) -> list[Row]:
             bar=Bar("value", ">=", 22_000),
         ),
         paired("projection, process CPU", "µs/event", cpu),
+        Row("projection, database CPU", statistics.median(database_micros), "µs/event"),
         paired(
             "projection, two beside one",
             "events/s",
@@ -79,21 +84,40 @@ def copy_of_database(made: Plant) -> Iterator[str]:
         execute(admin, f"DROP DATABASE {copy} WITH (FORCE)")
 
 
-def _after_start(way: Sequence[Sample]) -> tuple[Sample, Sample]:
-    """Leave out the first tenth: processes start and share out the partitions."""
-    end = way[-1]
-    return next(sample for sample in way if sample.projected >= end.projected / 10), end
+def _steady(way: Sequence[Sample]) -> tuple[Sample, Sample]:
+    """Leave out the first tenth, in which processes start and share out the partitions, and the last.
+
+    So as much is read and not yet committed at the end as was at the beginning.
+    """
+    all_of_it = way[-1].projected
+    begin = next(sample for sample in way if sample.projected >= all_of_it / 10)
+    return begin, next(sample for sample in way if sample.projected >= all_of_it * 9 / 10)
 
 
 def rate(way: Sequence[Sample]) -> float:
-    """Return how many events a second were projected, the first tenth left out."""
-    begin, end = _after_start(way)
+    """Return how many events a second were projected, in the steady part of the way."""
+    begin, end = _steady(way)
     return (end.projected - begin.projected) / (end.at_seconds - begin.at_seconds)
 
 
 def _cpu_micros(way: Sequence[Sample]) -> float:
-    begin, end = _after_start(way)
+    begin, end = _steady(way)
     return (end.cpu_seconds - begin.cpu_seconds) / (end.projected - begin.projected) * 1e6
+
+
+def _database_cpu_seconds(url: str) -> float:
+    """Return what the database server and its backends, those that ended included, have used so far."""
+
+    async def ask() -> float:
+        async with session(url, SCHEMAS, application_name="bench") as connection:
+            server = psutil.Process(connection.get_server_pid()).parent()
+            assert server is not None
+            own = server.cpu_times()
+            times = [own, *(backend.cpu_times() for backend in server.children())]
+            ended = own.children_user + own.children_system
+            return ended + sum(each.user + each.system for each in times)
+
+    return run_async(ask())
 
 
 def _bytes_per_fact(url: str, events: int) -> float:

@@ -1,7 +1,7 @@
 """``python -m tokenomics_tools.bench.reader BOOTSTRAP TOPIC``: the floor of a projection.
 
-Reads a topic from its beginning to its present end with plain aiokafka and does nothing with the records.
-Prints a ``Report`` as JSON.
+Reads a topic from its beginning to its present end with plain aiokafka, under the projection's own settings,
+and does nothing with the records. Prints a ``Report`` as JSON.
 """
 
 import sys
@@ -11,8 +11,7 @@ import msgspec
 import uvloop
 from aiokafka import AIOKafkaConsumer
 
-_MAX_RECORDS = 8_000
-_POLL_MS = 200
+from tokenomics_chassis.catch_up import FETCH_WAIT_MS, MAX_POLL_RECORDS, POLL_MS
 
 
 class Report(msgspec.Struct):
@@ -24,14 +23,20 @@ class Report(msgspec.Struct):
 
 
 async def _read(bootstrap: str, topic: str) -> Report:
-    consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest")
+    consumer = AIOKafkaConsumer(
+        topic,
+        bootstrap_servers=bootstrap,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        fetch_max_wait_ms=FETCH_WAIT_MS,
+    )
     await consumer.start()
     try:
         wanted = sum((await consumer.end_offsets(consumer.assignment())).values())
         read = first = 0
         begun = cpu_before = 0.0
         while read < wanted:
-            polled = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_MAX_RECORDS)
+            polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=MAX_POLL_RECORDS)
             read += sum(map(len, polled.values()))
             if not first:
                 first, begun, cpu_before = read, perf_counter(), process_time()

@@ -22,8 +22,7 @@ from tokenomics_contracts.units import MicroUsd, ServiceTier
 Pricing: TypeAlias = Literal["reported", "book", "fallback"]
 
 _PICO_PER_MICRO = 1_000_000
-_DIVISOR = _PICO_PER_MICRO * policy.FULL
-_HALF = _DIVISOR // 2
+_HALF = _PICO_PER_MICRO * policy.FULL // 2
 _REMEMBERED_MODELS = 4_096
 _STANDARD_FOR_ALL: dict[ServiceTier, int] = dict.fromkeys(("standard", "batch", "priority"), policy.FULL)
 
@@ -310,4 +309,5 @@ def price(
         + (output_tokens - reasoning) * output_rate
         + reasoning * reasoning_rate
     )
-    return _priced(((pico_usd * basis_points + _HALF) // _DIVISOR, pricing))
+    # Two divisions by small numbers are exactly one by their product, and faster.
+    return _priced(((pico_usd * basis_points + _HALF) // _PICO_PER_MICRO // policy.FULL, pricing))

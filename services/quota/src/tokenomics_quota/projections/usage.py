@@ -171,13 +171,13 @@ class UsageFold:
         if received.event_kind == "corrected":
             assert received.corrects is not None
             self._corrections.setdefault(received.corrects, {})[received.identity] = received
-            self._put(Fact(received, None))
+            self._written[received.identity] = Fact(received, None)
             self._derive_again(received.corrects)
             return
         corrections = self._corrections.get(received.identity)
         correction = winning_correction(received, corrections.values()) if corrections else None
         derived = derive(received, correction, self._governing)
-        self._put(Fact(received, derived))
+        self._written[received.identity] = tuple.__new__(Fact, (received, derived))
         self._post(received, derived, derived.cost_micro_usd)
 
     def _withdraw(self, fact: Fact) -> None:
@@ -196,12 +196,9 @@ class UsageFold:
         received, before = current.received, current.derived
         correction = winning_correction(received, self._corrections.get(identity, {}).values())
         derived = derive(received, correction, self._governing)
-        self._put(Fact(received, derived))
+        self._written[identity] = Fact(received, derived)
         self._post(received, before, -before.cost_micro_usd)
         self._post(received, derived, derived.cost_micro_usd)
-
-    def _put(self, fact: Fact) -> None:
-        self._written[fact.received.identity] = fact
 
     def _post(self, received: Received, derived: Derived, amount_micro_usd: int) -> None:
         if received.counted:

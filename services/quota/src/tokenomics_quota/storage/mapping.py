@@ -24,7 +24,8 @@ def fact_from_row(row: Any) -> Fact:
 
 def row_from_fact(fact: Fact) -> tuple[Any, ...]:
     """Write a fact as a row in the order of ``FACT_COLUMNS``."""
-    return (*fact.received, *(fact.derived or NOTHING_DERIVED))
+    received, derived = fact
+    return received + (derived or NOTHING_DERIVED)
 
 
 def governing_event_from_row(row: Any) -> GoverningEvent:
