@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from tests.support import toy_projection as toy
 from tokenomics_chassis import outbox
@@ -71,6 +72,20 @@ def consumer(stack: Stack, group: str, pool: Pool, projection: toy.Toy | None = 
     return ProjectionConsumer(
         stack.kafka.bootstrap, group, projector, SystemClock(), read_first=frozenset({toy.OWN})
     )
+
+
+@contextlib.asynccontextmanager
+async def made_topics(stack: Stack, **config: str) -> AsyncIterator[AIOKafkaAdminClient]:
+    names = [toy.AMOUNTS, toy.STEPS, toy.OWN]
+    config = {"message.timestamp.type": "LogAppendTime", "retention.ms": "-1"} | config
+    admin = AIOKafkaAdminClient(bootstrap_servers=stack.kafka.bootstrap)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(name, PARTITIONS, 1, topic_configs=config) for name in names])
+        yield admin
+        await admin.delete_topics(names)
+    finally:
+        await admin.close()
 
 
 @contextlib.asynccontextmanager

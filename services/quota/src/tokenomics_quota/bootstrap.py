@@ -20,6 +20,7 @@ from tokenomics_chassis.postgres import Pool, Schemas, create_pool
 from tokenomics_chassis.process import ExitCode, Process, run
 from tokenomics_chassis.projection import Connection
 from tokenomics_chassis.projector import Projector
+from tokenomics_chassis.recall import Recall
 from tokenomics_chassis.relay import Relay
 from tokenomics_chassis.rpc.errors import PermissionDeniedError
 from tokenomics_chassis.rpc.identity import Authenticator, Identity
@@ -29,13 +30,14 @@ from tokenomics_chassis.settings import ServiceSettings, load
 from tokenomics_chassis.topics import create_topics, verify_topics
 from tokenomics_contracts.catalogue import topics
 from tokenomics_contracts.cloudevents import RejectionCode
+from tokenomics_quota.ports import Announcement
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.freshness import FreshnessMeter
 from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.rpc.convert import FreshnessWriter
 from tokenomics_quota.rpc.servicer import QuotaServicer
 from tokenomics_quota.settings import ProjectSettings, ServeSettings
-from tokenomics_quota.storage.announcements import PostgresAnnouncements
+from tokenomics_quota.storage.announcements import PostgresAnnouncements, remember
 from tokenomics_quota.storage.decision_log import OutboxDecisionLog
 from tokenomics_quota.storage.default_price_book import DefaultPriceBook
 from tokenomics_quota.storage.late_usage import LateUsageMender
@@ -43,6 +45,7 @@ from tokenomics_quota.storage.ledger import PostgresLedger
 from tokenomics_quota.storage.view_feed import ViewFeed
 from tokenomics_quota.streams.events import (
     OWN_TOPIC,
+    announcement_from_record,
     decision_event,
     skip_event_id,
     skip_from_record,
@@ -84,6 +87,13 @@ def projector(settings: ProjectSettings, pool: Pool, schemas: Schemas) -> Projec
         read_records=log_reader(settings.kafka_bootstrap),
         max_parked_in_a_row=settings.max_parked_in_a_row,
         blameless_codes=PRODUCERS_FAULTS,
+    )
+
+
+def recall(settings: ServiceSettings) -> Recall[Announcement]:
+    """Return what a term of the announcer begins with."""
+    return Recall(
+        settings.kafka_bootstrap, OWN_TOPIC, QuotaProjection.topics, announcement_from_record, remember
     )
 
 
@@ -142,7 +152,8 @@ def relay() -> ExitCode:
         schemas = _schemas(settings)
         _ = await _pool(process, settings, schemas, "quota relay")
         process.supervise("relay", Relay(settings.database_url, schemas, settings.kafka_bootstrap).run)
-        process.supervise("announcer", Announcer(settings.database_url, schemas, _judge()).run)
+        announcer = Announcer(settings.database_url, schemas, recall(settings), _judge())
+        process.supervise("announcer", announcer.run)
 
     return run(SERVICE, settings, start)
 
