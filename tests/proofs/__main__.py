@@ -15,8 +15,10 @@ from pathlib import Path
 
 from tests.proofs import (
     exactly_once,
+    lost_database,
     poison_is_parked,
     replay_equals_live,
+    restored_backup,
     thresholds_once,
     wrong_identity_refused,
 )
@@ -28,6 +30,8 @@ PROOFS: dict[str, Prove] = {
     "thresholds-once": thresholds_once.prove,
     "poison-is-parked": poison_is_parked.prove,
     "wrong-identity-refused": wrong_identity_refused.prove,
+    "lost-database": lost_database.prove,
+    "restored-backup": restored_backup.prove,
 }
 
 

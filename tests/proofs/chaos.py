@@ -89,8 +89,11 @@ class Feeder:
 class Fleet:
     """Quota processes of one command; whoever dies is started again."""
 
-    def __init__(self, arena: Arena, command: str, size: int) -> None:
+    def __init__(
+        self, arena: Arena, command: str, size: int, *, expected_exits: frozenset[int] = EXPECTED_EXITS
+    ) -> None:
         self.arena, self.command, self.size = arena, command, size
+        self._expected_exits = expected_exits
         self.unexpected: list[str] = []
         """Ends that were not our doing, with the last lines of the log."""
         self._processes: list[ManagedProcess] = []
@@ -154,7 +157,7 @@ class Fleet:
             for number, process in enumerate(self._processes):
                 if process.returncode is None:
                     continue
-                if process.returncode not in EXPECTED_EXITS:
+                if process.returncode not in self._expected_exits:
                     self.unexpected.append(
                         f"{process.name} ended with {process.returncode}{process.quote_log()}"
                     )

@@ -35,14 +35,14 @@ async def prove(lab: Lab) -> Verdict:
     run = await live_run(lab)
     rng = random.Random(lab.seed)
     inputs = [record for record in run.records if record.topic in INPUTS]
-    live = await _hash(run.arena)
+    live = await hash_of(run.arena)
     failures = []
 
     replay = run.arena.on_another_database()
     await replay.migrate()
     async with Fleet(replay, "project", 1) as fleet:
         await replay.projected(ends_of(inputs), within_seconds=CATCH_UP_SECONDS)
-        if await _hash_settles(replay, live) != live:
+        if await hash_settles(replay, live) != live:
             failures.append("a projection from offset 0 has another hash than the live state")
         await fleet.stop()
         failures += fleet.unexpected
@@ -51,7 +51,7 @@ async def prove(lab: Lab) -> Verdict:
         return Verdict({"records": len(inputs)}, failures)
     with applied(lab.variant):
         shuffled = await _read_anew(run.arena, _shuffled(inputs, rng))
-        if await _hash(shuffled) != live:
+        if await hash_of(shuffled) != live:
             failures.append("all records in shuffled order have another hash than the live state")
             failures += (await compare(shuffled, run.truth, inputs))[1]
 
@@ -59,7 +59,7 @@ async def prove(lab: Lab) -> Verdict:
         short = _beginning(inputs, SHORT_USAGE_RECORDS)
         truth = recompute(short)
         again = _with_duplicates(short, truth, rng)
-        expected = await _hash(await _read_anew(run.arena, _in_order(short)), with_positions=False)
+        expected = await hash_of(await _read_anew(run.arena, _in_order(short)), with_positions=False)
         orders = {
             "governing last": _governing_last(again),
             "governing first": _governing_first(again),
@@ -67,7 +67,7 @@ async def prove(lab: Lab) -> Verdict:
         }
         for name, order in orders.items():
             reading = await _read_anew(run.arena, order)
-            if await _hash(reading, with_positions=False) != expected:
+            if await hash_of(reading, with_positions=False) != expected:
                 failures.append(f"with duplicates, {name}: another hash than in order")
                 failures += (await compare(reading, truth, short))[1]
     figures = {
@@ -81,7 +81,8 @@ async def prove(lab: Lab) -> Verdict:
     return Verdict(figures, failures)
 
 
-async def _hash(arena: Arena, *, with_positions: bool = True) -> str:
+async def hash_of(arena: Arena, *, with_positions: bool = True) -> str:
+    """Return the canonical hash of an arena's derived state."""
     tables = [each for each in DERIVED_TABLES if with_positions or each is not POSITIONS]
     left_out = NOT_DERIVED if with_positions else {**NOT_DERIVED, "position": "the duplicates lie behind it"}
     connection = await asyncpg.connect(arena.database_url, server_settings={"search_path": SCHEMAS})
@@ -91,12 +92,18 @@ async def _hash(arena: Arena, *, with_positions: bool = True) -> str:
         await connection.close()
 
 
-async def _hash_settles(arena: Arena, expected: str) -> str:
-    """Let late permissions mend what was parked before they were read, until nothing moves any more."""
-    found, unchanged = await _hash(arena), 0
+async def hash_settles(arena: Arena, expected: str | None = None, *, with_positions: bool = True) -> str:
+    """Let late permissions mend what was parked before they were read, until nothing moves any more.
+
+    Returns
+    -------
+    str
+        The hash then; at once when it is the expected one.
+    """
+    found, unchanged = await hash_of(arena, with_positions=with_positions), 0
     while found != expected and unchanged < SETTLED_SECONDS:
         await asyncio.sleep(1)
-        before, found = found, await _hash(arena)
+        before, found = found, await hash_of(arena, with_positions=with_positions)
         unchanged = unchanged + 1 if found == before else 0
     return found
 

@@ -8,8 +8,10 @@ import pytest
 
 from tests.proofs import (
     exactly_once,
+    lost_database,
     poison_is_parked,
     replay_equals_live,
+    restored_backup,
     thresholds_once,
     wrong_identity_refused,
 )
@@ -65,3 +67,14 @@ async def test_wrong_identity_refused_fails_when_expired_tokens_pass(resources: 
     verdict = await wrong_identity_refused.prove(lab_with("expired-tokens-pass", resources))
     assert verdict.failures
     assert all("with expired token" in failure for failure in verdict.failures)
+
+
+async def test_lost_database_fails_when_announcements_are_not_recalled(resources: AsyncExitStack) -> None:
+    verdict = await lost_database.endure(lab_with("announcements-not-recalled", resources), 600)
+    assert any("was repeated with other bytes" in failure for failure in verdict.failures)
+
+
+async def test_restored_backup_fails_when_kafkas_commits_are_believed(resources: AsyncExitStack) -> None:
+    verdict = await restored_backup.endure(lab_with("commits-believed", resources), 500)
+    assert verdict.figures["lost"]
+    assert "the derived state has another hash than before the copy was put back" in verdict.failures

@@ -15,8 +15,9 @@ from uuid import uuid4
 import asyncpg
 import jwt
 
-from tokenomics_chassis import outbox, parking
+from tokenomics_chassis import consumer, outbox, parking
 from tokenomics_chassis.projection import Batch, Outcome
+from tokenomics_chassis.recall import Recall
 from tokenomics_contracts.registry import REGISTRY
 from tokenomics_contracts.upcast import Upcast
 from tokenomics_quota.storage.announcements import PostgresAnnouncements
@@ -105,6 +106,27 @@ def expired_tokens_pass() -> list[Change]:
     return [Change(jwt, "decode", lenient)]
 
 
+def announcements_not_recalled() -> list[Change]:
+    """lost-database: a term of the announcer judges at once, knowing what the database knows."""
+
+    async def judge_at_once(*_: object) -> None:
+        pass
+
+    return [Change(Recall, "__call__", judge_at_once)]
+
+
+def commits_believed() -> list[Change]:
+    """restored-backup: what Kafka has committed counts as projected, nobody looks into the gap below it."""
+
+    async def nothing_there(_: object, __: object, ___: int, until: int) -> int:
+        return until
+
+    def stay(*_: object) -> None:
+        pass
+
+    return [Change(consumer._Witness, "first_offset", nothing_there), Change(consumer, "_seek", stay)]
+
+
 def mended_reader() -> list[Change]:
     """Not a defect: a reader that has learned `usage.recorded.v99`, which is v1 under another name."""
     old = "tokenomics.usage.recorded.v99"
@@ -120,6 +142,8 @@ VARIANTS: dict[str, Callable[[], list[Change]]] = {
         forgetful_announcer,
         truncated_parking,
         expired_tokens_pass,
+        announcements_not_recalled,
+        commits_believed,
         mended_reader,
     )
 }

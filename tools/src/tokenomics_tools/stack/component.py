@@ -66,11 +66,11 @@ class Postgres(Component):
         """
         raise StackError(_NO_DATA_FOLDER)
 
-    def copy_data(self, target: Path) -> None:
+    def copy_data(self, target: Path) -> None:  # noqa: ARG002 - of those that can
         """Stop in order, copy the data folder to ``target``, which must not exist, and start again."""
         raise StackError(_NO_DATA_FOLDER)
 
-    def restore_data(self, copy: Path) -> None:
+    def restore_data(self, copy: Path) -> None:  # noqa: ARG002 - same
         """Kill the server, put a copy of its data folder in the folder's place, and start again."""
         raise StackError(_NO_DATA_FOLDER)
 
