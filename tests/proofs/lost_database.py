@@ -1,4 +1,4 @@
-"""PostgreSQL's data folder is deleted under all that runs: everything but the unsent comes back from the log."""
+"""PostgreSQL's data folder is deleted under all that runs: the log brings back all but what was unsent."""
 
 import asyncio
 import random

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -17,7 +19,7 @@ from tokenomics_chassis.postgres import Pool
 from tokenomics_chassis.projector import Projector
 from tokenomics_chassis.records import Record
 from tokenomics_chassis.relay import Relay
-from tokenomics_tools.stack import Stack
+from tokenomics_tools.stack import ManagedProcess, Stack
 
 PARTITIONS = 3
 SECONDS = 60.0
@@ -86,6 +88,12 @@ async def made_topics(stack: Stack, **config: str) -> AsyncIterator[AIOKafkaAdmi
         await admin.delete_topics(names)
     finally:
         await admin.close()
+
+
+def spawn(stack: Stack, database: str, group: str, command: str, **env: str) -> ManagedProcess:
+    environment = stack.service_environment(database, group=group) | env
+    argv = [sys.executable, "-m", "tests.support.toy_projection", command]
+    return stack.spawn(f"toy-{command}", argv, environment, cwd=Path.cwd())
 
 
 @contextlib.asynccontextmanager

@@ -19,6 +19,7 @@ from tests.integration.chassis.harness import (
     parked,
     parking,
     send,
+    spawn,
     total,
     until,
 )
@@ -34,7 +35,7 @@ from tokenomics_chassis.projection import Batch, Connection, Outcome
 from tokenomics_chassis.projector import TooManyParkedError
 from tokenomics_chassis.records import Place
 from tokenomics_chassis.topics import end_offsets
-from tokenomics_tools.stack import ManagedProcess, Stack
+from tokenomics_tools.stack import Stack
 
 pytestmark = pytest.mark.usefixtures("topics")
 
@@ -193,12 +194,6 @@ async def test_an_error_that_is_no_records_fault_ends_the_run_and_skips_nothing(
     await pool.execute("ALTER TABLE hidden RENAME TO applied")
     async with consuming(consumer(stack, group, pool)):
         await until(lambda: total(pool), 10)
-
-
-def spawn(stack: Stack, database: str, group: str, command: str, **env: str) -> ManagedProcess:
-    environment = stack.service_environment(database, group=group) | env
-    argv = [sys.executable, "-m", "tests.support.toy_projection", command]
-    return stack.spawn(f"toy-{command}", argv, environment, cwd=Path.cwd())
 
 
 async def test_a_process_that_parks_too_many_ends_with_the_exit_code_for_it(

@@ -8,7 +8,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
-from tests.integration.chassis.harness import consumer, consuming, made_topics, send, total, until
+from tests.integration.chassis.harness import consumer, consuming, made_topics, send, spawn, total, until
 from tests.support import toy_projection as toy
 from tests.support.toy_projection import AMOUNTS, CRASH, OWN, Toy
 from tokenomics_chassis.log_ranges import LostHistoryError, log_ranges
@@ -159,6 +159,16 @@ async def test_reading_goes_on_at_the_stored_position_whatever_the_group_has_com
         await until(lambda: total(pool), 301)
     assert offered == [300]
     assert await committed(stack, another) == 301
+
+
+@pytest.mark.parametrize("lacks", ["role", "tables"])
+async def test_a_process_on_a_database_that_was_made_anew_says_what_to_do(
+    stack: Stack, database: str, group: str, lacks: str
+) -> None:
+    missing = database.replace("//toy", "//nobody") if lacks == "role" else stack.new_database("toy")
+    process = spawn(stack, missing, group, "project")
+    assert await asyncio.to_thread(process.wait, 60) == ExitCode.SCHEMA
+    assert "make role and database anew and run the `migrate` command" in process.log_text()
 
 
 @pytest.mark.parametrize("topics", [COMPACTED], indirect=True)
