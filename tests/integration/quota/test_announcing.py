@@ -107,7 +107,7 @@ async def test_both_purposes_are_one_line_whatever_the_owner_is_called(quota: Qu
 
 async def test_what_the_own_topic_says_was_announced_is_not_announced_again(quota: Quota) -> None:
     await company(quota)
-    await quota.tell(usage("ada"), "a")
+    await quota.tell(usage("ada", input_tokens=100), "a")
     assert await Announcer(quota).judge() == 1
     rows = await quota.pool.fetch("SELECT * FROM outbox")
     heard = [

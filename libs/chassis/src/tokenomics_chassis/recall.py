@@ -98,7 +98,13 @@ class Recall(Generic[T]):
         self, connection: Session, own: Mapping[tuple[str, int], LogRange], stopping: asyncio.Event
     ) -> None:
         recalled = await self._recalled(connection)
-        ends = {TopicPartition(*place): each.end for place, each in own.items()}
+        unread = {
+            TopicPartition(*place): each.end
+            for place, each in own.items()
+            if recalled.get(place, 0) < each.end
+        }
+        if not unread:
+            return
         found = 0
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._bootstrap,
@@ -108,18 +114,18 @@ class Recall(Generic[T]):
         )
         await consumer.start()
         try:
-            consumer.assign(list(ends))
-            for tp in ends:
+            consumer.assign(list(unread))
+            for tp in unread:
                 consumer.seek(tp, recalled.get((tp.topic, tp.partition), 0))
-            while not stopping.is_set():
-                unread = [tp for tp, end in ends.items() if await consumer.position(tp) < end]
-                if not unread:
-                    break
+            while unread:
                 polled = await consumer.getmany(*unread, timeout_ms=FETCH_MS, max_records=BATCH_RECORDS)
                 async with connection.transaction():
                     for tp, records in polled.items():
                         found += await self._remember(connection, self._announced(records))
                         await connection.execute(_RECALL, tp.topic, tp.partition, records[-1].offset + 1)
+                if stopping.is_set():
+                    return
+                unread = {tp: end for tp, end in unread.items() if await consumer.position(tp) < end}
         finally:
             await consumer.stop()
         if found:
