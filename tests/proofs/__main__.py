@@ -15,9 +15,11 @@ from pathlib import Path
 
 from tests.proofs import (
     exactly_once,
+    lost_database,
     poison_is_parked,
     rebuild_under_traffic,
     replay_equals_live,
+    restored_backup,
     stale_view,
     thresholds_once,
     wrong_identity_refused,
@@ -33,6 +35,8 @@ PROOFS: dict[str, Prove] = {
     "stale-view": stale_view.prove,
     "wrong-identity-refused": wrong_identity_refused.prove,
     "rebuild-under-traffic": rebuild_under_traffic.prove,
+    "lost-database": lost_database.prove,
+    "restored-backup": restored_backup.prove,
 }
 
 

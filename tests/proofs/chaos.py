@@ -89,8 +89,11 @@ class Feeder:
 class Fleet:
     """Quota processes of one command; whoever dies is started again."""
 
-    def __init__(self, arena: Arena, command: str, size: int) -> None:
+    def __init__(
+        self, arena: Arena, command: str, size: int, *, expected_exits: frozenset[int] = EXPECTED_EXITS
+    ) -> None:
         self.arena, self.command, self.size = arena, command, size
+        self._expected_exits = expected_exits
         self.unexpected: list[str] = []
         """Ends that were not our doing, with the last lines of the log."""
         self._processes: list[ManagedProcess] = []

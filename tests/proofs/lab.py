@@ -4,7 +4,7 @@ import asyncio
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,7 +15,7 @@ import asyncpg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from tests.proofs.recompute import DIRECTORY, POLICY, USAGE, RawRecord, read_topics
-from tokenomics_tools.stack import ManagedProcess, Stack, start_stack
+from tokenomics_tools.stack import ManagedProcess, Source, Stack, start_stack
 
 INPUTS = (USAGE, DIRECTORY, POLICY)
 REPOSITORY = Path(__file__).parents[2]
@@ -91,9 +91,11 @@ class Arena:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, variant: str | None = None) -> AsyncIterator["Arena"]:
+    async def open(
+        cls, variant: str | None = None, *, source: Source | None = None
+    ) -> AsyncIterator["Arena"]:
         """Start a stack, make topics and an empty database."""
-        with start_stack() as stack:
+        with start_stack(source) as stack:
             arena = cls(stack, stack.new_database("quota"), variant)
             await arena.migrate()
             yield arena
@@ -142,18 +144,21 @@ class Arena:
         rows = await self.fetch(f"SELECT topic, partition, next_offset FROM quota_v{version}.position")  # noqa: S608 - a number
         return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
 
-    async def committed_beyond_positions(self) -> list[str]:
-        """Return the partitions whose offset in Kafka runs ahead of the position in the database."""
-        positions = await self.positions()
+    async def committed(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """Return the offset that Kafka holds for each topic-partition."""
         consumer = AIOKafkaConsumer(bootstrap_servers=self.stack.kafka.bootstrap, group_id=f"{self.group}_v1")
         await consumer.start()
         try:
-            committed = {place: await consumer.committed(TopicPartition(*place)) or 0 for place in positions}
+            return {place: await consumer.committed(TopicPartition(*place)) or 0 for place in places}
         finally:
             await consumer.stop()
+
+    async def committed_beyond_positions(self) -> list[str]:
+        """Return the partitions whose offset in Kafka runs ahead of the position in the database."""
+        positions = await self.positions()
         return [
             f"{place}: Kafka holds offset {offset}, the database position {positions[place]}"
-            for place, offset in committed.items()
+            for place, offset in (await self.committed(positions)).items()
             if offset > positions[place]
         ]
 

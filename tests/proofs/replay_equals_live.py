@@ -40,7 +40,7 @@ async def prove(lab: Lab) -> Verdict:
     await replay.migrate()
     async with Fleet(replay, "project", 1) as fleet:
         await replay.projected(ends_of(inputs), within_seconds=CATCH_UP_SECONDS)
-        if await _hash_settles(replay, live) != live:
+        if await hash_settles(replay, live) != live:
             failures.append("a projection from offset 0 has another hash than the live state")
         await fleet.stop()
         failures += fleet.unexpected
@@ -88,12 +88,18 @@ async def hash_of(arena: Arena, *, with_positions: bool = True, version: int = 1
         return await state_hash(connection, schemas.derived, tables, left_out)
 
 
-async def _hash_settles(arena: Arena, expected: str) -> str:
-    """Let late permissions mend what was parked before they were read, until nothing moves any more."""
-    found, unchanged = await hash_of(arena), 0
+async def hash_settles(arena: Arena, expected: str | None = None, *, with_positions: bool = True) -> str:
+    """Let late permissions mend what was parked before they were read, until nothing moves any more.
+
+    Returns
+    -------
+    str
+        The hash then; at once when it is the expected one.
+    """
+    found, unchanged = await hash_of(arena, with_positions=with_positions), 0
     while found != expected and unchanged < SETTLED_SECONDS:
         await asyncio.sleep(1)
-        before, found = found, await hash_of(arena)
+        before, found = found, await hash_of(arena, with_positions=with_positions)
         unchanged = unchanged + 1 if found == before else 0
     return found
 

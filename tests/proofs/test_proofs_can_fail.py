@@ -8,9 +8,11 @@ import pytest
 
 from tests.proofs import (
     exactly_once,
+    lost_database,
     poison_is_parked,
     rebuild_under_traffic,
     replay_equals_live,
+    restored_backup,
     stale_view,
     thresholds_once,
     wrong_identity_refused,
@@ -77,3 +79,14 @@ async def test_wrong_identity_refused_fails_when_expired_tokens_pass(resources: 
 async def test_rebuild_under_traffic_fails_when_the_rebuild_drops_records(resources: AsyncExitStack) -> None:
     verdict = await rebuild_under_traffic.prove(lab_with("leaky-rebuild", resources))
     assert any("another hash" in failure for failure in verdict.failures)
+
+
+async def test_lost_database_fails_when_announcements_are_not_recalled(resources: AsyncExitStack) -> None:
+    verdict = await lost_database.endure(lab_with("announcements-not-recalled", resources), 600)
+    assert any("was repeated with other bytes" in failure for failure in verdict.failures)
+
+
+async def test_restored_backup_fails_when_kafkas_commits_are_believed(resources: AsyncExitStack) -> None:
+    verdict = await restored_backup.endure(lab_with("commits-believed", resources), 500)
+    assert verdict.figures["lost"]
+    assert "the derived state has another hash than before the copy was put back" in verdict.failures

@@ -1,28 +1,15 @@
 """Every threshold that was reached is announced once, and nothing else, whatever dies in between."""
 
-import asyncio
-import json
 import random
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import pairwise
-from typing import Any, NamedTuple
 
+from tests.proofs.announced import Stage, exactly_what_was_reached, settle, what_is_due
 from tests.proofs.chaos import Chaos, Feeder, Fleet
-from tests.proofs.events import (
-    Draft,
-    Message,
-    correction_event,
-    directory_event,
-    policy_event,
-    price_book,
-    quota_policy,
-    usage_event,
-)
-from tests.proofs.lab import INPUTS, Arena, Lab, Verdict
-from tests.proofs.recompute import QUOTA, RawRecord, Recomputation, recompute
+from tests.proofs.lab import Arena, Lab, Verdict
+from tests.proofs.scene import Scene
 
 FAILPOINTS = (
     "relay.after_read",
@@ -31,42 +18,7 @@ FAILPOINTS = (
     "announcer.after_judge",
     "announcer.after_commit",
 )
-CROSSED = b"tokenomics.threshold.crossed.v1"
 PROJECTORS, RELAYS = 2, 2
-PEOPLE, TEAMS, ROLES = 120, 6, 12
-MEAN_COST_MICRO_USD = 500
-CATCH_UP_SECONDS = 120
-SETTLED_SECONDS = 3
-"""So long nothing may be left to say before we believe that all is said."""
-
-
-class Announcement(NamedTuple):
-    """One distinct announcement."""
-
-    account_id: str
-    threshold: int
-    limit_micro_usd: int
-    posted_micro_usd: int
-
-    @property
-    def due(self) -> tuple[str, int, int]:
-        """What it is about: said once for each."""
-        return (self.account_id, self.threshold, self.limit_micro_usd)
-
-    @property
-    def holds(self) -> bool:
-        """Whether it is true in itself."""
-        return self.posted_micro_usd * 10_000 >= self.limit_micro_usd * self.threshold
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What the quota topic says about thresholds."""
-
-    announcements: dict[tuple[str, str], Announcement]
-    """By (source, id)."""
-    repeats: int
-    failures: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +63,14 @@ async def endure(lab: Lab, ordeal: Ordeal) -> Verdict:
                     case failpoint:
                         # Announcements come seldom: the first must do.
                         await chaos.hit(failpoint, relays, chunk, probability=1)
-            stages = [await _settle(arena, feeder, lab.anchor)]
-            failures = stages[0].said.failures + _exactly_what_was_reached(stages[0], lab.anchor)
+            stages = [await settle(arena, feeder, lab.anchor)]
+            failures = stages[0].said.failures + exactly_what_was_reached(stages[0], lab.anchor)
             if failures:
                 return Verdict({"events": ordeal.events}, failures)
             for messages in scene.moves():
                 lab.note(f"thresholds-once: stage {len(stages)} of moving limits and corrections")
                 await chaos.sigkill(rng.choice((projectors, relays)), messages)
-                stages.append(await _settle(arena, feeder, lab.anchor))
+                stages.append(await settle(arena, feeder, lab.anchor))
             failures += _each_true_when_made(stages, lab.anchor)
             hits = arena.failpoint_hits()
             failures += [*projectors.unexpected, *relays.unexpected]
@@ -140,139 +92,6 @@ async def endure(lab: Lab, ordeal: Ordeal) -> Verdict:
     return Verdict(figures, failures)
 
 
-class Scene:
-    """People of a few teams, on all partitions, spending towards their limits."""
-
-    def __init__(self, rng: random.Random, now: datetime, events: int) -> None:
-        self._rng, self._now, self._events = rng, now, events
-        self._people = [f"p{rng.getrandbits(40):010x}" for _ in range(PEOPLE)]
-        self._long_ago = now - timedelta(days=300)
-        self._drafts: list[Draft] = []
-        self._version = 0
-
-    def founding(self) -> list[Draft]:
-        """Return directory and policies; every limit is about what will be spent."""
-        drafts = [
-            policy_event("price_book", 1, self._long_ago, self._now, price_book(1)),
-            self._policy(percent=100),
-        ]
-        for number in range(TEAMS):
-            team, since = f"team-{number}", self._long_ago
-            centre = {"cost_centre_id": f"cc-{number % 2}"}
-            drafts.append(directory_event(team, "team.upserted", since, team, self._now, **centre))
-        for number, person in enumerate(self._people):
-            data = {"role": f"role-{number % ROLES}", "team_id": f"team-{number % TEAMS}"}
-            drafts.append(
-                directory_event(person, "person.upserted", self._long_ago, person, self._now, **data)
-            )
-        return drafts
-
-    def usage(self, chunks: int) -> Iterable[list[Message]]:
-        """Return usage in so many chunks."""
-        for number in range(chunks):
-            share = range(number * self._events // chunks, (number + 1) * self._events // chunks)
-            yield [self._usage(f"u{each}").binary() for each in share]
-
-    def moves(self) -> Iterable[list[Message]]:
-        """Return one stage after another; in each the totals move in one direction, or the limits do."""
-        some = self._rng.sample(self._drafts, len(self._drafts) // 10)
-        extra = max(300, self._events // 20)
-        yield [self._policy(percent=130).binary()]
-        yield [self._usage(f"more-{each}").binary() for each in range(extra)]
-        yield [self._correction(draft, 1, cost_micro_usd=0).binary() for draft in some]
-        yield [self._policy(percent=80).binary()]
-        yield [self._correction(draft, 2, cost_micro_usd=4 * MEAN_COST_MICRO_USD).binary() for draft in some]
-        yield [self._policy(percent=130).binary()]
-
-    def _policy(self, percent: int) -> Draft:
-        self._version += 1
-        expected = self._events * MEAN_COST_MICRO_USD * percent // 100
-        # Limits from a tenth to somewhat more than what will be spent: something is crossed at every moment.
-        budgets = [
-            ("team", f"team-{number}", expected // TEAMS * (2 * number + 1) // 10) for number in range(TEAMS)
-        ]
-        budgets.append(("cost_centre", "cc-0", expected // 2))
-        allowances = [(f"role-{number}", expected // PEOPLE * (number + 1) // 10) for number in range(ROLES)]
-        document = quota_policy("UTC", expected, budgets, allowances)
-        return policy_event("quota", self._version, self._long_ago, self._now, document)
-
-    def _usage(self, id_: str) -> Draft:
-        cost = self._rng.randrange(2 * MEAN_COST_MICRO_USD)
-        person = self._rng.choice(self._people)
-        draft = usage_event("/tool", id_, self._now, subject=person, cost_micro_usd=cost)
-        self._drafts.append(draft)
-        return draft
-
-    def _correction(self, draft: Draft, revision: int, **quantities: Any) -> Draft:
-        return correction_event(draft, revision, f"{draft.id}-r{revision}", self._now, **quantities)
-
-
-class Stage(NamedTuple):
-    """A moment at which everything is projected, said and sent."""
-
-    truth: Recomputation
-    said: Said
-
-
-async def _settle(arena: Arena, feeder: Feeder, now: datetime) -> Stage:
-    """Wait until everything sent is projected and everything due is said, and stays so for a while."""
-    await arena.projected(feeder.ends, within_seconds=CATCH_UP_SECONDS)
-    truth = recompute(await arena.read(*INPUTS))
-    due = _due(truth, now)
-    quiet = 0
-    deadline = asyncio.get_running_loop().time() + CATCH_UP_SECONDS
-    while quiet < SETTLED_SECONDS and asyncio.get_running_loop().time() < deadline:
-        unsent = (await arena.fetch("SELECT count(*) AS unsent FROM outbox"))[0]["unsent"]
-        said = _said(await arena.read(QUOTA))
-        if said.failures:
-            break
-        missing = due - {each.due for each in said.announcements.values()}
-        quiet = 0 if missing or unsent else quiet + 1
-        await asyncio.sleep(1)
-    return Stage(truth, said)
-
-
-def _due(truth: Recomputation, now: datetime) -> set[tuple[str, int, int]]:
-    return {(*reached, limit) for reached, (limit, _) in truth.thresholds_due(now).items()}
-
-
-def _said(records: Sequence[RawRecord]) -> Said:
-    """Read the announcements; a (source, id) may come again, but only with the same bytes."""
-    announcements: dict[tuple[str, str], Announcement] = {}
-    spelling: dict[tuple[str, str], tuple[object, ...]] = {}
-    repeats, failures = 0, []
-    for record in records:
-        headers = dict(record.headers)
-        if headers.get("ce_type") != CROSSED:
-            continue
-        identity = (headers["ce_source"].decode(), headers["ce_id"].decode())
-        if identity in spelling:
-            repeats += 1
-            if spelling[identity] != (record.key, record.value, record.headers):
-                failures.append(f"{identity} was repeated with other bytes")
-            continue
-        spelling[identity] = (record.key, record.value, record.headers)
-        data = json.loads(record.value or b"")
-        names = ("account_id", "threshold_basis_points", "limit_micro_usd", "posted_micro_usd")
-        announcements[identity] = Announcement(*(data[name] for name in names))
-    ids = defaultdict(list)
-    for identity, each in announcements.items():
-        ids[each.due].append(identity)
-        if not each.holds:
-            failures.append(f"{each} is not true in itself")
-    failures += [
-        f"{due} was announced {len(same)} times: {same}" for due, same in ids.items() if len(same) > 1
-    ]
-    return Said(announcements, repeats, failures)
-
-
-def _exactly_what_was_reached(stage: Stage, now: datetime) -> list[str]:
-    """Limits unchanged, nothing corrected: what was said is what the final totals reached."""
-    due, said = _due(stage.truth, now), {each.due for each in stage.said.announcements.values()}
-    failures = [f"{each} was reached and never announced" for each in sorted(due - said)]
-    return failures + [f"{each} was announced and never reached" for each in sorted(said - due)]
-
-
 def _each_true_when_made(stages: Sequence[Stage], now: datetime) -> list[str]:
     """Every later announcement names a limit and a total that the account had in the stage it was made in."""
     failures = []
@@ -283,6 +102,6 @@ def _each_true_when_made(stages: Sequence[Stage], now: datetime) -> list[str]:
             totals = sorted(state.truth.totals.get(each.account_id, 0) for state in (before, after))
             if each.limit_micro_usd not in limits or not totals[0] <= each.posted_micro_usd <= totals[1]:
                 failures.append(f"{each}: the limits were {limits}, the total between {totals}")
-        missing = _due(after.truth, now) - {each.due for each in after.said.announcements.values()}
+        missing = what_is_due(after.truth, now) - {each.due for each in after.said.announcements.values()}
         failures += [f"{each} was reached and never announced" for each in sorted(missing)]
     return failures

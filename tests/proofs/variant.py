@@ -15,9 +15,10 @@ from uuid import uuid4
 import asyncpg
 import jwt
 
-from tokenomics_chassis import outbox, parking
+from tokenomics_chassis import consumer, outbox, parking
 from tokenomics_chassis.catch_up import _CatchUp
 from tokenomics_chassis.projection import Batch, Outcome
+from tokenomics_chassis.recall import Recall
 from tokenomics_contracts.registry import REGISTRY
 from tokenomics_contracts.upcast import Upcast
 from tokenomics_quota.storage.announcements import PostgresAnnouncements
@@ -128,6 +129,27 @@ def leaky_rebuild() -> list[Change]:
     return [Change(_CatchUp, "_project", drop_last)]
 
 
+def announcements_not_recalled() -> list[Change]:
+    """lost-database: a term of the announcer judges at once, knowing what the database knows."""
+
+    async def judge_at_once(*_: object) -> None:
+        pass
+
+    return [Change(Recall, "__call__", judge_at_once)]
+
+
+def commits_believed() -> list[Change]:
+    """restored-backup: what Kafka has committed counts as projected, nobody looks into the gap below it."""
+
+    async def nothing_there(_: object, __: object, ___: int, until: int) -> int:
+        return until
+
+    def stay(*_: object) -> None:
+        pass
+
+    return [Change(consumer._Witness, "first_offset", nothing_there), Change(consumer, "_seek", stay)]
+
+
 def mended_reader() -> list[Change]:
     """Not a defect: a reader that has learned `usage.recorded.v99`, which is v1 under another name."""
     old = "tokenomics.usage.recorded.v99"
@@ -145,6 +167,8 @@ VARIANTS: dict[str, Callable[[], list[Change]]] = {
         forgetful_tab,
         expired_tokens_pass,
         leaky_rebuild,
+        announcements_not_recalled,
+        commits_believed,
         mended_reader,
     )
 }

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient
 
-from tests.integration.chassis.harness import PARTITIONS
+from tests.integration.chassis.harness import made_topics
 from tests.support import toy_projection as toy
 from tokenomics_chassis.postgres import Pool, create_pool
 from tokenomics_tools.stack import Stack
@@ -27,18 +27,10 @@ async def pool(database: str) -> AsyncIterator[Pool]:
 
 
 @pytest.fixture
-async def topics(stack: Stack) -> AsyncIterator[None]:
-    """Make the toy's topics, and delete them afterwards."""
-    names = [toy.AMOUNTS, toy.STEPS, toy.OWN]
-    admin = AIOKafkaAdminClient(bootstrap_servers=stack.kafka.bootstrap)
-    await admin.start()
-    try:
-        config = {"message.timestamp.type": "LogAppendTime", "retention.ms": "-1"}
-        await admin.create_topics([NewTopic(name, PARTITIONS, 1, topic_configs=config) for name in names])
-        yield
-        await admin.delete_topics(names)
-    finally:
-        await admin.close()
+async def topics(stack: Stack, request: pytest.FixtureRequest) -> AsyncIterator[AIOKafkaAdminClient]:
+    """Make the toy's topics, and delete them afterwards; a parameter adds to their configuration."""
+    async with made_topics(stack, **getattr(request, "param", {})) as admin:
+        yield admin
 
 
 @pytest.fixture

@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from tests.support import toy_projection as toy
 from tokenomics_chassis import outbox
@@ -16,7 +19,7 @@ from tokenomics_chassis.postgres import Pool
 from tokenomics_chassis.projector import Projector
 from tokenomics_chassis.records import Record
 from tokenomics_chassis.relay import Relay
-from tokenomics_tools.stack import Stack
+from tokenomics_tools.stack import ManagedProcess, Stack
 
 PARTITIONS = 3
 SECONDS = 60.0
@@ -76,6 +79,26 @@ def consumer(stack: Stack, group: str, pool: Pool, projection: toy.Toy | None = 
         read_first=(frozenset({toy.OWN}),),
         patient_topics=frozenset({toy.OWN}),
     )
+
+
+@contextlib.asynccontextmanager
+async def made_topics(stack: Stack, **config: str) -> AsyncIterator[AIOKafkaAdminClient]:
+    names = [toy.AMOUNTS, toy.STEPS, toy.OWN]
+    config = {"message.timestamp.type": "LogAppendTime", "retention.ms": "-1"} | config
+    admin = AIOKafkaAdminClient(bootstrap_servers=stack.kafka.bootstrap)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(name, PARTITIONS, 1, topic_configs=config) for name in names])
+        yield admin
+        await admin.delete_topics(names)
+    finally:
+        await admin.close()
+
+
+def spawn(stack: Stack, database: str, group: str, command: str, **env: str) -> ManagedProcess:
+    environment = stack.service_environment(database, group=group) | env
+    argv = [sys.executable, "-m", "tests.support.toy_projection", command]
+    return stack.spawn(f"toy-{command}", argv, environment, cwd=Path.cwd())
 
 
 @contextlib.asynccontextmanager

@@ -12,7 +12,7 @@ from tests.support import toy_projection as toy
 from tests.support.toy_projection import Toy
 from tokenomics_chassis.announcer import PACE_SECONDS, Announcer
 from tokenomics_chassis.changes import POLL_SECONDS, Change
-from tokenomics_chassis.postgres import Connection, Pool
+from tokenomics_chassis.postgres import Connection, Pool, Session
 from tokenomics_chassis.projector import Projector
 
 THRESHOLD = 100
@@ -45,10 +45,14 @@ class Judge:
             raise failure
 
 
+async def ready(_connection: Session, _stopping: asyncio.Event) -> None:
+    """Let a term begin to judge at once."""
+
+
 @asynccontextmanager
 async def running(database: str, judge: Judge, *, tick_seconds: float = 60.0) -> AsyncIterator[None]:
     stopping = asyncio.Event()
-    announcer = Announcer(database, toy.SCHEMAS, judge, tick_seconds=tick_seconds)
+    announcer = Announcer(database, toy.SCHEMAS, ready, judge, tick_seconds=tick_seconds)
     task = asyncio.create_task(announcer.run(stopping))
     try:
         yield

@@ -20,6 +20,7 @@ from tests.integration.chassis.harness import (
     parked,
     parking,
     send,
+    spawn,
     total,
     until,
 )
@@ -29,13 +30,13 @@ from tokenomics_chassis.consumer import COMMIT_EVERY_SECONDS
 from tokenomics_chassis.failpoints import FAILPOINTS
 from tokenomics_chassis.log_reader import log_reader
 from tokenomics_chassis.parking import Skip
-from tokenomics_chassis.postgres import Pool, create_pool
-from tokenomics_chassis.process import ExitCode, FatalError
+from tokenomics_chassis.postgres import Pool
+from tokenomics_chassis.process import ExitCode
 from tokenomics_chassis.projection import Batch, Connection, Outcome
 from tokenomics_chassis.projector import TooManyParkedError
 from tokenomics_chassis.records import Place
 from tokenomics_chassis.topics import end_offsets
-from tokenomics_tools.stack import ManagedProcess, Stack
+from tokenomics_tools.stack import Stack
 
 pytestmark = pytest.mark.usefixtures("topics")
 
@@ -94,49 +95,9 @@ async def test_nothing_is_committed_to_kafka_during_a_rebalance(
         await until(lambda: total(pool), 15)
         await asyncio.sleep(2 * COMMIT_EVERY_SECONDS)
         assert await committed() == 10
-        await reading._after_rebalance()
+        await reading._after_rebalance([])
         await send(producer, b"1")
         await until(committed, 16)
-
-
-async def test_an_emptied_database_is_filled_again_from_the_log(
-    stack: Stack, group: str, pool: Pool, producer: AIOKafkaProducer
-) -> None:
-    await send(producer, *[b"1"] * 300)
-    async with consuming(consumer(stack, group, pool)):
-        await until(lambda: total(pool), 300)
-    other = stack.new_database("toy")
-    await toy.MIGRATIONS.migrate(other)
-    async with (
-        await create_pool(other, toy.SCHEMAS, application_name="other") as empty,
-        consuming(consumer(stack, group, empty)),
-    ):
-        await send(producer, b"1")
-        await until(lambda: total(empty), 301)
-
-
-async def test_a_database_restored_under_a_running_projector_catches_up(
-    stack: Stack, group: str, pool: Pool, producer: AIOKafkaProducer
-) -> None:
-    async with consuming(consumer(stack, group, pool)):
-        await send(producer, *[b"1"] * 300)
-        await until(lambda: total(pool), 300)
-        async with pool.acquire() as connection, connection.transaction():
-            await connection.execute("DELETE FROM applied WHERE record_offset >= 120")
-            await connection.execute("UPDATE tally SET total = 120")
-            await connection.execute("UPDATE position SET next_offset = 120, change_seq = 1")
-        await send(producer, b"1")
-        await until(lambda: total(pool), 301)
-
-
-async def test_a_log_that_lost_what_was_projected_is_refused(
-    stack: Stack, group: str, pool: Pool, producer: AIOKafkaProducer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tokenomics_chassis.consumer.SETTLE_SECONDS", 0.01)
-    await pool.execute("INSERT INTO position (topic, partition, next_offset) VALUES ($1, 0, 12)", AMOUNTS)
-    await send(producer, *[b"1"] * 10)
-    with pytest.raises(FatalError, match=f"{AMOUNTS}/0 ends at 10, but it is projected up to 12"):
-        await consumer(stack, group, pool).run(asyncio.Event())
 
 
 async def test_gaps_that_transactions_leave_in_the_log_are_accepted(
@@ -234,12 +195,6 @@ async def test_an_error_that_is_no_records_fault_ends_the_run_and_skips_nothing(
     await pool.execute("ALTER TABLE hidden RENAME TO applied")
     async with consuming(consumer(stack, group, pool)):
         await until(lambda: total(pool), 10)
-
-
-def spawn(stack: Stack, database: str, group: str, command: str, **env: str) -> ManagedProcess:
-    environment = stack.service_environment(database, group=group) | env
-    argv = [sys.executable, "-m", "tests.support.toy_projection", command]
-    return stack.spawn(f"toy-{command}", argv, environment, cwd=Path.cwd())
 
 
 async def test_a_process_that_parks_too_many_ends_with_the_exit_code_for_it(

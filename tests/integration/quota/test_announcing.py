@@ -4,11 +4,11 @@ from datetime import datetime, timedelta
 
 from tests.integration.quota.harness import Quota
 from tests.support.quota_events import NOW, NoPrices, correction, person, price_book, quota_policy, usage
-from tokenomics_chassis.records import SourceId
+from tokenomics_chassis.records import Record, SourceId
 from tokenomics_quota.projections.governance import Governance
-from tokenomics_quota.storage.announcements import PostgresAnnouncements
+from tokenomics_quota.storage.announcements import PostgresAnnouncements, remember
 from tokenomics_quota.storage.ledger import PostgresLedger
-from tokenomics_quota.streams.events import threshold_event
+from tokenomics_quota.streams.events import announcement_from_record, threshold_event
 from tokenomics_quota.usecases.announcing import ThresholdAnnouncer
 from tokenomics_quota.usecases.projecting import KnownGovernance
 
@@ -103,3 +103,31 @@ async def test_both_purposes_are_one_line_whatever_the_owner_is_called(quota: Qu
     assert await announcer.judge() == 0
     await quota.tell(usage("ada", project="experiment", input_tokens=0, purpose="experiment"), "b")
     assert await announcer.judge() == 3
+
+
+async def test_what_the_own_topic_says_was_announced_is_not_announced_again(quota: Quota) -> None:
+    await company(quota)
+    await quota.tell(usage("ada", input_tokens=100), "a")
+    assert await Announcer(quota).judge() == 1
+    rows = await quota.pool.fetch("SELECT * FROM outbox")
+    heard = [
+        Record(
+            row["topic"],
+            0,
+            offset,
+            0,
+            row["key"],
+            row["value"],
+            tuple(zip(row["header_names"], row["header_values"], strict=True)),
+        )
+        for offset, row in enumerate(rows)
+    ]
+    before = await quota.pool.fetch("SELECT * FROM announcement")
+    await quota.pool.execute("TRUNCATE announcement, outbox")
+    made = [announcement for each in heard if (announcement := announcement_from_record(each))]
+    async with quota.pool.acquire() as connection, connection.transaction():
+        assert await remember(connection, [*made, *made]) == 1
+        assert await remember(connection, made) == 0
+    assert await quota.pool.fetch("SELECT * FROM announcement") == before
+    assert await Announcer(quota).judge() == 0
+    assert await quota.pool.fetchval("SELECT count(*) FROM outbox") == 0

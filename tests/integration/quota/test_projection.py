@@ -146,3 +146,25 @@ async def test_the_mender_takes_late_usage_up_without_being_asked(quota: Quota) 
 
     await LateUsageMender(quota.pool, retry_late).run(stopping)
     assert await quota.parked() == []
+
+
+async def test_the_mender_looks_again_when_the_database_came_to_the_same_version_anew(
+    quota: Quota, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokenomics_quota.storage.late_usage.POLL_SECONDS", 0.01)
+    await quota.tell(sources(may_backfill=True), "sources")
+    stopping, looked = asyncio.Event(), asyncio.Queue[None]()
+
+    async def retry_late() -> int:
+        looked.put_nowait(None)
+        return 0
+
+    running = asyncio.create_task(LateUsageMender(quota.pool, retry_late).run(stopping))
+    async with asyncio.timeout(30):
+        await looked.get()
+        await asyncio.sleep(0.2)
+        assert looked.empty()
+        await quota.pool.execute("UPDATE governing_version SET history_id = gen_random_uuid()")
+        await looked.get()
+        stopping.set()
+        await running

@@ -4,7 +4,7 @@ import asyncpg
 import pytest
 from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, UnrecognizedBrokerVersion
 
-from tokenomics_chassis.dependencies import is_about_data, is_dependency_away
+from tokenomics_chassis.dependencies import is_about_data, is_database_missing, is_dependency_away
 from tokenomics_chassis.postgres import is_away
 
 AWAY = [
@@ -36,8 +36,13 @@ ABOUT_DATA = [
     ValueError("a bug"),
     AssertionError(),
 ]
+MISSING = [
+    asyncpg.InvalidPasswordError("no such role"),
+    asyncpg.InvalidCatalogNameError("no such database"),
+    asyncpg.UndefinedTableError("no such table"),
+]
 NEITHER = [
-    asyncpg.UndefinedTableError("wrong schema"),
+    *MISSING,
     asyncpg.InsufficientPrivilegeError("wrong role"),
     asyncpg.PostgresSyntaxError("a bug no record can be blamed for"),
 ]
@@ -71,3 +76,8 @@ def test_what_single_records_can_cause_is_bisected(error: Exception) -> None:
 def test_a_wrong_schema_or_role_ends_the_process(error: Exception) -> None:
     assert not is_away(error)
     assert not is_about_data(error)
+
+
+def test_only_a_lost_database_is_taken_for_one() -> None:
+    assert all(is_database_missing(error) for error in MISSING)
+    assert not any(is_database_missing(error) for error in [*AWAY, *ABOUT_DATA, *BROKER_AWAY])

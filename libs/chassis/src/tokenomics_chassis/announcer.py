@@ -14,6 +14,10 @@ Judge = Callable[[Connection, Sequence[Change]], Awaitable[None]]
 their outbox rows. Must not commit, and be repeatable. The first call of a term tells every partition as
 ``restarted``; a call without changes is a tick: time alone may have made something due."""
 
+Prepare = Callable[[Session, asyncio.Event], Awaitable[None]]
+"""Returns when a term may begin to judge, or when the event is set; it works on the session that holds the
+leader's lock. See :class:`~tokenomics_chassis.recall.Recall`."""
+
 
 PACE_SECONDS = 0.1
 """Changes that follow each other faster are judged together."""
@@ -26,9 +30,12 @@ class Announcer:
     deposed can't commit.
     """
 
-    def __init__(self, url: str, schemas: Schemas, judge: Judge, *, tick_seconds: float = 5.0) -> None:
+    def __init__(
+        self, url: str, schemas: Schemas, prepare: Prepare, judge: Judge, *, tick_seconds: float = 5.0
+    ) -> None:
         self._url = url
         self._schemas = schemas
+        self._prepare = prepare
         self._judge = judge
         self._tick_seconds = tick_seconds
 
@@ -37,6 +44,7 @@ class Announcer:
         await lead(self._url, self._schemas, "announcer", self._announce, stopping)
 
     async def _announce(self, connection: Session, stopping: asyncio.Event) -> None:
+        await self._prepare(connection, stopping)
         follower = ChangeFollower()
         now = asyncio.get_running_loop().time
         tick_at = now() + self._tick_seconds

@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from tokenomics_chassis.dependencies import is_dependency_away
 from tokenomics_chassis.lanes import Lanes
 from tokenomics_chassis.lenient_records import read_leniently
+from tokenomics_chassis.log_ranges import LostHistoryError
 from tokenomics_chassis.log_reader import to_record
 from tokenomics_chassis.postgres import Backoff
 from tokenomics_chassis.projector import FrozenError, Projector
@@ -43,8 +44,10 @@ async def catch_up(bootstrap: str, projector: Projector, ends: Ends, halt: async
 
     Raises
     ------
+    LostHistoryError
+        The log begins above a stored position.
     Exception
-        Whatever is neither a record's fault nor a dependency's own trouble.
+        Whatever else is neither a record's fault nor a dependency's own trouble.
     """
     read_leniently()
     reading = _CatchUp(bootstrap, projector, ends, halt)
@@ -80,6 +83,9 @@ class _CatchUp:
         lanes = Lanes(self._project)
         try:
             await consumer.start()
+            for tp, begin in (await consumer.beginning_offsets(list(unread))).items():
+                if self._read_to[tp] < begin:
+                    raise LostHistoryError.below(tp.topic, tp.partition, self._read_to[tp], begin)
             consumer.assign(sorted(unread))
             for tp in unread:
                 consumer.seek(tp, self._read_to[tp])

@@ -27,9 +27,9 @@ from tokenomics_chassis.clock import Clock
 from tokenomics_chassis.dependencies import is_dependency_away
 from tokenomics_chassis.failpoints import failpoint
 from tokenomics_chassis.lanes import Lanes
+from tokenomics_chassis.log_ranges import LostHistoryError, whole_log_ranges
 from tokenomics_chassis.log_reader import to_record
 from tokenomics_chassis.postgres import Backoff, wait_for
-from tokenomics_chassis.process import FatalError
 from tokenomics_chassis.projector import FrozenError, PositionBehindError, Projector
 from tokenomics_chassis.records import Record
 from tokenomics_chassis.topics import end_offsets
@@ -51,16 +51,17 @@ COMMIT_EVERY_SECONDS = 1.0
 COMMIT_SECONDS = 5.0
 GAP_SECONDS = 0.5
 WITNESS_SECONDS = 10.0
-SETTLE_SECONDS = 1.0
-SETTLE_ATTEMPTS = 10
-"""A broker that has just come up may for a moment know less of its log than it has."""
+ASSIGN_SECONDS = 5.0
+"""How long a rebalance waits for the stored positions; without them reading begins where Kafka says."""
 
 
 class ProjectionConsumer:
     """Reads the projector's topics as a member of a consumer group. Any number of processes may.
 
-    Each partition has its lane into the projection. Kafka's committed offsets only say where a new assignment
-    begins to read: they follow what PostgreSQL has committed, so they never run ahead of the stored position.
+    Each partition has its lane into the projection, and is read from the position that PostgreSQL holds,
+    whatever Kafka has committed: a database that was lost or put back, a deleted group and an offset out of
+    range change nothing. Committed offsets follow the stored positions; they serve those who watch the group,
+    and a new assignment while the database is away.
     """
 
     def __init__(
@@ -129,18 +130,18 @@ class ProjectionConsumer:
         ------
         TooManyParkedError
             See :class:`~tokenomics_chassis.projector.Projector`.
+        LostHistoryError
+            The log lacks records that are to be read, or that were.
         Exception
             Whatever else is neither a record's fault nor a dependency's own trouble. Nothing is skipped: the
             next process reads on from the stored position.
         """
         asked = asyncio.create_task(stopping.wait())
         asked.add_done_callback(lambda _: self._halt.set())
-        beside = [asyncio.create_task(self._pass_gaps()), asyncio.create_task(self._commit_regularly())]
+        beside = [asyncio.create_task(self._close_gaps()), asyncio.create_task(self._commit_regularly())]
         try:
-            await self._refuse_a_shorter_log()
-            for topics in self._read_first:
-                ends = await self._ends_of(topics)
-                await catch_up(self._bootstrap, self._projector, ends, self._halt)
+            await self._refuse_lost_history()
+            await self._read_what_comes_first()
             await self._broker.start()
             # FastStream restarts a loop that raised, without end: here its first failure ends the process.
             loops = [*self._subscriber.tasks, *beside]
@@ -202,60 +203,66 @@ class ProjectionConsumer:
         nothing_since: int | None = None
         while not self._halt.is_set():
             try:
-                return await self._projector.process(
-                    tp.topic, tp.partition, records, nothing_since=nothing_since
-                )
-            except PositionBehindError as behind:
                 try:
+                    return await self._projector.process(
+                        tp.topic, tp.partition, records, nothing_since=nothing_since
+                    )
+                except PositionBehindError as behind:
                     until = records[0].offset
-                    first_offset = await self._witness.first_offset(tp, behind.position, until)
-                except (KafkaError, TimeoutError) as error:
-                    await backoff.pause(self._halt, error, f"looking for records in a gap of {tp}")
-                    continue
-                if first_offset < until:
-                    log.warning("reading again from the stored position: %s", behind)
-                    _seek(consumer, tp, behind.position)
-                    return None
-                log.info("the log has a gap: %s", behind)
-                nothing_since = behind.position
-            except FrozenError:
-                await wait_for(self._halt, FROZEN_SECONDS)
+                    if await self._witness.first_offset(tp, behind.position, until) < until:
+                        await self._read_again(consumer, tp, behind.position)
+                        return None
+                    log.info("the log has a gap: %s", behind)
+                    nothing_since = behind.position
+                except FrozenError:
+                    await wait_for(self._halt, FROZEN_SECONDS)
             except Exception as error:
                 if not is_dependency_away(error):
                     raise
                 await backoff.pause(self._halt, error, f"projecting {tp.topic}/{tp.partition}")
         return None
 
-    async def _pass_gaps(self) -> None:
-        """Keep stored positions from waiting below what holds no records: no lag is seen where none is.
+    async def _read_again(self, consumer: AIOKafkaConsumer, tp: TopicPartition, position: int) -> None:
+        """Go back to the stored position: the database was emptied, or is an older copy of itself."""
+        log.warning("%s is read again from the stored position %d", tp, position)
+        if not any(tp.topic in topics for topics in self._read_first):
+            await self._read_what_comes_first()
+        _seek(consumer, tp, position)
 
-        A transaction's marker takes an offset, and none but the next record would move the position over it.
+    async def _close_gaps(self) -> None:
+        """Close what lies between stored position and reader while no record comes that would tell.
+
+        Where it holds no records, the position moves on: a transaction's marker takes an offset, and nobody
+        shall see lag where none is. Where it does, the database went back, and the reader goes back too. A
+        reader that stays behind the position was sent back by a log that ends there.
         """
         last: Mapping[TopicPartition, tuple[int, int]] = {}
         while not await wait_for(self._halt, GAP_SECONDS):
             try:
-                now = await self._passed()
+                now = await self._gaps()
                 for tp, (position, read_to) in now.items() & last.items():
-                    if await self._witness.first_offset(tp, position, read_to) == read_to:
-                        await self._projector.pass_over(
-                            tp.topic, tp.partition, nothing_since=position, until=read_to
-                        )
+                    await self._close_gap(tp, position, read_to)
                 last = now
             except Exception as error:
                 if not is_dependency_away(error):
                     raise
-                log.info("gaps at the ends could not be looked for: %s: %s", type(error).__name__, error)
+                log.info("gaps could not be looked for: %s: %s", type(error).__name__, error)
 
-    async def _passed(self) -> Mapping[TopicPartition, tuple[int, int]]:
-        """Return the stored position and the offset to read next of each partition where these differ.
+    async def _close_gap(self, tp: TopicPartition, position: int, read_to: int) -> None:
+        if read_to < position:
+            await self._refuse_lost_history()
+        elif await self._witness.first_offset(tp, position, read_to) == read_to:
+            await self._projector.pass_over(tp.topic, tp.partition, nothing_since=position, until=read_to)
+        elif self._lanes.is_idle(tp) and (consumer := self._subscriber.consumer):
+            await self._read_again(consumer, tp, position)
 
-        What lies between may be a batch under way as well as a gap.
-        """
+    async def _gaps(self) -> Mapping[TopicPartition, tuple[int, int]]:
+        """Return the stored position and the offset to read next of idle partitions where they differ."""
         consumer: AIOKafkaConsumer | None = self._subscriber.consumer
         if consumer is None:
             return {}
         read_to: dict[TopicPartition, int] = {}
-        for tp in consumer.assignment():
+        for tp in filter(self._lanes.is_idle, consumer.assignment()):
             with suppress(IllegalStateError):  # the partition is no longer ours
                 async with asyncio.timeout(GAP_SECONDS):
                     read_to[tp] = await consumer.position(tp)
@@ -263,19 +270,36 @@ class ProjectionConsumer:
         return {
             tp: (position, offset)
             for tp, offset in read_to.items()
-            if (position := stored.get((tp.topic, tp.partition), 0)) < offset
+            if (position := stored.get((tp.topic, tp.partition), 0)) != offset
         }
 
     async def _before_rebalance(self) -> None:
         await self._commit()
         self._rebalancing = True
 
-    async def _after_rebalance(self) -> None:
-        # Every partition is read from its committed offset on, also those that stayed; and what we said last
-        # of those that were elsewhere meanwhile must not be said again.
+    async def _after_rebalance(self, assigned: Collection[TopicPartition]) -> None:
+        # Every partition is read anew, also those that stayed; and what we said last of those that were
+        # elsewhere meanwhile must not be said again.
         self._lanes.forget_positions()
         self._committed.clear()
         self._rebalancing = False
+        await self._seek_positions(assigned)
+
+    async def _seek_positions(self, assigned: Collection[TopicPartition]) -> None:
+        """Spare the lanes what is projected already. Records read before this took hold do no harm."""
+        consumer: AIOKafkaConsumer | None = self._subscriber.consumer
+        if consumer is None:
+            return
+        try:
+            async with asyncio.timeout(ASSIGN_SECONDS):
+                stored = await self._projector.positions()
+        except Exception as error:
+            if not is_dependency_away(error):
+                raise
+            log.info("reading begins where Kafka says: %s: %s", type(error).__name__, error)
+            return
+        for tp in assigned:
+            _seek(consumer, tp, stored.get((tp.topic, tp.partition), 0))
 
     async def _commit_regularly(self) -> None:
         while not await wait_for(self._halt, COMMIT_EVERY_SECONDS):
@@ -304,23 +328,16 @@ class ProjectionConsumer:
             log.info("Kafka took no commit: %s: %s", type(error).__name__, error)
         failpoint("projector.after_kafka_commit")
 
-    async def _refuse_a_shorter_log(self) -> None:
-        """Check that the log still holds what was projected.
+    async def _refuse_lost_history(self) -> None:
+        """Check that the log holds all that was projected: what comes to those offsets would never count.
 
-        Records of a topic that was made anew, or has lost its tail, would count as projected long ago.
+        And all that is still to be: nobody would know what is missing.
         """
-        for _ in range(SETTLE_ATTEMPTS):
-            positions = await self._projector.positions()
-            ends = await end_offsets(self._bootstrap, self._projector.topics)
-            beyond = {place: end for place, end in ends.items() if positions.get(place, 0) > end}
-            if not beyond or await wait_for(self._halt, SETTLE_SECONDS):
-                return
-        (topic, partition), end = next(iter(beyond.items()))
-        position = positions[topic, partition]
-        raise FatalError(
-            f"{topic}/{partition} ends at {end}, but it is projected up to {position}: "
-            "the topic was made anew or lost its tail. Restore it, or fill a new version of the derived state"
-        )
+        await whole_log_ranges(self._bootstrap, self._projector.topics, self._projector.positions, self._halt)
+
+    async def _read_what_comes_first(self) -> None:
+        for topics in self._read_first:
+            await catch_up(self._bootstrap, self._projector, await self._ends_of(topics), self._halt)
 
     async def _ends_of(self, topics: Collection[str]) -> Ends:
         backoff = Backoff()
@@ -337,15 +354,19 @@ class ProjectionConsumer:
 class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no types
     """Tells when the group shares partitions out anew."""
 
-    def __init__(self, before: Callable[[], Awaitable[None]], after: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        before: Callable[[], Awaitable[None]],
+        after: Callable[[Collection[TopicPartition]], Awaitable[None]],
+    ) -> None:
         self._before = before
         self._after = after
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:  # noqa: ARG002 - aiokafka's
         await self._before()
 
-    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:  # noqa: ARG002 - aiokafka's
-        await self._after()
+    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        await self._after(assigned)
 
 
 class _Witness:
@@ -366,6 +387,8 @@ class _Witness:
 
         Raises
         ------
+        LostHistoryError
+            The log begins above ``since``: nobody can tell any more what was there.
         aiokafka.errors.KafkaError, TimeoutError
             The broker did not tell; ask again.
         """
@@ -380,6 +403,9 @@ class _Witness:
                     await consumer.stop()
                     raise
                 self._consumer = consumer
+            begin = (await self._consumer.beginning_offsets([tp]))[tp]
+            if since < begin:
+                raise LostHistoryError.below(tp.topic, tp.partition, since, begin)
             self._consumer.assign([tp])
             self._consumer.seek(tp, since)
             while await self._consumer.position(tp) < until:

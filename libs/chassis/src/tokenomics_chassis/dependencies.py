@@ -5,12 +5,28 @@ from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from tokenomics_chassis.postgres import DATA_CLASSES, is_away
 
+_MISSING_STATES = frozenset(
+    {
+        "28000",  # invalid_authorization_specification
+        "28P01",  # invalid_password: also of a role that doesn't exist
+        "3D000",  # invalid_catalog_name
+        "3F000",  # invalid_schema_name
+        "42P01",  # undefined_table
+    }
+)
+
 
 def is_dependency_away(error: BaseException) -> bool:
     """Whether PostgreSQL or Kafka could not be reached or was in trouble itself: worth another try later."""
     if isinstance(error, KafkaError):
         return bool(error.retriable) or isinstance(error, KafkaTimeoutError)
     return is_away(error)
+
+
+def is_database_missing(error: BaseException) -> bool:
+    """Whether PostgreSQL answers, but has no such role, database or tables: it was lost or made anew."""
+    state = getattr(error, "sqlstate", None) if isinstance(error, asyncpg.PostgresError) else None
+    return state in _MISSING_STATES
 
 
 def is_about_data(error: Exception) -> bool:

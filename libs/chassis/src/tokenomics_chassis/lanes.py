@@ -74,6 +74,10 @@ class Lanes:
         if tp not in self._running:
             self._running[tp] = asyncio.create_task(self._run(tp))
 
+    def is_idle(self, tp: TopicPartition) -> bool:
+        """Whether nothing of a partition waits or is under way."""
+        return tp not in self._running
+
     async def room(self) -> None:
         """Wait until there is room for another poll."""
         while sum(len(run) for runs in self._waiting.values() for run in runs) > MOST_WAITING_RECORDS:

@@ -142,6 +142,12 @@ OUTBOX_EVENTS = _meter.create_gauge(
     "tokenomics.outbox.events", unit="{event}", description="Events that the relay has not sent yet."
 )
 
+ANNOUNCEMENTS_HELD_UP = _meter.create_gauge(
+    "tokenomics.announcements.held_up",
+    unit="{record}",
+    description="Records that must be projected before the announcer begins to judge; 0 once it has begun.",
+)
+
 PROJECTION_DURATION = Durations(
     "tokenomics.projection.batch.duration",
     "Folding one batch into the database, without the commit. Attributes: topic.",

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import uvloop
 
-from tokenomics_chassis.dependencies import is_dependency_away
+from tokenomics_chassis.dependencies import is_database_missing, is_dependency_away
 from tokenomics_chassis.logs import configure_logging
 from tokenomics_chassis.settings import ServiceSettings, SettingsError
 from tokenomics_chassis.telemetry import start_telemetry
@@ -36,6 +36,7 @@ class ExitCode(IntEnum):
     SETTINGS = 2
     SCHEMA = 3
     TOO_MANY_PARKED = 4
+    LOST_HISTORY = 5
     UNAVAILABLE = 69
     INTERNAL = 70
 
@@ -245,6 +246,13 @@ def run(
         if is_dependency_away(error):
             log.critical("a dependency is unavailable: %s: %s", type(error).__name__, error)
             code = ExitCode.UNAVAILABLE
+        elif is_database_missing(error):
+            log.critical(
+                "the database lacks the role, the database or the tables that this process works with: %s. "
+                "Restore it, or make role and database anew and run the `migrate` command",
+                error,
+            )
+            code = ExitCode.SCHEMA
         else:
             log.critical("the process failed", exc_info=True)
             code = ExitCode.INTERNAL

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
 
+from tokenomics_chassis.log_ranges import log_ranges
 from tokenomics_chassis.process import ExitCode, FatalError
 from tokenomics_contracts.catalogue import Topic
 
@@ -90,13 +90,7 @@ async def verify_topics(bootstrap: str, topics: Collection[Topic]) -> None:
 
 async def end_offsets(bootstrap: str, topics: Collection[str]) -> Mapping[tuple[str, int], int]:
     """Read the offset the next record of each partition will get, by (topic, partition)."""
-    consumer = AIOKafkaConsumer(*topics, bootstrap_servers=bootstrap, isolation_level="read_committed")
-    try:
-        await consumer.start()
-        offsets: Mapping[TopicPartition, int] = await consumer.end_offsets(consumer.assignment())
-    finally:
-        await consumer.stop()
-    return {(tp.topic, tp.partition): offset for tp, offset in offsets.items()}
+    return {place: each.end for place, each in (await log_ranges(bootstrap, topics)).items()}
 
 
 async def end_offsets_if_known(

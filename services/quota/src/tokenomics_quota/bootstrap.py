@@ -24,6 +24,7 @@ from tokenomics_chassis.process import ExitCode, Process, ReadinessCheck, all_of
 from tokenomics_chassis.projection import Connection
 from tokenomics_chassis.projector import Projector
 from tokenomics_chassis.rebuilds import Rebuilds
+from tokenomics_chassis.recall import Recall
 from tokenomics_chassis.relay import Relay
 from tokenomics_chassis.replay import Replay
 from tokenomics_chassis.rpc.errors import PermissionDeniedError, UnavailableError
@@ -45,13 +46,14 @@ from tokenomics_chassis.versions import (
 )
 from tokenomics_contracts.catalogue import topics
 from tokenomics_contracts.cloudevents import RejectionCode
+from tokenomics_quota.ports import Announcement
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.freshness import FreshnessMeter
 from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.rpc.convert import FreshnessWriter
 from tokenomics_quota.rpc.servicer import QuotaServicer
 from tokenomics_quota.settings import ProjectSettings, ServeSettings
-from tokenomics_quota.storage.announcements import PostgresAnnouncements
+from tokenomics_quota.storage.announcements import PostgresAnnouncements, remember
 from tokenomics_quota.storage.decision_log import OutboxDecisionLog
 from tokenomics_quota.storage.default_price_book import DefaultPriceBook
 from tokenomics_quota.storage.late_usage import LateUsageMender
@@ -60,6 +62,7 @@ from tokenomics_quota.storage.state import hashed_part
 from tokenomics_quota.storage.view_feed import ViewFeed, not_ready_because
 from tokenomics_quota.streams.events import (
     OWN_TOPIC,
+    announcement_from_record,
     decision_event,
     skip_event_id,
     skip_from_record,
@@ -104,6 +107,13 @@ def projector(settings: ProjectSettings, pool: Pool, schemas: Schemas) -> Projec
         skips=Skips(OWN_TOPIC, skip_from_record),
         read_records=log_reader(settings.kafka_bootstrap),
         max_parked_in_a_row=settings.max_parked_in_a_row,
+    )
+
+
+def recall(settings: ServiceSettings) -> Recall[Announcement]:
+    """Return what a term of the announcer begins with."""
+    return Recall(
+        settings.kafka_bootstrap, OWN_TOPIC, QuotaProjection.topics, announcement_from_record, remember
     )
 
 
@@ -194,7 +204,7 @@ def relay() -> ExitCode:
 
 
 def _announcer(settings: ServiceSettings, version: int) -> VersionWork:
-    announcer = Announcer(settings.database_url, Schemas(SERVICE, version), _judge())
+    announcer = Announcer(settings.database_url, Schemas(SERVICE, version), recall(settings), _judge())
 
     async def ready() -> None:
         return None

@@ -106,6 +106,17 @@ class DueThreshold(NamedTuple):
     posted_micro_usd: MicroUsd
 
 
+class Announcement(NamedTuple):
+    """A threshold that was announced."""
+
+    announcement_id: UUID
+    account_id: AccountId
+    threshold_basis_points: BasisPoints
+    limit_micro_usd: MicroUsd
+    posted_micro_usd: MicroUsd
+    announced_at: datetime
+
+
 class Announcements(Protocol):
     """Committed totals and what was said about them, inside one open transaction."""
 

@@ -11,7 +11,8 @@ import msgspec
 import uvloop
 from aiokafka import AIOKafkaConsumer
 
-from tokenomics_chassis.catch_up import FETCH_WAIT_MS, MAX_POLL_RECORDS, POLL_MS
+from tokenomics_chassis.catch_up import FETCH_WAIT_MS, MAX_POLL_RECORDS
+from tokenomics_chassis.consumer import POLL_MS
 
 
 class Report(msgspec.Struct):

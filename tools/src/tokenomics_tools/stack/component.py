@@ -1,6 +1,9 @@
 """What a broker and a database of the stack can do, wherever they run."""
 
 from abc import ABC, abstractmethod
+from pathlib import Path
+
+from tokenomics_tools.stack.errors import StackError
 
 
 class Component(ABC):
@@ -55,3 +58,21 @@ class Postgres(Component):
     @abstractmethod
     def stop(self, *, immediate: bool = False) -> None:
         """Shut down in order, ending all sessions; ``immediate`` leaves recovery to the next start."""
+
+    def lose_data(self) -> None:
+        """Delete the data folder under the running server, and start one with an empty folder in its place.
+
+        Address and administrator stay; databases and roles are gone.
+        """
+        raise StackError(_NO_DATA_FOLDER)
+
+    def copy_data(self, target: Path) -> None:  # noqa: ARG002 - of those that can
+        """Stop in order, copy the data folder to ``target``, which must not exist, and start again."""
+        raise StackError(_NO_DATA_FOLDER)
+
+    def restore_data(self, copy: Path) -> None:  # noqa: ARG002 - same
+        """Kill the server, put a copy of its data folder in the folder's place, and start again."""
+        raise StackError(_NO_DATA_FOLDER)
+
+
+_NO_DATA_FOLDER = "only an embedded stack has its database's data folder at hand, to lose, copy or restore it"

@@ -151,6 +151,26 @@ class EmbeddedPostgres(_Embedded, Postgres):
     def stop(self, *, immediate: bool = False) -> None:  # noqa: D102 - see Postgres
         self._end(signal.SIGQUIT if immediate else self._stop_signal)
 
+    def lose_data(self) -> None:  # noqa: D102 - see Postgres
+        shutil.rmtree(self._data, ignore_errors=True)  # it goes on writing
+        self.kill()
+        self._initialise()
+        self.start()
+
+    def copy_data(self, target: Path) -> None:  # noqa: D102 - see Postgres
+        self.stop()
+        shutil.copytree(self._data, target)
+        self.start()
+
+    def restore_data(self, copy: Path) -> None:  # noqa: D102 - see Postgres
+        self.kill()
+        shutil.rmtree(self._data)
+        shutil.copytree(copy, self._data)
+        if self._user is not None:
+            for path in (self._data, *self._data.rglob("*")):
+                os.chown(path, *self._user)
+        self.start()
+
     def _configure(self) -> None:
         self._port = free_port()
         self.url = f"postgresql://{POSTGRES_ADMIN}:{self._password}@127.0.0.1:{self._port}/postgres"
@@ -158,6 +178,9 @@ class EmbeddedPostgres(_Embedded, Postgres):
             poll(self._has_no_unreaped_postmaster, timeout_seconds=_REAP_SECONDS)
             return
         self._folder.mkdir(exist_ok=True)
+        self._initialise()
+
+    def _initialise(self) -> None:
         shutil.rmtree(self._data, ignore_errors=True)
         password_file = self._folder / "password"
         password_file.touch(mode=0o600)

@@ -25,6 +25,7 @@ KAFKA_SETTINGS: dict[str, str | int] = {
     "broker.session.timeout.ms": 1500,  # after SIGKILL a start waits for the old registration to lapse
     # Many topics in a small heap: the cleaner alone would take 128 MiB, each index file 10.
     "log.cleaner.dedupe.buffer.size": 8 * 1024 * 1024,
+    "log.cleaner.backoff.ms": 1000,  # tests wait for compaction
     "log.index.size.max.bytes": 1024 * 1024,
 }
 

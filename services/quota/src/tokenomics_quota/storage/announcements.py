@@ -9,7 +9,7 @@ from tokenomics_chassis.outbox import OutboxEvent
 from tokenomics_chassis.projection import Connection
 from tokenomics_chassis.records import SourceId
 from tokenomics_contracts.units import AccountId, MicroUsd, PeriodId
-from tokenomics_quota.ports import DueThreshold
+from tokenomics_quota.ports import Announcement, DueThreshold
 from tokenomics_quota.storage.totals import committed_totals
 
 _SAID = "SELECT announcement_id FROM announcement WHERE announcement_id = ANY($1::uuid[])"
@@ -17,6 +17,11 @@ _ANNOUNCE = """
 INSERT INTO announcement
     (announcement_id, account_id, threshold_basis_points, limit_micro_usd, posted_micro_usd, announced_at)
 VALUES ($1, $2, $3, $4, $5, $6)
+"""
+_REMEMBER = """
+INSERT INTO announcement
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::int[], $4::bigint[], $5::bigint[], $6::timestamptz[])
+ON CONFLICT DO NOTHING RETURNING announcement_id
 """
 
 Describe = Callable[[DueThreshold, datetime], tuple[UUID, OutboxEvent]]
@@ -47,7 +52,7 @@ class PostgresAnnouncements:
         await self._connection.executemany(
             _ANNOUNCE,
             [
-                (
+                Announcement(
                     name,
                     each.account.account_id,
                     each.threshold_basis_points,
@@ -63,3 +68,8 @@ class PostgresAnnouncements:
             ((f"announcement/{name}", 1, event) for name, _, event in unsaid),
         )
         return len(unsaid)
+
+
+async def remember(connection: Connection, made: Sequence[Announcement]) -> int:
+    """Insert announcements that were made, without saying them again; return how many were not known."""
+    return len(await connection.fetch(_REMEMBER, *zip(*made, strict=True))) if made else 0

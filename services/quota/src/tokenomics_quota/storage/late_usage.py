@@ -14,10 +14,14 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
 
 _POLICY_TOPIC = topic_of(PolicyPublished.type_name).name
+# By its id, and on which run of the server: a restored copy may come to the same number, or be at it already,
+# without what was mended since.
 _SOURCES_VERSION = """
-SELECT coalesce(max(governing_version), 0) FROM governing_event
-WHERE topic = $1
-  AND convert_from(data, 'UTF8')::jsonb ->> 'kind' = 'sources'
+SELECT history_id, pg_postmaster_start_time() FROM governing_version WHERE number = (
+    SELECT coalesce(max(governing_version), 0) FROM governing_event
+    WHERE topic = $1
+      AND convert_from(data, 'UTF8')::jsonb ->> 'kind' = 'sources'
+)
 """
 
 
@@ -25,8 +29,8 @@ class LateUsageMender:
     """Makes the outcome independent of which came first, the late event or the permission.
 
     Without it a permission that is read after the events it covers would leave them parked, and a replay that
-    reads it before them would not. It looks once when it starts, so a crash in between loses nothing; any
-    number may run.
+    reads it before them would not. It looks once when it starts and whenever the server was started anew, so
+    a crash in between and a restored database lose nothing; any number may run.
     """
 
     def __init__(self, pool: Pool, retry_late: Callable[[], Awaitable[int]]) -> None:
@@ -36,10 +40,10 @@ class LateUsageMender:
     async def run(self, stopping: asyncio.Event) -> None:
         """Watch for new `sources` policies until told to stop."""
         backoff = Backoff()
-        mended_at = -1
+        mended_at = None
         while not stopping.is_set():
             try:
-                version = await self._pool.fetchval(_SOURCES_VERSION, _POLICY_TOPIC)
+                version = await self._pool.fetchrow(_SOURCES_VERSION, _POLICY_TOPIC)
                 if version != mended_at:
                     applied = await self._retry_late()
                     mended_at = version

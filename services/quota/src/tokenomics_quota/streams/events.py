@@ -8,6 +8,7 @@ from tokenomics_chassis.parking import Skip
 from tokenomics_chassis.records import Record
 from tokenomics_contracts.catalogue import own_topic
 from tokenomics_contracts.cloudevents import decode, encode
+from tokenomics_contracts.events import policy
 from tokenomics_contracts.events.base import Event
 from tokenomics_contracts.events.quota import (
     DecidedAccount,
@@ -16,10 +17,11 @@ from tokenomics_contracts.events.quota import (
     ThresholdCrossed,
 )
 from tokenomics_contracts.registry import parse
+from tokenomics_contracts.rejection import EventRejected, RejectionCode
 from tokenomics_contracts.units import DecisionId, ProjectId, SubjectId
 from tokenomics_quota.domain.accounts import AccountKind
 from tokenomics_quota.domain.checks import Decided
-from tokenomics_quota.ports import DueThreshold
+from tokenomics_quota.ports import Announcement, DueThreshold
 
 SOURCE = "urn:tokenomics:quota"
 OWN_TOPIC = own_topic("quota").name
@@ -101,8 +103,39 @@ def threshold_event(due: DueThreshold, now: datetime) -> tuple[UUID, OutboxEvent
         limit_micro_usd=due.limit_micro_usd,
         posted_micro_usd=due.posted_micro_usd,
     )
-    aggregate_id = f"{account.account_id}/{due.threshold_basis_points}/{due.limit_micro_usd}"
+    aggregate_id = _threshold_aggregate(crossed)
     return event_id(aggregate_id, 1), outbox_event(crossed, aggregate_id=aggregate_id, time=now)
+
+
+def _threshold_aggregate(crossed: ThresholdCrossed) -> str:
+    return f"{crossed.account_id}/{crossed.threshold_basis_points}/{crossed.limit_micro_usd}"
+
+
+def announcement_from_record(record: Record) -> Announcement | None:
+    """Read an announcement from the own topic; ``None`` for every other event there.
+
+    It has the id that would be given to it now, whatever the record says: so it isn't made again.
+
+    Raises
+    ------
+    EventRejected
+        The record can't be read, or says what can't be true.
+    """
+    envelope = decode(record.headers, record.value)
+    if envelope.type != ThresholdCrossed.type_name:
+        return None
+    crossed = parse(envelope)
+    assert isinstance(crossed, ThresholdCrossed)
+    if crossed.posted_micro_usd * policy.FULL < crossed.limit_micro_usd * crossed.threshold_basis_points:
+        raise EventRejected(RejectionCode.INVALID_DATA, "posted_micro_usd is below the threshold")
+    return Announcement(
+        event_id(_threshold_aggregate(crossed), 1),
+        crossed.account_id,
+        crossed.threshold_basis_points,
+        crossed.limit_micro_usd,
+        crossed.posted_micro_usd,
+        envelope.time,
+    )
 
 
 def skip_event_id(skip: Skip) -> str:
