@@ -40,6 +40,9 @@ TOPICS = frozenset({toy.AMOUNTS, toy.STEPS, toy.OWN})
 MADE_UP_TOKEN = pb.ListParkedEventsRequest(page_token="made up")  # noqa: S106 - no password
 
 
+ORDINARY = Record(toy.AMOUNTS, 0, 0, 1_000, b"a", b"{", ())
+
+
 def skip_event_id(skip: Skip) -> str:
     return f"skip-{skip.topic}-{skip.partition}-{skip.offset}"
 
@@ -204,6 +207,15 @@ async def test_a_header_name_that_is_not_utf_8_is_shown_escaped(
     assert [(each.name, each.value) for each in parked.headers] == [("odd \\xff", b"1"), ("größe", b"2")]
 
 
+async def test_the_largest_event_with_an_odd_name_can_be_listed(
+    operator: Operator, pool: Pool, projection: toy.Toy
+) -> None:
+    odd = ORDINARY._replace(headers=((1_048_000 * "\udcff", b""),))
+    await Projector(pool, toy.SCHEMAS, projection).process(toy.AMOUNTS, 0, [odd])
+    (parked,) = await operator.parked()
+    assert parked.headers[0].name == 1_024 * "\\xff"
+
+
 @pytest.mark.parametrize("page_size", [1, 2, 3, 100])
 async def test_pages_lose_and_repeat_nothing(
     operator: Operator, pool: Pool, projection: toy.Toy, page_size: int
@@ -221,11 +233,21 @@ async def test_pages_lose_and_repeat_nothing(
     assert await offsets(error_code="internal_error") == [(toy.AMOUNTS, 3)]
 
 
+@pytest.mark.parametrize(
+    "large",
+    [
+        ORDINARY._replace(value=b"x" * 250_000),
+        ORDINARY._replace(key=b"x" * 250_000),
+        ORDINARY._replace(headers=(("h", b"x" * 250_000),)),
+        ORDINARY._replace(headers=(("h", b""),) * 50_000),
+    ],
+    ids=["value", "key", "header", "headers"],
+)
 async def test_a_page_of_large_events_stays_below_the_message_limit(
-    operator: Operator, pool: Pool, projection: toy.Toy
+    operator: Operator, pool: Pool, projection: toy.Toy, large: Record
 ) -> None:
-    large = b"x" * 250_000
-    await project(pool, projection, toy.AMOUNTS, *[large] * 20)
+    records = [large._replace(offset=offset) for offset in range(20)]
+    await Projector(pool, toy.SCHEMAS, projection).process(toy.AMOUNTS, 0, records)
     first = await operator.call("ListParkedEvents", pb.ListParkedEventsRequest(page_size=1_000))
     assert 1 < len(first.events) < 20
     assert len(await operator.parked(page_size=1_000)) == 20

@@ -37,8 +37,9 @@ ON CONFLICT DO NOTHING
 _LIST = """
 SELECT * FROM parked
 WHERE ($1::text IS NULL OR topic = $1)
-  AND ($2::text IS NULL OR (topic, partition, record_offset) > ($2, $3, $4))
-ORDER BY topic, partition, record_offset LIMIT $5
+  AND ($2::text IS NULL OR error_code = $2)
+  AND ($3::text IS NULL OR (topic, partition, record_offset) > ($3, $4, $5))
+ORDER BY topic, partition, record_offset LIMIT $6
 """
 _CHOSEN = """
 SELECT * FROM parked
@@ -185,6 +186,7 @@ class Parking:
     async def list(
         self,
         topic: str | None = None,
+        error_code: str | None = None,
         *,
         after: tuple[str, int, int] | None = None,
         limit: int = 100,
@@ -193,7 +195,7 @@ class Parking:
 
         ``after`` is the (topic, partition, offset) the previous page ended with.
         """
-        rows = await self._pool.fetch(_LIST, topic, *(after or (None, None, None)), limit)
+        rows = await self._pool.fetch(_LIST, topic, error_code, *(after or (None, None, None)), limit)
         return [_parked_record(row) for row in rows]
 
     async def retry(

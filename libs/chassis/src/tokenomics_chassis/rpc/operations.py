@@ -49,6 +49,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 _DEFAULT_PAGE = 100
 _LARGEST_PAGE = 1_000
 _MOST_PLACES = 1_000
+_HEADER_NAME_BYTES = 1_024
 _WATCH_SECONDS = 0.3
 _WATCH_AT_LEAST_EVERY_SECONDS = 4.5
 
@@ -387,8 +388,11 @@ def _parked_to_pb(parked: ParkedRecord) -> pb.ParkedEvent:
 
 
 def _legible(name: str) -> str:
-    """Escape what isn't UTF-8 with backslashes: protobuf takes no surrogates, as which it is kept."""
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    """Escape what isn't UTF-8 with backslashes: protobuf takes no surrogates, as which it is kept.
+
+    Cut it, too: an escape is four times as long, and the largest record would burst the largest message.
+    """
+    return name.encode(errors="surrogateescape")[:_HEADER_NAME_BYTES].decode(errors="backslashreplace")
 
 
 def _rebuild_to_pb(rebuild: Rebuild) -> pb.Rebuild:
