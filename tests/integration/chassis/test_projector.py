@@ -255,6 +255,26 @@ async def test_a_restart_does_not_forget_how_many_were_parked_in_a_row(pool: Poo
         await Log(projector(pool, max_parked_in_a_row=5)).project(b"{", first=4)
 
 
+async def test_a_gap_in_the_log_does_not_hide_how_many_were_parked_in_a_row(pool: Pool) -> None:
+    log = Log(projector(pool, max_parked_in_a_row=5))
+    await log.project(*[b"{"] * 4)
+    with pytest.raises(TooManyParkedError):
+        await log.projector.process(log.topic, 0, log.records(b"{", first=5), nothing_since=4)
+
+
+@pytest.mark.parametrize("mend", ["retry", "skip"])
+async def test_what_an_operator_mends_begins_the_count_anew(pool: Pool, mend: str) -> None:
+    log = Log(projector(pool, max_parked_in_a_row=5))
+    await log.project(*[CRASH] * 4)
+    if mend == "retry":
+        await parking(pool, Toy(mended=True)).retry(toy.AMOUNTS, 0, [0])
+    else:
+        await parking(pool, Toy()).skip(Skip(toy.AMOUNTS, 0, 0, "malformed", "OPS-7", "operator-1"))
+    assert await log.project(*[CRASH] * 4, first=4) == 8
+    with pytest.raises(TooManyParkedError):
+        await log.project(CRASH, first=8)
+
+
 async def test_records_queued_behind_a_key_do_not_stop_the_projection(pool: Pool) -> None:
     log = Log(projector(pool, max_parked_in_a_row=5), topic=STEPS)
     await log.project(b"{", *[b"1"] * 50)
@@ -453,10 +473,11 @@ async def test_records_that_were_understood_do_not_count_among_those_parked_in_a
         understood_codes = frozenset({"bad_json"})
 
     log = Log(projector(pool, Understanding(), max_parked_in_a_row=3))
-    await log.project(*[b"{"] * 10)
-    await log.project(CRASH, CRASH, first=10)
+    await log.project(CRASH, *[b"{"] * 10)
+    await log.project(CRASH, first=11)
+    await log.project(*[b"{"] * 10, first=12)
     with pytest.raises(TooManyParkedError):
-        await log.project(b"{", CRASH, first=12)
+        await log.project(b"{", CRASH, first=22)
 
 
 async def test_a_damaged_event_of_the_own_topic_is_parked_with_its_code(pool: Pool) -> None:

@@ -53,7 +53,16 @@ _FAILED_AGAIN = """
 UPDATE parked SET attempts = attempts + 1, error_code = $4, error_message = $5
 WHERE topic = $1 AND partition = $2 AND record_offset = $3
 """
-_UNPARK = "DELETE FROM parked WHERE topic = $1 AND partition = $2 AND record_offset = $3 RETURNING key"
+_UNPARK = """
+WITH unparked AS (
+    DELETE FROM parked WHERE topic = $1 AND partition = $2 AND record_offset = $3
+    RETURNING topic, partition, key
+), mended AS (
+    UPDATE position SET parked_in_a_row = 0 FROM unparked
+    WHERE position.topic = unparked.topic AND position.partition = unparked.partition AND parked_in_a_row > 0
+)
+SELECT key FROM unparked
+"""
 _LOCK = "SELECT source_id, change_seq FROM position WHERE topic = $1 AND partition = $2 FOR UPDATE"
 _CHANGED = """
 WITH changed AS (UPDATE position SET change_seq = $2 WHERE source_id = $1) SELECT pg_notify($3, '')
