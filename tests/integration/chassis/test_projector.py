@@ -219,6 +219,43 @@ async def test_a_record_that_was_understood_holds_no_retry_and_no_skip_up(pool: 
     assert await total(pool) == 3
 
 
+async def test_a_skip_that_fails_on_what_it_frees_changes_nothing(pool: Pool) -> None:
+    await Log(projector(pool), topic=STEPS).project(b"1", b"{", b"2")
+    skip = Skip(STEPS, 0, 1, "malformed", "OPS-7", "operator-1")
+    with pytest.raises(KafkaConnectionError):
+        await parking(pool, Unreachable()).skip(skip)
+    assert await parked(pool) == [(1, "bad_json"), (2, "behind_parked")]
+    assert await pool.fetchval("SELECT count(*) FROM outbox") == 0
+    await parking(pool, Toy()).skip(skip)
+    assert await total(pool) == 2
+
+
+@pytest.mark.parametrize("read_first", [True, False], ids=["replay", "restored"])
+async def test_a_skip_read_from_the_own_topic_frees_what_queued_behind(
+    pool: Pool, stack: Stack, *, read_first: bool
+) -> None:
+    steps = [b"1", b"{", b"2", b"9", b"3"]
+    log = Log(projector(pool), topic=STEPS)
+    await log.project(*steps)
+    skip = Skip(STEPS, 0, 1, "malformed", "OPS-7", "operator-1")
+    await parking(pool, Toy()).skip(skip)
+    await log.project(b"3", first=5)
+    live = await hash_of(pool)
+    other = stack.new_database("toy")
+    await toy.MIGRATIONS.migrate(other)
+    async with await create_pool(other, toy.SCHEMAS, application_name="other") as pool_of_other:
+        reading = projector(pool_of_other)
+        log, own = Log(reading, topic=STEPS), Log(reading, topic=toy.OWN)
+        if read_first:
+            await own.project(toy.skipped_event(skip).value)
+        await log.project(*steps)
+        if not read_first:
+            await own.project(toy.skipped_event(skip).value)
+        await log.project(b"3", first=5)
+        assert await total(pool_of_other) == 2
+        assert await hash_of(pool_of_other) == live
+
+
 async def test_a_skip_read_from_the_own_topic_holds_in_a_replay_by_a_mended_reader(pool: Pool) -> None:
     skip = Skip(toy.AMOUNTS, 0, 1, "malformed", "OPS-7", "operator-1")
     event = toy.skipped_event(skip)

@@ -10,12 +10,12 @@ from tokenomics_chassis.changes import read_positions
 from tokenomics_chassis.dependencies import is_about_data
 from tokenomics_chassis.failpoints import failpoint
 from tokenomics_chassis.log_reader import ReadRecords
-from tokenomics_chassis.parking import Skips, apply_in_isolation, park
+from tokenomics_chassis.parking import Skips, apply_in_isolation, park, release
 from tokenomics_chassis.postgres import Connection, Pool, Schemas, in_transaction
 from tokenomics_chassis.process import ExitCode, FatalError
 from tokenomics_chassis.projection import Batch, Outcome, Projection, Rejected, Source, by_topic
 from tokenomics_chassis.records import Record
-from tokenomics_chassis.resolving import in_transaction_with_log, no_log
+from tokenomics_chassis.resolving import Resolve, in_transaction_with_log, no_log
 from tokenomics_contracts.rejection import RejectionCode
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -108,6 +108,7 @@ class Projector:
         self._schemas = schemas
         self._read_records = read_records
         self._max_parked_in_a_row = max_parked_in_a_row
+        self._projection = projection
         self._by_topic = by_topic(projection, *([skips] if skips else []))
 
     @property
@@ -147,13 +148,18 @@ class Projector:
         failpoint("projector.after_read")
         projection = self._by_topic[topic]
 
-        async def work(connection: Connection, resolving: Projection) -> int:
+        async def work(connection: Connection, resolve: Resolve) -> int:
             row = await _locked(connection, topic, partition)
-            return await self._process(connection, resolving, row, records, nothing_since, isolate=isolate)
+            position = await self._process(
+                connection, resolve(projection), row, records, nothing_since, isolate=isolate
+            )
+            if projection is not self._projection:  # a skip may have left followers without their head
+                await release(connection, self._schemas, resolve(self._projection))
+            return position
 
         isolate = False
         try:
-            position = await in_transaction_with_log(self._pool, projection, self._read_records, work)
+            position = await in_transaction_with_log(self._pool, self._read_records, work)
         except (PositionBehindError, FrozenError, FatalError):
             raise
         except Exception as error:
@@ -161,7 +167,7 @@ class Projector:
                 raise
             isolate = True
         if isolate:
-            position = await in_transaction_with_log(self._pool, projection, self._read_records, work)
+            position = await in_transaction_with_log(self._pool, self._read_records, work)
         failpoint("projector.after_commit")
         return position
 
