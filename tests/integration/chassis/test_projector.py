@@ -219,6 +219,43 @@ async def test_a_record_that_was_understood_holds_no_retry_and_no_skip_up(pool: 
     assert await total(pool) == 3
 
 
+async def test_a_skip_that_fails_on_what_it_frees_changes_nothing(pool: Pool) -> None:
+    await Log(projector(pool), topic=STEPS).project(b"1", b"{", b"2")
+    skip = Skip(STEPS, 0, 1, "malformed", "OPS-7", "operator-1")
+    with pytest.raises(KafkaConnectionError):
+        await parking(pool, Unreachable()).skip(skip)
+    assert await parked(pool) == [(1, "bad_json"), (2, "behind_parked")]
+    assert await pool.fetchval("SELECT count(*) FROM outbox") == 0
+    await parking(pool, Toy()).skip(skip)
+    assert await total(pool) == 2
+
+
+@pytest.mark.parametrize("read_first", [True, False], ids=["replay", "restored"])
+async def test_a_skip_read_from_the_own_topic_frees_what_queued_behind(
+    pool: Pool, stack: Stack, *, read_first: bool
+) -> None:
+    steps = [b"1", b"{", b"2", b"9", b"3"]
+    log = Log(projector(pool), topic=STEPS)
+    await log.project(*steps)
+    skip = Skip(STEPS, 0, 1, "malformed", "OPS-7", "operator-1")
+    await parking(pool, Toy()).skip(skip)
+    await log.project(b"3", first=5)
+    live = await hash_of(pool)
+    other = stack.new_database("toy")
+    await toy.MIGRATIONS.migrate(other)
+    async with await create_pool(other, toy.SCHEMAS, application_name="other") as pool_of_other:
+        reading = projector(pool_of_other)
+        log, own = Log(reading, topic=STEPS), Log(reading, topic=toy.OWN)
+        if read_first:
+            await own.project(toy.skipped_event(skip).value)
+        await log.project(*steps)
+        if not read_first:
+            await own.project(toy.skipped_event(skip).value)
+        await log.project(b"3", first=5)
+        assert await total(pool_of_other) == 2
+        assert await hash_of(pool_of_other) == live
+
+
 async def test_a_skip_read_from_the_own_topic_holds_in_a_replay_by_a_mended_reader(pool: Pool) -> None:
     skip = Skip(toy.AMOUNTS, 0, 1, "malformed", "OPS-7", "operator-1")
     event = toy.skipped_event(skip)
@@ -253,6 +290,26 @@ async def test_a_restart_does_not_forget_how_many_were_parked_in_a_row(pool: Poo
     await Log(projector(pool, max_parked_in_a_row=5)).project(*[b"{"] * 4)
     with pytest.raises(TooManyParkedError):
         await Log(projector(pool, max_parked_in_a_row=5)).project(b"{", first=4)
+
+
+async def test_a_gap_in_the_log_does_not_hide_how_many_were_parked_in_a_row(pool: Pool) -> None:
+    log = Log(projector(pool, max_parked_in_a_row=5))
+    await log.project(*[b"{"] * 4)
+    with pytest.raises(TooManyParkedError):
+        await log.projector.process(log.topic, 0, log.records(b"{", first=5), nothing_since=4)
+
+
+@pytest.mark.parametrize("mend", ["retry", "skip"])
+async def test_what_an_operator_mends_begins_the_count_anew(pool: Pool, mend: str) -> None:
+    log = Log(projector(pool, max_parked_in_a_row=5))
+    await log.project(*[CRASH] * 4)
+    if mend == "retry":
+        await parking(pool, Toy(mended=True)).retry(toy.AMOUNTS, 0, [0])
+    else:
+        await parking(pool, Toy()).skip(Skip(toy.AMOUNTS, 0, 0, "malformed", "OPS-7", "operator-1"))
+    assert await log.project(*[CRASH] * 4, first=4) == 8
+    with pytest.raises(TooManyParkedError):
+        await log.project(CRASH, first=8)
 
 
 async def test_records_queued_behind_a_key_do_not_stop_the_projection(pool: Pool) -> None:
@@ -453,10 +510,11 @@ async def test_records_that_were_understood_do_not_count_among_those_parked_in_a
         understood_codes = frozenset({"bad_json"})
 
     log = Log(projector(pool, Understanding(), max_parked_in_a_row=3))
-    await log.project(*[b"{"] * 10)
-    await log.project(CRASH, CRASH, first=10)
+    await log.project(CRASH, *[b"{"] * 10)
+    await log.project(CRASH, first=11)
+    await log.project(*[b"{"] * 10, first=12)
     with pytest.raises(TooManyParkedError):
-        await log.project(b"{", CRASH, first=12)
+        await log.project(b"{", CRASH, first=22)
 
 
 async def test_a_damaged_event_of_the_own_topic_is_parked_with_its_code(pool: Pool) -> None:

@@ -1,6 +1,7 @@
 """OperationsService over a real database and broker: what an operator sees and does is what happened."""
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -37,7 +38,15 @@ OPERATOR = "system:serviceaccount:ops:operator"
 NOBODY_LISTENS = "127.0.0.1:1"
 WHY: dict[str, Any] = {"reason_code": "reader_mended", "ticket_id": "OPS-1"}
 TOPICS = frozenset({toy.AMOUNTS, toy.STEPS, toy.OWN})
-MADE_UP_TOKEN = pb.ListParkedEventsRequest(page_token="made up")  # noqa: S106 - no password
+NUL = "a\0"
+
+
+def with_token(content: object) -> pb.ListParkedEventsRequest:
+    token = base64.urlsafe_b64encode(json.dumps(content).encode())
+    return pb.ListParkedEventsRequest(page_token=token.decode())
+
+
+ORDINARY = Record(toy.AMOUNTS, 0, 0, 1_000, b"a", b"{", ())
 
 
 def skip_event_id(skip: Skip) -> str:
@@ -204,6 +213,15 @@ async def test_a_header_name_that_is_not_utf_8_is_shown_escaped(
     assert [(each.name, each.value) for each in parked.headers] == [("odd \\xff", b"1"), ("größe", b"2")]
 
 
+async def test_the_largest_event_with_an_odd_name_can_be_listed(
+    operator: Operator, pool: Pool, projection: toy.Toy
+) -> None:
+    odd = ORDINARY._replace(headers=((1_048_000 * "\udcff", b""),))
+    await Projector(pool, toy.SCHEMAS, projection).process(toy.AMOUNTS, 0, [odd])
+    (parked,) = await operator.parked()
+    assert parked.headers[0].name == 1_024 * "\\xff"
+
+
 @pytest.mark.parametrize("page_size", [1, 2, 3, 100])
 async def test_pages_lose_and_repeat_nothing(
     operator: Operator, pool: Pool, projection: toy.Toy, page_size: int
@@ -221,11 +239,21 @@ async def test_pages_lose_and_repeat_nothing(
     assert await offsets(error_code="internal_error") == [(toy.AMOUNTS, 3)]
 
 
+@pytest.mark.parametrize(
+    "large",
+    [
+        ORDINARY._replace(value=b"x" * 250_000),
+        ORDINARY._replace(key=b"x" * 250_000),
+        ORDINARY._replace(headers=(("h", b"x" * 250_000),)),
+        ORDINARY._replace(headers=(("h", b""),) * 50_000),
+    ],
+    ids=["value", "key", "header", "headers"],
+)
 async def test_a_page_of_large_events_stays_below_the_message_limit(
-    operator: Operator, pool: Pool, projection: toy.Toy
+    operator: Operator, pool: Pool, projection: toy.Toy, large: Record
 ) -> None:
-    large = b"x" * 250_000
-    await project(pool, projection, toy.AMOUNTS, *[large] * 20)
+    records = [large._replace(offset=offset) for offset in range(20)]
+    await Projector(pool, toy.SCHEMAS, projection).process(toy.AMOUNTS, 0, records)
     first = await operator.call("ListParkedEvents", pb.ListParkedEventsRequest(page_size=1_000))
     assert 1 < len(first.events) < 20
     assert len(await operator.parked(page_size=1_000)) == 20
@@ -300,11 +328,19 @@ async def test_only_what_is_parked_can_be_skipped(
 @pytest.mark.parametrize(
     ("method", "wrong", "fields"),
     [
-        ("ListParkedEvents", MADE_UP_TOKEN, {"page_token"}),
+        ("GetPositions", pb.GetPositionsRequest(topics=["a", NUL]), {"topics"}),
+        ("ListParkedEvents", pb.ListParkedEventsRequest(page_token="made up"), {"page_token"}),  # noqa: S106
+        ("ListParkedEvents", with_token(["a", 10**30, 0]), {"page_token"}),
+        ("ListParkedEvents", with_token(["a", 0, 2**63]), {"page_token"}),
+        ("ListParkedEvents", with_token(["a", -1, 0]), {"page_token"}),
+        ("ListParkedEvents", with_token([NUL, 0, 0]), {"page_token"}),
+        ("ListParkedEvents", with_token(["a", float("inf"), 0]), {"page_token"}),
+        ("ListParkedEvents", pb.ListParkedEventsRequest(topic=NUL, error_code=NUL), {"topic", "error_code"}),
         ("ListParkedEvents", pb.ListParkedEventsRequest(page_size=-1), {"page_size"}),
         ("RetryParkedEvents", pb.RetryParkedEventsRequest(**WHY), {"selection"}),
         ("RetryParkedEvents", pb.RetryParkedEventsRequest(all=False, **WHY), {"all"}),
         ("RetryParkedEvents", pb.RetryParkedEventsRequest(error_code="", **WHY), {"error_code"}),
+        ("RetryParkedEvents", pb.RetryParkedEventsRequest(error_code=NUL, **WHY), {"error_code"}),
         (
             "RetryParkedEvents",
             pb.RetryParkedEventsRequest(places=pb.RecordPlaces(), **WHY),
@@ -316,6 +352,8 @@ async def test_only_what_is_parked_can_be_skipped(
             pb.SkipParkedEventRequest(reason_code="Because I say so!", ticket_id="OPS-1"),
             {"topic", "reason_code"},
         ),
+        ("SkipParkedEvent", pb.SkipParkedEventRequest(topic=NUL, **WHY), {"topic"}),
+        ("StartVerify", pb.StartVerifyRequest(verify_id="v", part=NUL, **WHY), {"part"}),
         ("StartRebuild", pb.StartRebuildRequest(**WHY), {"rebuild_id"}),
         ("PromoteRebuild", pb.PromoteRebuildRequest(rebuild_id="r"), {"reason_code", "ticket_id"}),
         ("StartVerify", pb.StartVerifyRequest(verify_id="a b", **WHY), {"verify_id"}),
@@ -411,6 +449,13 @@ async def test_what_does_not_exist_cannot_be_watched(operator: Operator) -> None
     verification = operator.call("WatchVerify", pb.WatchVerifyRequest(verify_id="none"))
     assert await rebuild.code() is grpc.StatusCode.NOT_FOUND
     assert await verification.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_what_can_be_no_id_cannot_be_watched(operator: Operator) -> None:
+    rebuild = operator.call("WatchRebuild", pb.WatchRebuildRequest(rebuild_id=NUL))
+    verification = operator.call("WatchVerify", pb.WatchVerifyRequest(verify_id=NUL))
+    assert await rebuild.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert await verification.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def violated(status: Any) -> set[str]:

@@ -8,12 +8,14 @@ from typing import Protocol
 
 from tokenomics_chassis.parking import RETRY_LIMIT, NotParkedError, ParkedRecord, Parking, Skip
 from tokenomics_chassis.postgres import Pool
-from tokenomics_chassis.records import Place
+from tokenomics_chassis.records import Place, Record
 from tokenomics_chassis.rpc.errors import UnavailableError
 from tokenomics_chassis.topics import end_offsets_if_known
 
-_SCAN = 100
+_SCAN = 10
+"""Records read at a time; each may be as large as the broker takes."""
 _PAGE_BYTES = 2 * 1024 * 1024
+_HEADER_BYTES = 8  # what a header costs in an answer beside its content
 _POSITIONS = """
 SELECT topic, partition, next_offset, as_of, coalesce(parked_records, 0) AS parked_records
 FROM position
@@ -155,13 +157,12 @@ class Operations:
         found: list[ParkedRecord] = []
         room_bytes = _PAGE_BYTES
         while True:
-            scanned = await self._parking.list(topic, after=after, limit=_SCAN)
+            scanned = await self._parking.list(topic, error_code, after=after, limit=_SCAN)
             for parked in scanned:
-                if error_code in (None, parked.error_code):
-                    room_bytes -= len(parked.record.value or b"")
-                    if found and (room_bytes < 0 or len(found) == limit):
-                        return ParkedPage(found, _place(found[-1]))
-                    found.append(parked)
+                room_bytes -= _bytes_of(parked.record)
+                if found and (room_bytes < 0 or len(found) == limit):
+                    return ParkedPage(found, _place(found[-1]))
+                found.append(parked)
             if len(scanned) < _SCAN:
                 return ParkedPage(found, None)
             after = _place(scanned[-1])
@@ -256,6 +257,14 @@ class ServedOperations:
 
     def _others(self, current: OperationsBackend) -> Sequence[OperationsBackend]:
         return [each for each in self._by_version.values() if each is not current]
+
+
+def _bytes_of(record: Record) -> int:
+    headers = sum(
+        len(name.encode(errors="backslashreplace")) + len(value or b"") + _HEADER_BYTES
+        for name, value in record.headers
+    )
+    return len(record.key or b"") + len(record.value or b"") + headers
 
 
 def _place(parked: ParkedRecord) -> Place:

@@ -13,10 +13,10 @@ from tokenomics_chassis import outbox
 from tokenomics_chassis.dependencies import is_about_data
 from tokenomics_chassis.log_reader import ReadRecords
 from tokenomics_chassis.outbox import OutboxEvent
-from tokenomics_chassis.postgres import Connection, Pool, Schemas, in_transaction
+from tokenomics_chassis.postgres import Connection, Pool, Schemas
 from tokenomics_chassis.projection import Batch, Outcome, Projection, Rejected, Source, by_topic
 from tokenomics_chassis.records import Record, SourceId
-from tokenomics_chassis.resolving import in_transaction_with_log, no_log
+from tokenomics_chassis.resolving import Resolve, in_transaction_with_log, no_log
 from tokenomics_contracts.rejection import EventRejected, RejectionCode
 
 log = logging.getLogger(__name__)
@@ -37,8 +37,9 @@ ON CONFLICT DO NOTHING
 _LIST = """
 SELECT * FROM parked
 WHERE ($1::text IS NULL OR topic = $1)
-  AND ($2::text IS NULL OR (topic, partition, record_offset) > ($2, $3, $4))
-ORDER BY topic, partition, record_offset LIMIT $5
+  AND ($2::text IS NULL OR error_code = $2)
+  AND ($3::text IS NULL OR (topic, partition, record_offset) > ($3, $4, $5))
+ORDER BY topic, partition, record_offset LIMIT $6
 """
 _CHOSEN = """
 SELECT * FROM parked
@@ -52,7 +53,16 @@ _FAILED_AGAIN = """
 UPDATE parked SET attempts = attempts + 1, error_code = $4, error_message = $5
 WHERE topic = $1 AND partition = $2 AND record_offset = $3
 """
-_UNPARK = "DELETE FROM parked WHERE topic = $1 AND partition = $2 AND record_offset = $3 RETURNING key"
+_UNPARK = """
+WITH unparked AS (
+    DELETE FROM parked WHERE topic = $1 AND partition = $2 AND record_offset = $3
+    RETURNING topic, partition
+), mended AS (
+    UPDATE position SET parked_in_a_row = 0 FROM unparked
+    WHERE position.topic = unparked.topic AND position.partition = unparked.partition AND parked_in_a_row > 0
+)
+SELECT true FROM unparked
+"""
 _LOCK = "SELECT source_id, change_seq FROM position WHERE topic = $1 AND partition = $2 FOR UPDATE"
 _CHANGED = """
 WITH changed AS (UPDATE position SET change_seq = $2 WHERE source_id = $1) SELECT pg_notify($3, '')
@@ -61,9 +71,16 @@ _SKIP = """
 INSERT INTO skipped (topic, partition, record_offset, reason_code, ticket_id) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT DO NOTHING
 """
-_FIRST_BLOCKING = """
-SELECT min(record_offset) FROM parked
-WHERE topic = $1 AND partition = $2 AND key = $3 AND error_code <> ALL($4::text[])
+# Of each key the first that blocks, where this is one that waits for another: there is none any more.
+_LEFT_BEHIND = """
+SELECT topic, partition, array_agg(record_offset) AS offsets
+FROM (
+    SELECT DISTINCT ON (topic, partition, key) topic, partition, record_offset, error_code
+    FROM parked
+    WHERE topic = ANY($1::text[]) AND key IS NOT NULL AND error_code <> ALL($2::text[])
+    ORDER BY topic, partition, key, record_offset
+) AS first_blocking
+WHERE error_code = $3 GROUP BY topic, partition ORDER BY topic, partition
 """
 
 
@@ -178,6 +195,7 @@ class Parking:
         """
         self._pool = pool
         self._schemas = schemas
+        self._projection = projection
         self._by_topic = by_topic(projection, *([skips] if skips else []))
         self._skipped_event = skipped_event
         self._read_records = read_records
@@ -185,6 +203,7 @@ class Parking:
     async def list(
         self,
         topic: str | None = None,
+        error_code: str | None = None,
         *,
         after: tuple[str, int, int] | None = None,
         limit: int = 100,
@@ -193,7 +212,7 @@ class Parking:
 
         ``after`` is the (topic, partition, offset) the previous page ended with.
         """
-        rows = await self._pool.fetch(_LIST, topic, *(after or (None, None, None)), limit)
+        rows = await self._pool.fetch(_LIST, topic, error_code, *(after or (None, None, None)), limit)
         return [_parked_record(row) for row in rows]
 
     async def retry(
@@ -213,15 +232,18 @@ class Parking:
             aren't parked (any more) are passed over, so a repeated call does no harm.
         """
 
-        async def work(connection: Connection, projection: Projection) -> Sequence[Retried]:
-            return await self._retry(connection, projection, topic, partition, offsets)
+        async def work(connection: Connection, resolve: Resolve) -> Sequence[Retried]:
+            projection = resolve(self._by_topic[topic])
+            retried = await _retry(connection, self._schemas, projection, topic, partition, offsets=offsets)
+            return [*retried, *await release(connection, self._schemas, resolve(self._projection))]
 
-        return await in_transaction_with_log(self._pool, self._by_topic[topic], self._read_records, work)
+        return await in_transaction_with_log(self._pool, self._read_records, work)
 
     async def skip(self, skip: Skip) -> Sequence[Retried]:
         """Give a parked record up for good and retry what was queued behind it.
 
-        One transaction removes the parked row, remembers the skip and writes its event to the outbox.
+        One transaction removes the parked row, remembers the skip, writes its event to the outbox and
+        releases what waited.
 
         Raises
         ------
@@ -229,66 +251,17 @@ class Parking:
             Nothing is parked there; a repeated skip ends here too.
         """
 
-        async def give_up(connection: Connection) -> int | None:
+        async def work(connection: Connection, resolve: Resolve) -> Sequence[Retried]:
             await _lock(connection, skip.topic, skip.partition)
-            row = await connection.fetchrow(_UNPARK, skip.topic, skip.partition, skip.offset)
-            if row is None:
+            if not await connection.fetchval(_UNPARK, skip.topic, skip.partition, skip.offset):
                 raise NotParkedError(skip.topic, skip.partition, skip.offset)
             await remember_skip(connection, skip)
             event = self._skipped_event(skip)
             aggregate_id = f"parked/{skip.topic}/{skip.partition}/{skip.offset}"
             await outbox.append(connection, aggregate_id, 1, **event._asdict())
-            projection = self._by_topic[skip.topic]
-            if skip.topic not in projection.ordered_topics:
-                return None
-            understood = list(projection.understood_codes)
-            first_blocking: int | None = await connection.fetchval(
-                _FIRST_BLOCKING, skip.topic, skip.partition, row["key"], understood
-            )
-            return first_blocking
+            return await release(connection, self._schemas, resolve(self._projection))
 
-        behind = await in_transaction(self._pool, give_up)
-        return [] if behind is None else await self.retry(skip.topic, skip.partition, [behind])
-
-    async def _retry(
-        self,
-        connection: Connection,
-        projection: Projection,
-        topic: str,
-        partition: int,
-        offsets: Collection[int] | None,
-    ) -> Sequence[Retried]:
-        source = await _lock(connection, topic, partition)
-        if source is None:
-            return []
-        chosen = await connection.fetch(_CHOSEN, topic, partition, offsets and list(offsets), RETRY_LIMIT)
-        wanted = {row["record_offset"] for row in chosen}
-        ordered = topic in projection.ordered_topics
-        rows = chosen
-        if ordered:
-            keys = {row["key"] for row in chosen} - {None}
-            keyless = [row for row in chosen if row["key"] is None]
-            same_keys = await connection.fetch(_SAME_KEYS, topic, partition, list(keys))
-            rows = sorted([*keyless, *same_keys], key=itemgetter("record_offset"))
-        freed: set[bytes | None] = set()
-        blocked: set[bytes | None] = set()
-        retried: list[Retried] = []
-        changed = False
-        for row in rows:
-            offset, code, key = row["record_offset"], row["error_code"], row["key"] if ordered else None
-            if key not in blocked and (offset in wanted or key in freed):
-                outcome, error = await _try(connection, projection, source, _record(row))
-                changed = changed or outcome.changed
-                code, message = (error.code, _message(error.message)) if error else (None, None)
-                retried.append(Retried(topic, partition, offset, code, message))
-                freed.add(key)
-            if key is not None and code not in {None, *projection.understood_codes}:
-                blocked.add(key)
-        if changed:
-            await connection.execute(
-                _CHANGED, source.source_id, source.change_seq, self._schemas.changed_channel
-            )
-        return retried
+        return await in_transaction_with_log(self._pool, self._read_records, work)
 
 
 class Skips:
@@ -307,7 +280,7 @@ class Skips:
         self._decode = decode
 
     async def apply(self, connection: Connection, batch: Batch) -> Outcome:
-        """Remember each skip and drop what is parked there."""
+        """Remember each skip and drop what is parked there; :func:`release` must follow."""
         skips: list[Skip] = []
         rejected: list[Rejected] = []
         for record in batch.records:
@@ -323,6 +296,57 @@ class Skips:
             await remember_skip(connection, skip)
             await connection.execute(_UNPARK, skip.topic, skip.partition, skip.offset)
         return Outcome(rejected, changed=False)
+
+
+async def release(connection: Connection, schemas: Schemas, projection: Projection) -> Sequence[Retried]:
+    """Retry in the open transaction, in order, what waits behind records that are parked no longer."""
+    topics, understood = list(projection.ordered_topics), list(projection.understood_codes)
+    left_behind = await connection.fetch(_LEFT_BEHIND, topics, understood, RejectionCode.BEHIND_PARKED)
+    return [
+        retried
+        for topic, partition, offsets in left_behind
+        for retried in await _retry(connection, schemas, projection, topic, partition, offsets=offsets)
+    ]
+
+
+async def _retry(
+    connection: Connection,
+    schemas: Schemas,
+    projection: Projection,
+    topic: str,
+    partition: int,
+    *,
+    offsets: Collection[int] | None,
+) -> Sequence[Retried]:
+    source = await _lock(connection, topic, partition)
+    if source is None:
+        return []
+    chosen = await connection.fetch(_CHOSEN, topic, partition, offsets and list(offsets), RETRY_LIMIT)
+    wanted = {row["record_offset"] for row in chosen}
+    ordered = topic in projection.ordered_topics
+    rows = chosen
+    if ordered:
+        keys = {row["key"] for row in chosen} - {None}
+        keyless = [row for row in chosen if row["key"] is None]
+        same_keys = await connection.fetch(_SAME_KEYS, topic, partition, list(keys))
+        rows = sorted([*keyless, *same_keys], key=itemgetter("record_offset"))
+    freed: set[bytes | None] = set()
+    blocked: set[bytes | None] = set()
+    retried: list[Retried] = []
+    changed = False
+    for row in rows:
+        offset, code, key = row["record_offset"], row["error_code"], row["key"] if ordered else None
+        if key not in blocked and (offset in wanted or key in freed):
+            outcome, error = await _try(connection, projection, source, _record(row))
+            changed = changed or outcome.changed
+            code, message = (error.code, _message(error.message)) if error else (None, None)
+            retried.append(Retried(topic, partition, offset, code, message))
+            freed.add(key)
+        if key is not None and code not in {None, *projection.understood_codes}:
+            blocked.add(key)
+    if changed:
+        await connection.execute(_CHANGED, source.source_id, source.change_seq, schemas.changed_channel)
+    return retried
 
 
 async def _try(

@@ -10,12 +10,12 @@ from tokenomics_chassis.changes import read_positions
 from tokenomics_chassis.dependencies import is_about_data
 from tokenomics_chassis.failpoints import failpoint
 from tokenomics_chassis.log_reader import ReadRecords
-from tokenomics_chassis.parking import Skips, apply_in_isolation, park
+from tokenomics_chassis.parking import Skips, apply_in_isolation, park, release
 from tokenomics_chassis.postgres import Connection, Pool, Schemas, in_transaction
 from tokenomics_chassis.process import ExitCode, FatalError
 from tokenomics_chassis.projection import Batch, Outcome, Projection, Rejected, Source, by_topic
 from tokenomics_chassis.records import Record
-from tokenomics_chassis.resolving import in_transaction_with_log, no_log
+from tokenomics_chassis.resolving import Resolve, in_transaction_with_log, no_log
 from tokenomics_contracts.rejection import RejectionCode
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -23,7 +23,8 @@ _BEFORE_ALL = -1
 _QUEUED = "queued behind a parked record of its key"
 
 _LOCK = """
-SELECT source_id, next_offset, change_seq, coalesce(frozen_until > clock_timestamp(), false) AS frozen
+SELECT source_id, next_offset, change_seq, parked_in_a_row,
+       coalesce(frozen_until > clock_timestamp(), false) AS frozen
 FROM position WHERE topic = $1 AND partition = $2 FOR UPDATE
 """
 _CREATE = "INSERT INTO position (topic, partition) VALUES ($1, $2) ON CONFLICT DO NOTHING"
@@ -34,15 +35,12 @@ _BLOCKED_KEYS = """
 SELECT DISTINCT key FROM parked
 WHERE topic = $1 AND partition = $2 AND key IS NOT NULL AND error_code <> ALL($3::text[])
 """
-_PARKED_BEFORE = """
-SELECT record_offset, error_code FROM parked WHERE topic = $1 AND partition = $2 AND record_offset < $3
-ORDER BY record_offset DESC LIMIT $4
-"""
 _ADVANCE = """
 WITH advanced AS (
-    UPDATE position SET next_offset = $2, change_seq = $3, as_of = $4 WHERE source_id = $1
+    UPDATE position SET next_offset = $2, change_seq = $3, as_of = $4, parked_in_a_row = $5
+    WHERE source_id = $1
 )
-SELECT pg_notify($5, '')
+SELECT pg_notify($6, '')
 """
 _MOVE_OVER_GAP = """
 WITH advanced AS (UPDATE position SET next_offset = $2 WHERE source_id = $1) SELECT pg_notify($3, '')
@@ -103,12 +101,14 @@ class Projector:
             Reads the bytes of ``Outcome.rejected_places``: :func:`~tokenomics_chassis.log_reader.log_reader`.
         max_parked_in_a_row
             Records of one partition, without an applied one between them, that may be parked before the
-            projection stops. Those that were understood or queued behind a parked record don't count.
+            projection stops. Those that were understood or queued behind a parked record don't count, and an
+            operator's successful retry or skip begins the count anew.
         """
         self._pool = pool
         self._schemas = schemas
         self._read_records = read_records
         self._max_parked_in_a_row = max_parked_in_a_row
+        self._projection = projection
         self._by_topic = by_topic(projection, *([skips] if skips else []))
 
     @property
@@ -148,13 +148,18 @@ class Projector:
         failpoint("projector.after_read")
         projection = self._by_topic[topic]
 
-        async def work(connection: Connection, resolving: Projection) -> int:
+        async def work(connection: Connection, resolve: Resolve) -> int:
             row = await _locked(connection, topic, partition)
-            return await self._process(connection, resolving, row, records, nothing_since, isolate=isolate)
+            position = await self._process(
+                connection, resolve(projection), row, records, nothing_since, isolate=isolate
+            )
+            if projection is not self._projection:  # a skip may have left followers without their head
+                await release(connection, self._schemas, resolve(self._projection))
+            return position
 
         isolate = False
         try:
-            position = await in_transaction_with_log(self._pool, projection, self._read_records, work)
+            position = await in_transaction_with_log(self._pool, self._read_records, work)
         except (PositionBehindError, FrozenError, FatalError):
             raise
         except Exception as error:
@@ -162,7 +167,7 @@ class Projector:
                 raise
             isolate = True
         if isolate:
-            position = await in_transaction_with_log(self._pool, projection, self._read_records, work)
+            position = await in_transaction_with_log(self._pool, self._read_records, work)
         failpoint("projector.after_commit")
         return position
 
@@ -208,9 +213,10 @@ class Projector:
         if todo := _without(fresh, (each["record_offset"] for each in skipped)):
             outcome = await _apply_all(connection, projection, source, todo, isolate=isolate)
         failpoint("projector.after_apply")
+        in_a_row = self._parked_in_a_row(
+            row["parked_in_a_row"], todo, outcome.rejected, projection.understood_codes
+        )
         if outcome.rejected:
-            blameless = {RejectionCode.BEHIND_PARKED, *projection.understood_codes}
-            await self._stop_on_too_many(connection, todo, outcome.rejected, blameless)
             await park(connection, outcome.rejected)
         await connection.execute(
             _ADVANCE,
@@ -218,36 +224,31 @@ class Projector:
             fresh[-1].offset + 1,
             row["change_seq"] + outcome.changed,
             _EPOCH + timedelta(milliseconds=fresh[-1].append_ms),
+            in_a_row,
             self._schemas.changed_channel,
         )
         failpoint("projector.before_commit")
         return fresh[-1].offset + 1
 
-    async def _stop_on_too_many(
+    def _parked_in_a_row(
         self,
-        connection: Connection,
+        in_a_row: int,
         records: Sequence[Record],
         rejected: Sequence[Rejected],
-        blameless: Collection[str],
-    ) -> None:
-        first = records[0]
-        before = await connection.fetch(
-            _PARKED_BEFORE, first.topic, first.partition, first.offset, self._max_parked_in_a_row
-        )
-        in_a_row = 0
-        for expected, row in zip(range(first.offset - 1, _BEFORE_ALL, -1), before, strict=False):
-            if row["record_offset"] != expected:
-                break
-            in_a_row += row["error_code"] not in blameless
-        by_offset = {each.record.offset: each for each in rejected if each.record[:2] == first[:2]}
+        understood: Collection[str],
+    ) -> int:
+        """Count on from the batch before, and stop when there are too many."""
+        blameless = {RejectionCode.BEHIND_PARKED, *understood}
+        failures = {each.record[:3]: each for each in rejected}
         for record in records:
-            failed = by_offset.get(record.offset)
+            failed = failures.get(record[:3])
             if failed is None:
                 in_a_row = 0
             elif failed.code not in blameless:
                 in_a_row += 1
                 if in_a_row >= self._max_parked_in_a_row:
                     raise TooManyParkedError(failed, self._max_parked_in_a_row)
+        return in_a_row
 
 
 async def _locked(connection: Connection, topic: str, partition: int) -> Mapping[str, Any]:

@@ -22,17 +22,17 @@ async def no_log(_places: Collection[Place]) -> Sequence[Record]:
     return ()
 
 
-async def in_transaction_with_log(
-    pool: Pool,
-    projection: Projection,
-    read_records: ReadRecords,
-    work: Callable[[Connection, Projection], Awaitable[T]],
-) -> T:
-    """Run ``work`` in a transaction, as :func:`in_transaction` does, with the log at the projection's hand.
+Resolve = Callable[[Projection], Projection]
+"""Lends a projection that answers every rejected place as a rejected record."""
 
-    The projection given to ``work`` answers every rejected place as a rejected record. When the bytes of one
-    are not at hand, ``work`` is rolled back at its end, its places are read while no transaction is open, and
-    it runs again.
+
+async def in_transaction_with_log(
+    pool: Pool, read_records: ReadRecords, work: Callable[[Connection, Resolve], Awaitable[T]]
+) -> T:
+    """Run ``work`` in a transaction, as :func:`in_transaction` does, with the log at its projections' hand.
+
+    It works with what it has resolved. When the bytes of a rejected place are not at hand, ``work`` is rolled
+    back at its end, its places are read while no transaction is open, and it runs again.
 
     Raises
     ------
@@ -42,23 +42,27 @@ async def in_transaction_with_log(
         The broker is away; nothing was written.
     """
     at_hand: dict[Place, Record] = {}
+    wanted: dict[Place, str] = {}
+
+    def resolve(projection: Projection) -> Projection:
+        return _Resolving(projection, at_hand, wanted)
+
+    async def resolved(connection: Connection) -> T:
+        wanted.clear()
+        result = await work(connection, resolve)
+        if wanted:
+            raise _RecordsWantedError
+        return result
+
     for _ in range(ROUNDS):
-        resolving = _Resolving(projection, at_hand)
-
-        async def resolved(connection: Connection, resolving: _Resolving = resolving) -> T:
-            resolving.wanted.clear()
-            result = await work(connection, resolving)
-            if resolving.wanted:
-                raise _RecordsWantedError
-            return result
-
         try:
             return await in_transaction(pool, resolved)
         except _RecordsWantedError:
-            at_hand |= {Place(*record[:3]): record for record in await read_records(resolving.wanted)}
-            if lost := sorted(resolving.wanted - at_hand.keys()):
-                raise FatalError(f"{projection.name} parks {lost[0]}, which the log doesn't hold") from None
-    raise FatalError(f"{projection.name} asked for further records of the log in each of {ROUNDS} attempts")
+            at_hand |= {Place(*record[:3]): record for record in await read_records(wanted)}
+            if lost := sorted(wanted.keys() - at_hand.keys()):
+                raise FatalError(f"{wanted[lost[0]]} parks {lost[0]}, which the log doesn't hold") from None
+    names = ", ".join(sorted(set(wanted.values())))
+    raise FatalError(f"{names} asked for further records of the log in each of {ROUNDS} attempts")
 
 
 class _RecordsWantedError(Exception):
@@ -68,10 +72,12 @@ class _RecordsWantedError(Exception):
 class _Resolving:
     """A projection that notes the places of which no record is at hand, and leaves them out."""
 
-    def __init__(self, projection: Projection, at_hand: Mapping[Place, Record]) -> None:
+    def __init__(
+        self, projection: Projection, at_hand: Mapping[Place, Record], wanted: dict[Place, str]
+    ) -> None:
         self._projection = projection
         self._at_hand = at_hand
-        self.wanted: set[Place] = set()
+        self._wanted = wanted
         self.name = projection.name
         self.topics = projection.topics
         self.ordered_topics = projection.ordered_topics
@@ -87,5 +93,5 @@ class _Resolving:
             if place in at_hand:
                 rejected.append(Rejected(at_hand[place], code, message))
             else:
-                self.wanted.add(place)
+                self._wanted[place] = self.name
         return replace(outcome, rejected=rejected, rejected_places=())

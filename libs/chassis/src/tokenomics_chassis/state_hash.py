@@ -49,6 +49,7 @@ POSITIONS = HashedTable(
         "source_id": "depends on the order in which partitions were first seen",
         "change_seq": "counts transactions, which depend on the borders of batches",
         "frozen_until": "is a promotion's, while it lasts",
+        "parked_in_a_row": "begins anew when an operator retries or skips",
     },
 )
 PARKED = HashedTable(

@@ -21,7 +21,7 @@ from tokenomics_chassis.outbox import OutboxEvent
 from tokenomics_chassis.parking import Parking, Skip, Skips
 from tokenomics_chassis.postgres import Pool, Schemas, create_pool, session
 from tokenomics_chassis.process import ExitCode, Process, ReadinessCheck, all_of, run
-from tokenomics_chassis.projection import Connection
+from tokenomics_chassis.projection import Connection, Projection
 from tokenomics_chassis.projector import Projector
 from tokenomics_chassis.rebuilds import Rebuilds
 from tokenomics_chassis.recall import Recall
@@ -33,6 +33,7 @@ from tokenomics_chassis.rpc.operations import OperationsServicer
 from tokenomics_chassis.rpc.server import RpcServer
 from tokenomics_chassis.serving import LoadedVersions, Serving
 from tokenomics_chassis.settings import ServiceSettings, load
+from tokenomics_chassis.telemetry import current_traceparent
 from tokenomics_chassis.topics import create_topics, verify_topics
 from tokenomics_chassis.verification import Verifications
 from tokenomics_chassis.versions import (
@@ -93,9 +94,9 @@ def migrations(schemas: Schemas) -> Migrations:
     return Migrations(schemas, [MigrationSource("tokenomics_quota", "storage/migrations")])
 
 
-def projection() -> QuotaProjection:
+def projection() -> Projection:
     """Return the projection, as live processes, replays and retries run it."""
-    return QuotaProjection(PostgresLedger, KnownGovernance(Governance(_PRICES)))
+    return ObservedProjection(QuotaProjection(PostgresLedger, KnownGovernance(Governance(_PRICES))))
 
 
 def projector(settings: ProjectSettings, pool: Pool, schemas: Schemas) -> Projector:
@@ -103,7 +104,7 @@ def projector(settings: ProjectSettings, pool: Pool, schemas: Schemas) -> Projec
     return Projector(
         pool,
         schemas,
-        ObservedProjection(projection()),
+        projection(),
         skips=Skips(OWN_TOPIC, skip_from_record),
         read_records=log_reader(settings.kafka_bootstrap),
         max_parked_in_a_row=settings.max_parked_in_a_row,
@@ -359,7 +360,7 @@ def _group(settings: ServiceSettings, version: int) -> str:
 
 
 def _skipped_event(skip: Skip) -> OutboxEvent:
-    return skipped_event(skip, _CLOCK.now())
+    return skipped_event(skip, _CLOCK.now(), current_traceparent())
 
 
 async def _retry_late(operator: Operations) -> int:

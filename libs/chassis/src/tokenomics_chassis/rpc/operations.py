@@ -2,11 +2,10 @@
 
 import asyncio
 import base64
-import binascii
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any, Protocol, TypeVar
 
@@ -49,6 +48,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 _DEFAULT_PAGE = 100
 _LARGEST_PAGE = 1_000
 _MOST_PLACES = 1_000
+_HEADER_NAME_BYTES = 1_024
+_TOPIC_PATTERN = r"[A-Za-z0-9._-]{1,249}"
+_PART_PATTERN = r"[^\x00]{0,512}"
+_PARTITIONS, _OFFSETS = range(2**31), range(2**63)
 _WATCH_SECONDS = 0.3
 _WATCH_AT_LEAST_EVERY_SECONDS = 4.5
 
@@ -144,6 +147,7 @@ class OperationsServicer(OperationsServiceServicer):
     ) -> pb.GetPositionsResponse:
         """Positions with lag."""
         self._authorise(current_identity())
+        _refuse(_mismatches(_TOPIC_PATTERN, topics=request.topics))
         positions = await self._backend.positions(request.topics)
         return pb.GetPositionsResponse(
             positions=map(_position_to_pb, positions), derived_version=self._backend.derived_version
@@ -154,8 +158,11 @@ class OperationsServicer(OperationsServiceServicer):
     ) -> pb.ListParkedEventsResponse:
         """One page of what is parked."""
         self._authorise(current_identity())
+        violations = _mismatches(_TOPIC_PATTERN, topic=filter(None, [request.topic]))
+        violations |= _mismatches(SLUG_PATTERN, error_code=filter(None, [request.error_code]))
         if request.page_size < 0:
-            raise InvalidRequestError({"page_size": "must not be negative"})
+            violations["page_size"] = "must not be negative"
+        _refuse(violations)
         page = await self._backend.list_parked(
             request.topic or None,
             request.error_code or None,
@@ -177,14 +184,13 @@ class OperationsServicer(OperationsServiceServicer):
         match request.WhichOneof("selection"):
             case "all" if not request.all:
                 violations["all"] = "must be true when set"
-            case "error_code" if not request.error_code:
-                violations["error_code"] = "must not be empty"
+            case "error_code":
+                violations |= _mismatches(SLUG_PATTERN, error_code=[request.error_code])
             case "places" if not 0 < len(places) <= _MOST_PLACES:
                 violations["places.places"] = f"must name 1 to {_MOST_PLACES} places"
             case None:
                 violations["selection"] = "say what to retry: all, error_code or places"
-        if violations:
-            raise InvalidRequestError(violations)
+        _refuse(violations)
         if places:
             result = await self._backend.retry_at(places)
         else:
@@ -197,11 +203,7 @@ class OperationsServicer(OperationsServiceServicer):
         """Give one event up for good."""
         identity = current_identity()
         self._authorise(identity)
-        violations = _why_violations(request)
-        if not request.topic:
-            violations["topic"] = "must not be empty"
-        if violations:
-            raise InvalidRequestError(violations)
+        _refuse(_why_violations(request) | _mismatches(_TOPIC_PATTERN, topic=[request.topic]))
         skip = Skip(
             request.topic,
             request.partition,
@@ -240,6 +242,7 @@ class OperationsServicer(OperationsServiceServicer):
     ) -> AsyncIterator[pb.WatchRebuildResponse]:
         """Report a rebuild's progress until it is caught up or has ended otherwise."""
         self._authorise(current_identity())
+        _refuse(_mismatches(IDENTIFIER_PATTERN, rebuild_id=[request.rebuild_id]))
 
         async def look() -> tuple[pb.Rebuild, bool]:
             with _rebuild_errors():
@@ -284,6 +287,7 @@ class OperationsServicer(OperationsServiceServicer):
     ) -> pb.StartVerifyResponse:
         """Record that the state shall be recomputed and compared."""
         why = self._why(request, "verify_id", request.verify_id)
+        _refuse(_mismatches(_PART_PATTERN, part=[request.part]))
         with _rebuild_errors():
             try:
                 verification = await self._verifications.start(request.verify_id, request.part, why)
@@ -296,6 +300,7 @@ class OperationsServicer(OperationsServiceServicer):
     ) -> AsyncIterator[pb.WatchVerifyResponse]:
         """Report a verification's progress, and its verdict."""
         self._authorise(current_identity())
+        _refuse(_mismatches(IDENTIFIER_PATTERN, verify_id=[request.verify_id]))
 
         async def look() -> tuple[pb.Verify, bool]:
             with _rebuild_errors():
@@ -323,11 +328,7 @@ class OperationsServicer(OperationsServiceServicer):
         """Let through who may operate, with an id and a reason that are well formed."""
         identity = current_identity()
         self._authorise(identity)
-        violations = _why_violations(request)
-        if not re.fullmatch(IDENTIFIER_PATTERN, chosen_id):
-            violations[id_field] = f"must match {IDENTIFIER_PATTERN}"
-        if violations:
-            raise InvalidRequestError(violations)
+        _refuse(_why_violations(request) | _mismatches(IDENTIFIER_PATTERN, **{id_field: [chosen_id]}))
         return Why(request.reason_code, request.ticket_id, identity.on_behalf_of or identity.caller)
 
 
@@ -347,12 +348,22 @@ def _rebuild_errors() -> Iterator[None]:
 
 def _why_violations(request: _Change) -> dict[str, str]:
     """Hold that an operator's action carries a reason code and a ticket, never free text."""
-    violations = {}
-    if not re.fullmatch(SLUG_PATTERN, request.reason_code):
-        violations["reason_code"] = f"must match {SLUG_PATTERN}"
-    if not re.fullmatch(IDENTIFIER_PATTERN, request.ticket_id):
-        violations["ticket_id"] = f"must match {IDENTIFIER_PATTERN}"
-    return violations
+    reason_code = _mismatches(SLUG_PATTERN, reason_code=[request.reason_code])
+    return reason_code | _mismatches(IDENTIFIER_PATTERN, ticket_id=[request.ticket_id])
+
+
+def _mismatches(pattern: str, **fields: Iterable[str]) -> dict[str, str]:
+    """Name the fields with a text that the pattern doesn't match: nothing like it can be in the database."""
+    return {
+        field: f"must match {pattern}"
+        for field, texts in fields.items()
+        if not all(re.fullmatch(pattern, text) for text in texts)
+    }
+
+
+def _refuse(violations: Mapping[str, str]) -> None:
+    if violations:
+        raise InvalidRequestError(violations)
 
 
 def _position_to_pb(position: Position) -> pb.Position:
@@ -387,8 +398,11 @@ def _parked_to_pb(parked: ParkedRecord) -> pb.ParkedEvent:
 
 
 def _legible(name: str) -> str:
-    """Escape what isn't UTF-8 with backslashes: protobuf takes no surrogates, as which it is kept."""
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    """Escape what isn't UTF-8 with backslashes: protobuf takes no surrogates, as which it is kept.
+
+    Cut it, too: an escape is four times as long, and the largest record would burst the largest message.
+    """
+    return name.encode(errors="surrogateescape")[:_HEADER_NAME_BYTES].decode(errors="backslashreplace")
 
 
 def _rebuild_to_pb(rebuild: Rebuild) -> pb.Rebuild:
@@ -426,8 +440,12 @@ def _place_to_token(place: Place) -> str:
 
 
 def _place_from_token(token: str) -> Place:
-    try:
-        topic, partition, offset = json.loads(base64.urlsafe_b64decode(token))
-        return Place(str(topic), int(partition), int(offset))
-    except (binascii.Error, TypeError, ValueError) as error:
-        raise InvalidRequestError({"page_token": "is not one this method gave"}) from error
+    content: object = None
+    with suppress(ValueError, RecursionError):
+        content = json.loads(base64.urlsafe_b64decode(token))
+    match content:
+        case [str(topic), int(partition), int(offset)] if (
+            re.fullmatch(_TOPIC_PATTERN, topic) and partition in _PARTITIONS and offset in _OFFSETS
+        ):
+            return Place(topic, partition, offset)
+    raise InvalidRequestError({"page_token": "is not one this method gave"})

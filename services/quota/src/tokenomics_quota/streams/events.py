@@ -143,9 +143,14 @@ def skip_event_id(skip: Skip) -> str:
     return str(event_id(_skip_aggregate(skip), 1))
 
 
-def skipped_event(skip: Skip, time: datetime) -> OutboxEvent:
+def skipped_event(skip: Skip, time: datetime, traceparent: str | None = None) -> OutboxEvent:
     """Encode an operator's skip."""
-    return outbox_event(ParkedSkipped(**skip._asdict()), aggregate_id=_skip_aggregate(skip), time=time)
+    return outbox_event(
+        ParkedSkipped(**skip._asdict()),
+        aggregate_id=_skip_aggregate(skip),
+        time=time,
+        traceparent=traceparent,
+    )
 
 
 def _skip_aggregate(skip: Skip) -> str:

@@ -369,7 +369,7 @@ class RecordHeader(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Header name."""
+    """Header name, cut after 1,024 bytes; what is not UTF-8 is escaped with backslashes."""
     value: _builtins.bytes
     """Header value, not necessarily text."""
     def __init__(
