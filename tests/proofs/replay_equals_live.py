@@ -53,11 +53,19 @@ async def prove(lab: Lab) -> Verdict:
             failures.append("all records in shuffled order have another hash than the live state")
             failures += (await compare(shuffled, run.truth, inputs))[1]
 
+        repeated = _with_duplicates(inputs, run.truth, rng)
+        reading = await _read_anew(run.arena, _shuffled(repeated, rng))
+        if await hash_of(reading, with_positions=False) != await hash_of(run.arena, with_positions=False):
+            failures.append("all records with duplicates have another hash than the live state")
+            failures += (await compare(reading, run.truth, inputs))[1]
+
         # Fewer usage records, against which everything that governs them comes late in every possible way.
         short = _beginning(inputs, SHORT_USAGE_RECORDS)
         truth = recompute(short)
         again = _with_duplicates(short, truth, rng)
-        expected = await hash_of(await _read_anew(run.arena, _in_order(short)), with_positions=False)
+        in_order = await _read_anew(run.arena, _in_order(short))
+        failures += (await compare(in_order, truth, short))[1]
+        expected = await hash_of(in_order, with_positions=False)
         orders = {
             "governing last": _governing_last(again),
             "governing first": _governing_first(again),
@@ -71,10 +79,10 @@ async def prove(lab: Lab) -> Verdict:
     figures = {
         "records": len(inputs),
         "replays_from_zero": 1,
-        "shuffled_readings": 1,
+        "shuffled_readings": 2,
         "short_readings": 1 + len(orders),
         "short_records": len(short),
-        "injected_duplicates": len(again) - len(short),
+        "injected_duplicates": len(repeated) - len(inputs) + len(again) - len(short),
     }
     return Verdict(figures, failures)
 
