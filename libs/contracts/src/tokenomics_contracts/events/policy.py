@@ -25,6 +25,7 @@ from tokenomics_contracts.units import (
     Identifier,
     Label,
     Limit,
+    MicroUsd,
     PicoUsd,
     Ratio,
     RoleName,
@@ -38,6 +39,7 @@ PolicyKind = Literal[
 ]
 
 FULL: Final = BasisPoints(10_000)
+DEFAULT_CAP_MICRO_USD: Final = MicroUsd(50_000_000)
 
 
 class Problem(NamedTuple):
@@ -103,6 +105,33 @@ class Budget(Value):
     limit_micro_usd: Limit
 
 
+class Degrade(Value):
+    """What a check does while the view it is answered from is older than this policy allows."""
+
+    stale_after_seconds: Annotated[int, Field(strict=True, ge=1, le=86_400)] = 10
+    """The view is stale when it wasn't known to be level with the log for longer than this."""
+
+    mode: Literal["open", "closed"] = "open"
+    """`open`: calls go on up to the cap, and the answer says so. `closed`: checks answer UNAVAILABLE."""
+
+    cap_micro_usd: Limit | None = None
+    """`open` only: what each server lets through on each account, by estimate, while its view stays stale.
+    Absent: 50,000,000 (50 USD)."""
+
+    @model_validator(mode="after")
+    def _cap_is_for_open(self) -> Self:
+        if self.mode == "closed" and self.cap_micro_usd is not None:
+            raise ValueError("cap_micro_usd goes with mode open: closed lets nothing through")
+        return self
+
+    @property
+    def let_through_micro_usd(self) -> MicroUsd | None:
+        """The cap in force; ``None`` for `closed`."""
+        if self.mode == "closed":
+            return None
+        return DEFAULT_CAP_MICRO_USD if self.cap_micro_usd is None else self.cap_micro_usd
+
+
 class QuotaDocument(Value):
     """The quota policy. Whoever has neither a role's allowance nor the default one has no limit."""
 
@@ -114,6 +143,7 @@ class QuotaDocument(Value):
     allowances: tuple[Allowance, ...] = ()
     default_allowance_micro_usd: Limit | None = None
     budgets: tuple[Budget, ...] = ()
+    degrade: Degrade = Degrade()
 
     @model_validator(mode="after")
     def _one_limit_each(self) -> Self:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar
 
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 
 from tokenomics_contracts.events.base import Event, Value
 from tokenomics_contracts.units import (
@@ -70,6 +70,9 @@ class DecisionRecorded(Event):
     accounts: tuple[DecidedAccount, ...]
     positions: dict[PositionKey, Offset]
     """`topic/partition` to the next offset that the view had applied: by it the decision can be judged."""
+
+    stale: Annotated[bool, Field(strict=True)] = False
+    """The view was older than policy allows: the call was answered as policy says for that case."""
 
 
 class ThresholdCrossed(Event):

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from google.protobuf import any_pb2 as _any_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
@@ -343,12 +344,14 @@ class CheckQuotaRequest(_message.Message):
     approved by data class.
     """
     minimize_latency: _builtins.bool
-    """From memory, as fresh as it is; the answer says how fresh."""
+    """From memory, as fresh as it is; the answer says how fresh. True when set."""
     fully_consistent: _builtins.bool
-    """From the committed ledger, projected to the log's end as of this call."""
+    """From the committed ledger, projected to the log's end as of this call. True when set."""
     @_builtins.property
     def at_least_as_fresh(self) -> Global___FreshnessToken:
-        """Wait until the view has applied this."""
+        """Wait until the view has applied this. A token may be put together by hand: a tool that knows where its
+        event was written reads its own write with that offset + 1.
+        """
 
     def __init__(
         self,
@@ -396,6 +399,7 @@ class CheckQuotaResponse(_message.Message):
     QUOTA_POLICY_VERSION_FIELD_NUMBER: _builtins.int
     PRICE_BOOK_VERSION_FIELD_NUMBER: _builtins.int
     FRESHNESS_FIELD_NUMBER: _builtins.int
+    DEGRADATION_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.str
     """Id of this decision; usage events name it, so that advice taken is known."""
     decision: Global___Decision.ValueType
@@ -432,6 +436,10 @@ class CheckQuotaResponse(_message.Message):
     def freshness(self) -> Global___Freshness:
         """How fresh the answer is."""
 
+    @_builtins.property
+    def degradation(self) -> Global___Degradation:
+        """Set when the view is older than policy allows and policy lets calls go on all the same; absent otherwise."""
+
     def __init__(
         self,
         *,
@@ -447,14 +455,43 @@ class CheckQuotaResponse(_message.Message):
         quota_policy_version: _builtins.int = ...,
         price_book_version: _builtins.int = ...,
         freshness: Global___Freshness | None = ...,
+        degradation: Global___Degradation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["caps", b"caps", "freshness", b"freshness", "nudge", b"nudge"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caps", b"caps", "degradation", b"degradation", "freshness", b"freshness", "nudge", b"nudge"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "caps", b"caps", "decision", b"decision", "decision_id", b"decision_id", "estimated_cost_micro_usd", b"estimated_cost_micro_usd", "freshness", b"freshness", "nudge", b"nudge", "price_book_version", b"price_book_version", "pricing", b"pricing", "quota_policy_version", b"quota_policy_version", "reasons", b"reasons", "unblocks", b"unblocks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "caps", b"caps", "decision", b"decision", "decision_id", b"decision_id", "degradation", b"degradation", "estimated_cost_micro_usd", b"estimated_cost_micro_usd", "freshness", b"freshness", "nudge", b"nudge", "price_book_version", b"price_book_version", "pricing", b"pricing", "quota_policy_version", b"quota_policy_version", "reasons", b"reasons", "unblocks", b"unblocks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckQuotaResponse: _TypeAlias = CheckQuotaResponse  # noqa: Y015
+
+@_typing.final
+class Degradation(_message.Message):
+    """How far a server lets calls go on from a view that is older than policy allows. What it has let through since
+    then is not in the balances yet; it counts the estimates itself, for each account, and only its own.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAP_MICRO_USD_FIELD_NUMBER: _builtins.int
+    REMAINING_MICRO_USD_FIELD_NUMBER: _builtins.int
+    cap_micro_usd: _builtins.int
+    """What policy lets one server let through on one account while its view stays stale."""
+    remaining_micro_usd: _builtins.int
+    """What is left of it after this call, on the account of this call that has least left."""
+    def __init__(
+        self,
+        *,
+        cap_micro_usd: _builtins.int = ...,
+        remaining_micro_usd: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cap_micro_usd", b"cap_micro_usd", "remaining_micro_usd", b"remaining_micro_usd"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Degradation: _TypeAlias = Degradation  # noqa: Y015
 
 @_typing.final
 class Reason(_message.Message):
@@ -899,22 +936,30 @@ class CheckFailure(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    DETAILS_FIELD_NUMBER: _builtins.int
     code: _builtins.int
     """Number of the gRPC status code that the unary call would have had."""
     reason: _builtins.str
     """Stable reason, as in ErrorInfo."""
     message: _builtins.str
     """One sentence for people."""
+    @_builtins.property
+    def details(self) -> _containers.RepeatedCompositeFieldContainer[_any_pb2.Any]:
+        """What follows the ErrorInfo in the google.rpc.Status of the unary call: BadRequest with INVALID_ARGUMENT,
+        RetryInfo with UNAVAILABLE.
+        """
+
     def __init__(
         self,
         *,
         code: _builtins.int = ...,
         reason: _builtins.str = ...,
         message: _builtins.str = ...,
+        details: _abc.Iterable[_any_pb2.Any] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "details", b"details", "message", b"message", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -226,14 +226,17 @@ class QuotaServiceServicer:
         """Answers whether one AI call may go ahead. Read-only for the ledger: it places nothing; an answer other than
         a plain ALLOW leaves a decision record. A refusal is an answer, not an error. An unknown subject is checked
         against the account `unattributed`.
-        Errors: UNAVAILABLE when the wished consistency can't be reached within the deadline.
+        Errors: UNAVAILABLE (reason `NOT_FRESH_YET`) when the wished consistency can't be reached within the deadline,
+        with a little left of it; UNAVAILABLE while the view is older than policy allows and policy says `closed`
+        (`VIEW_STALE`), or says `open` and this server has let through as much as policy lets it (`STALE_CAP_REACHED`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchCheckQuota(self, request, context):
-        """Checks many calls at once, each on its own: one that fails doesn't fail the others. At most 1,000.
+        """Checks many calls at once, each on its own: one that fails doesn't fail the others. At most 1,000. All are
+        answered from one state of the view, which is as fresh as the most demanding of them asks for.
         Errors: INVALID_ARGUMENT for more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -241,8 +244,13 @@ class QuotaServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamCheckQuota(self, request_iterator, context):
-        """Checks calls on one stream; answers carry the request's sequence and may overtake each other. A check that
-        fails is answered with a failure and doesn't end the stream.
+        """Checks calls on one stream; answers carry the request's sequence and may overtake each other: one that has to
+        wait for the view holds up no other, until 64 of a stream wait; then the stream is read on as they are
+        answered. A check that fails is answered with a failure and doesn't end the stream. A check waits no longer
+        than the stream's deadline; without one, no longer than a unary call without a deadline.
+        The server ends the stream with OK after the last answer when the client has ended its side. When the server
+        stops it answers what it has read and ends the stream with UNAVAILABLE (`STOPPING`): what has no answer was
+        not looked at, ask for it again on a new stream. A stream ends with its connection's age, too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

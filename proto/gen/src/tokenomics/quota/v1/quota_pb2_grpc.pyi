@@ -51,15 +51,23 @@ class QuotaServiceStub:
     """Answers whether one AI call may go ahead. Read-only for the ledger: it places nothing; an answer other than
     a plain ALLOW leaves a decision record. A refusal is an answer, not an error. An unknown subject is checked
     against the account `unattributed`.
-    Errors: UNAVAILABLE when the wished consistency can't be reached within the deadline.
+    Errors: UNAVAILABLE (reason `NOT_FRESH_YET`) when the wished consistency can't be reached within the deadline,
+    with a little left of it; UNAVAILABLE while the view is older than policy allows and policy says `closed`
+    (`VIEW_STALE`), or says `open` and this server has let through as much as policy lets it (`STALE_CAP_REACHED`).
     """
     BatchCheckQuota: _grpc.UnaryUnaryMultiCallable[_quota_pb2.BatchCheckQuotaRequest, _quota_pb2.BatchCheckQuotaResponse]
-    """Checks many calls at once, each on its own: one that fails doesn't fail the others. At most 1,000.
+    """Checks many calls at once, each on its own: one that fails doesn't fail the others. At most 1,000. All are
+    answered from one state of the view, which is as fresh as the most demanding of them asks for.
     Errors: INVALID_ARGUMENT for more.
     """
     StreamCheckQuota: _grpc.StreamStreamMultiCallable[_quota_pb2.StreamCheckQuotaRequest, _quota_pb2.StreamCheckQuotaResponse]
-    """Checks calls on one stream; answers carry the request's sequence and may overtake each other. A check that
-    fails is answered with a failure and doesn't end the stream.
+    """Checks calls on one stream; answers carry the request's sequence and may overtake each other: one that has to
+    wait for the view holds up no other, until 64 of a stream wait; then the stream is read on as they are
+    answered. A check that fails is answered with a failure and doesn't end the stream. A check waits no longer
+    than the stream's deadline; without one, no longer than a unary call without a deadline.
+    The server ends the stream with OK after the last answer when the client has ended its side. When the server
+    stops it answers what it has read and ends the stream with UNAVAILABLE (`STOPPING`): what has no answer was
+    not looked at, ask for it again on a new stream. A stream ends with its connection's age, too.
     """
     PlaceHold: _grpc.UnaryUnaryMultiCallable[_quota_pb2.PlaceHoldRequest, _quota_pb2.PlaceHoldResponse]
     """Places a pending amount on every account that a call touches, all or nothing; durable when it returns. Settled
@@ -196,15 +204,23 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     """Answers whether one AI call may go ahead. Read-only for the ledger: it places nothing; an answer other than
     a plain ALLOW leaves a decision record. A refusal is an answer, not an error. An unknown subject is checked
     against the account `unattributed`.
-    Errors: UNAVAILABLE when the wished consistency can't be reached within the deadline.
+    Errors: UNAVAILABLE (reason `NOT_FRESH_YET`) when the wished consistency can't be reached within the deadline,
+    with a little left of it; UNAVAILABLE while the view is older than policy allows and policy says `closed`
+    (`VIEW_STALE`), or says `open` and this server has let through as much as policy lets it (`STALE_CAP_REACHED`).
     """
     BatchCheckQuota: _aio.UnaryUnaryMultiCallable[_quota_pb2.BatchCheckQuotaRequest, _quota_pb2.BatchCheckQuotaResponse]  # type: ignore[assignment]
-    """Checks many calls at once, each on its own: one that fails doesn't fail the others. At most 1,000.
+    """Checks many calls at once, each on its own: one that fails doesn't fail the others. At most 1,000. All are
+    answered from one state of the view, which is as fresh as the most demanding of them asks for.
     Errors: INVALID_ARGUMENT for more.
     """
     StreamCheckQuota: _aio.StreamStreamMultiCallable[_quota_pb2.StreamCheckQuotaRequest, _quota_pb2.StreamCheckQuotaResponse]  # type: ignore[assignment]
-    """Checks calls on one stream; answers carry the request's sequence and may overtake each other. A check that
-    fails is answered with a failure and doesn't end the stream.
+    """Checks calls on one stream; answers carry the request's sequence and may overtake each other: one that has to
+    wait for the view holds up no other, until 64 of a stream wait; then the stream is read on as they are
+    answered. A check that fails is answered with a failure and doesn't end the stream. A check waits no longer
+    than the stream's deadline; without one, no longer than a unary call without a deadline.
+    The server ends the stream with OK after the last answer when the client has ended its side. When the server
+    stops it answers what it has read and ends the stream with UNAVAILABLE (`STOPPING`): what has no answer was
+    not looked at, ask for it again on a new stream. A stream ends with its connection's age, too.
     """
     PlaceHold: _aio.UnaryUnaryMultiCallable[_quota_pb2.PlaceHoldRequest, _quota_pb2.PlaceHoldResponse]  # type: ignore[assignment]
     """Places a pending amount on every account that a call touches, all or nothing; durable when it returns. Settled
@@ -344,7 +360,9 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         """Answers whether one AI call may go ahead. Read-only for the ledger: it places nothing; an answer other than
         a plain ALLOW leaves a decision record. A refusal is an answer, not an error. An unknown subject is checked
         against the account `unattributed`.
-        Errors: UNAVAILABLE when the wished consistency can't be reached within the deadline.
+        Errors: UNAVAILABLE (reason `NOT_FRESH_YET`) when the wished consistency can't be reached within the deadline,
+        with a little left of it; UNAVAILABLE while the view is older than policy allows and policy says `closed`
+        (`VIEW_STALE`), or says `open` and this server has let through as much as policy lets it (`STALE_CAP_REACHED`).
         """
 
     @_abc_1.abstractmethod
@@ -353,7 +371,8 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.BatchCheckQuotaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.BatchCheckQuotaResponse, _abc.Awaitable[_quota_pb2.BatchCheckQuotaResponse]]:
-        """Checks many calls at once, each on its own: one that fails doesn't fail the others. At most 1,000.
+        """Checks many calls at once, each on its own: one that fails doesn't fail the others. At most 1,000. All are
+        answered from one state of the view, which is as fresh as the most demanding of them asks for.
         Errors: INVALID_ARGUMENT for more.
         """
 
@@ -363,8 +382,13 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_quota_pb2.StreamCheckQuotaRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_quota_pb2.StreamCheckQuotaResponse], _abc.AsyncIterator[_quota_pb2.StreamCheckQuotaResponse]]:
-        """Checks calls on one stream; answers carry the request's sequence and may overtake each other. A check that
-        fails is answered with a failure and doesn't end the stream.
+        """Checks calls on one stream; answers carry the request's sequence and may overtake each other: one that has to
+        wait for the view holds up no other, until 64 of a stream wait; then the stream is read on as they are
+        answered. A check that fails is answered with a failure and doesn't end the stream. A check waits no longer
+        than the stream's deadline; without one, no longer than a unary call without a deadline.
+        The server ends the stream with OK after the last answer when the client has ended its side. When the server
+        stops it answers what it has read and ends the stream with UNAVAILABLE (`STOPPING`): what has no answer was
+        not looked at, ask for it again on a new stream. A stream ends with its connection's age, too.
         """
 
     @_abc_1.abstractmethod
