@@ -1,25 +1,24 @@
 """The gRPC service on a real view: what it answers, and what it refuses with which words."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from datetime import timedelta
 
 import grpc
 import pytest
-from google.rpc.error_details_pb2 import BadRequest
-from grpc_status import rpc_status
 
 from tests.integration.quota.harness import Quota
-from tests.support.grpc import TokenIssuer, bearer, rpc_settings, served
+from tests.integration.quota.serving import (
+    CALLER,
+    Served,
+    check_request,
+    company,
+    refused,
+    violated_fields,
+)
 from tests.support.quota_events import NOW, NoPrices, person, price_book, quota_policy, usage
 from tokenomics.quota.v1 import quota_pb2 as pb
-from tokenomics.quota.v1.quota_pb2_grpc import QuotaServiceStub, add_QuotaServiceServicer_to_server
 from tokenomics_chassis.changes import POLL_SECONDS
-from tokenomics_chassis.postgres import session
-from tokenomics_chassis.serving import Serving
 from tokenomics_contracts.units import MAX_COST_MICRO_USD, AccountId, MicroUsd, PeriodId
 from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose
 from tokenomics_quota.domain.checks import Call, Decided
@@ -27,97 +26,10 @@ from tokenomics_quota.domain.pricing import Quantities
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.freshness import FreshnessMeter
 from tokenomics_quota.projections.governance import Governance
-from tokenomics_quota.rpc.convert import FreshnessWriter
-from tokenomics_quota.rpc.servicer import QuotaServicer
 from tokenomics_quota.storage.decision_log import OutboxDecisionLog
-from tokenomics_quota.storage.view_feed import ViewFeed, not_ready_because
+from tokenomics_quota.storage.view_feed import not_ready_because
 from tokenomics_quota.streams.events import OWN_TOPIC, decision_event
 from tokenomics_quota.usecases.checking import check
-
-if TYPE_CHECKING:
-    from tokenomics.quota.v1.quota_pb2_grpc import QuotaServiceAsyncStub
-
-CALLER = "system:serviceaccount:ai:portal"
-
-
-@dataclass
-class SetClock:
-    time: datetime = NOW
-
-    def now(self) -> datetime:
-        return self.time
-
-
-@dataclass
-class Decisions:
-    """A decision log in memory."""
-
-    kept: list[Decided] = field(default_factory=list)
-
-    async def add(self, decided: Decided) -> None:
-        self.kept.append(decided)
-
-
-@dataclass
-class Served:
-    """The service, its view's feed, and a stub that calls it."""
-
-    stub: "QuotaServiceAsyncStub"
-    view: QuotaView
-    feed: ViewFeed
-    decisions: Decisions
-    token: str
-    quota: Quota
-    clock: SetClock
-
-    def metadata(self, person_id: str | None = None) -> tuple[tuple[str, str], ...]:
-        asserted = {"tokenomics_on_behalf_of": person_id} if person_id else {}
-        return bearer(self.token, **asserted)
-
-    async def refresh(self) -> None:
-        async with session(self.quota.url, self.quota.schemas, application_name="test") as connection:
-            await self.feed.refresh(connection)
-
-
-@pytest.fixture
-async def service(quota: Quota, tmp_path: Path) -> AsyncIterator[Served]:
-    issuer, decisions, meter, clock = TokenIssuer(), Decisions(), FreshnessMeter(), SetClock()
-    view, serving = QuotaView(Governance(NoPrices())), Serving[QuotaView]()
-    methods = ["/tokenomics.quota.v1.QuotaService/*"]
-    settings = rpc_settings(
-        tmp_path, issuer, [{"subject": CALLER, "methods": methods, "may_act_for_people": True}]
-    )
-    servicer = QuotaServicer(  # type: ignore[abstract] # the base answers the rest with UNIMPLEMENTED
-        serving,
-        FreshnessWriter(meter, timedelta(seconds=5)),
-        decisions,
-        clock,
-        lambda: "decision-1",
-    )
-    async with served(
-        settings, lambda server: server.add(add_QuotaServiceServicer_to_server, servicer)
-    ) as rpc:
-        yield Served(
-            QuotaServiceStub(rpc.channel),
-            view,
-            ViewFeed(quota.url, quota.schemas, view, serving, clock),
-            decisions,
-            issuer.token(CALLER),
-            quota,
-            clock,
-        )
-
-
-def check_request(subject: str = "ada", **fields: object) -> pb.CheckQuotaRequest:
-    return pb.CheckQuotaRequest(**({"subject": subject, "provider": "acme", "model": "one"} | fields))  # type: ignore[arg-type] # the fields of the request
-
-
-async def company(quota: Quota) -> None:
-    await quota.tell(price_book(), "book")
-    await quota.tell(quota_policy(allowances=[{"role": "engineer", "limit_micro_usd": 200}]), "policy")
-    await quota.tell(person("ada", manager_id="boss"), "ada")
-    await quota.tell(person("eve", team_id="blue"), "eve")
-    await quota.tell(usage("ada", input_tokens=150, output_tokens=0), "a")
 
 
 async def test_nothing_is_answered_before_the_view_is_loaded(service: Served) -> None:
@@ -169,17 +81,7 @@ async def test_a_malformed_field_is_refused_by_name(
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await service.stub.CheckQuota(check_request(**fields), metadata=service.metadata())  # type: ignore[arg-type] # wrong on purpose
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert field in _violated_fields(refused.value)
-
-
-def _violated_fields(error: grpc.aio.AioRpcError) -> set[str]:
-    status = rpc_status.from_call(error)  # type: ignore[arg-type] # an AioRpcError is a call, too
-    assert status is not None
-    for detail in status.details:
-        bad_request = BadRequest()
-        if detail.Unpack(bad_request):
-            return {violation.field for violation in bad_request.field_violations}
-    return set()
+    assert field in violated_fields(refused.value)
 
 
 async def test_a_person_sees_their_own_balance_and_no_others(service: Served) -> None:
@@ -198,12 +100,6 @@ async def test_a_person_sees_their_own_balance_and_no_others(service: Served) ->
     assert list(listed.accounts) == []
     everything = await service.stub.ListBalances(pb.ListBalancesRequest(), metadata=service.metadata())
     assert len(everything.accounts) == 2
-
-
-async def refused(answering: Awaitable[object]) -> grpc.StatusCode:
-    with pytest.raises(grpc.aio.AioRpcError) as refusal:
-        await answering
-    return refusal.value.code()
 
 
 async def test_a_refusal_doesnt_tell_whether_a_colleague_has_used_anything(service: Served) -> None:
@@ -256,7 +152,7 @@ async def test_a_project_beside_an_account_id_is_refused(service: Served) -> Non
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await service.stub.GetBalance(request, metadata=service.metadata())
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert _violated_fields(refused.value) == {"project"}
+    assert violated_fields(refused.value) == {"project"}
 
 
 @pytest.mark.parametrize("period", ["2026-1", "9999-12", "2026-13"])
@@ -311,6 +207,7 @@ async def test_a_past_periods_balances_are_those_of_the_team_of_then(service: Se
 async def test_a_call_dearer_than_an_event_can_be_is_refused(service: Served) -> None:
     await service.quota.tell(price_book(rate=10**9), "book")
     await service.refresh()
+    service.level()
     check = check_request(estimated_input_tokens=10**9)
     price = pb.EstimateCostRequest(provider="acme", model="one", input_tokens=10**9)
     affordable = await service.stub.EstimateCost(price, metadata=service.metadata())
@@ -375,12 +272,12 @@ async def test_an_estimate_is_priced_at_the_time_asked_for(service: Served) -> N
 
 async def test_what_is_not_served_yet_says_so(service: Served) -> None:
     await service.refresh()
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await service.stub.CheckQuota(check_request(fully_consistent=True), metadata=service.metadata())
-    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await service.stub.PlaceHold(pb.PlaceHoldRequest(), metadata=service.metadata())
-    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    token = pb.FreshnessToken(aggregate_id="hold/h-1", aggregate_version=1)
+    waiting = check_request(at_least_as_fresh=token)
+    code = await refused(service.stub.CheckQuota(waiting, metadata=service.metadata()))
+    assert code is grpc.StatusCode.UNIMPLEMENTED
+    code = await refused(service.stub.PlaceHold(pb.PlaceHoldRequest(), metadata=service.metadata()))
+    assert code is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_the_view_heals_itself_within_a_second_of_a_missed_signal(service: Served) -> None:
@@ -472,8 +369,11 @@ async def test_a_view_is_ready_once_loaded_and_while_an_outage_is_short(service:
 
 def decided(decision_id: str, caller: str = CALLER) -> Decided:
     call = Call("ada", "acme", "one", Quantities(1), None)
-    answer = check(QuotaView(Governance(NoPrices())), call, NOW)
-    return Decided(decision_id, call, "operational", caller, answer, {}, NOW, None)
+    view = QuotaView(Governance(NoPrices()))
+    answer = check(view.governance, view.touched_by("ada", None, NOW), call, NOW)
+    return Decided(
+        decision_id, call, "operational", caller, answer, {}, stale=False, decided_at=NOW, traceparent=None
+    )
 
 
 async def test_a_decision_that_cant_be_recorded_harms_no_other(quota: Quota) -> None:

@@ -19,22 +19,27 @@ class Quota:
 
     def __init__(self) -> None:
         self.metadata: dict[str, str | bytes] = {}
+        self.request = quota_pb2.CheckQuotaRequest()
+        self.answer = quota_pb2.CheckQuotaResponse()
 
     def check(
         self, request: quota_pb2.CheckQuotaRequest, context: grpc.ServicerContext
     ) -> quota_pb2.CheckQuotaResponse:
         self.metadata = dict(context.invocation_metadata())
+        self.request = request
         if request.subject in code_pb2.Code.keys():  # noqa: SIM118 - not a mapping
             info = error_details_pb2.ErrorInfo(reason="WHY", domain="test")
             fields = error_details_pb2.BadRequest(field_violations=[{"field": "model", "description": "odd"}])
             status = status_pb2.Status(code=code_pb2.Code.Value(request.subject), message="no")
-            for detail in (info, fields):
+            retry = error_details_pb2.RetryInfo(retry_delay={"seconds": 2})
+            for detail in (info, fields, *([retry] if request.subject == "UNAVAILABLE" else ())):
                 packed = Any()
                 packed.Pack(detail)
                 status.details.append(packed)
             context.abort_with_status(rpc_status.to_status(status))
         decision = quota_pb2.Decision.Value(f"DECISION_{request.subject}")
-        return quota_pb2.CheckQuotaResponse(decision=decision)
+        self.answer.decision = decision
+        return self.answer
 
 
 @pytest.fixture
@@ -150,3 +155,42 @@ def test_a_place_is_written_topic_partition_offset(
 def test_a_retry_names_exactly_one_selection() -> None:
     assert run(["ops", "retry", "--reason", "r", "--ticket", "t"]) == 2
     assert run(["ops", "retry", "t/0/1", "--all", "--reason", "r", "--ticket", "t"]) == 2
+
+
+def test_a_check_says_how_fresh_it_must_be(quota: Quota) -> None:
+    places = ("--at-least-as-fresh", "usage/0=7", "--at-least-as-fresh", "usage/1=9")
+    assert check("ALLOW", *places) == 0
+    assert dict(quota.request.at_least_as_fresh.next_offsets) == {"usage/0": 7, "usage/1": 9}
+    assert check("ALLOW", "--fully-consistent") == 0
+    assert quota.request.fully_consistent
+    assert check("ALLOW", "--fully-consistent", *places) == 2
+
+
+@pytest.mark.parametrize(
+    "place", ["usage/0", "=1", "usage/0=-1", "usage/0=x", "usage/0=99999999999999999999"]
+)
+@pytest.mark.usefixtures("quota")
+def test_a_place_that_is_none_is_refused_before_the_call(place: str) -> None:
+    assert check("ALLOW", "--at-least-as-fresh", place) == 2
+
+
+def test_a_stale_answer_says_so_and_how_far_calls_go_on(
+    quota: Quota, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check("ALLOW") == 0
+    assert "stale" not in capsys.readouterr().out
+    quota.answer.freshness.stale = True
+    quota.answer.degradation.cap_micro_usd, quota.answer.degradation.remaining_micro_usd = (
+        5_000_000,
+        1_500_000,
+    )
+    assert check("ALLOW") == 0
+    printed = capsys.readouterr().out
+    assert "stale" in printed
+    assert "$1.500000 more of $5.000000" in printed
+
+
+@pytest.mark.usefixtures("quota")
+def test_the_hint_is_the_services_own_time_to_try_again(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check("UNAVAILABLE") == 69
+    assert "try again in 2 s" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,13 +13,15 @@ from tests.support.quota_events import NOW, governance, person, price_book, proj
 from tokenomics_contracts.events.directory import PersonLeft
 from tokenomics_contracts.units import MAX_TOKENS, AccountId, MicroUsd, PeriodId
 from tokenomics_quota.domain.accounts import AccountKind, parse_account_id
-from tokenomics_quota.domain.checks import Call, Decided
-from tokenomics_quota.domain.friction import Band, Decision
+from tokenomics_quota.domain.balance import Touched, headroom_of
+from tokenomics_quota.domain.checks import Answer, Call, Decided
+from tokenomics_quota.domain.friction import Band, Decision, ask
 from tokenomics_quota.domain.pricing import Quantities
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.streams.events import decision_event
-from tokenomics_quota.usecases.checking import check, sight_of
+from tokenomics_quota.usecases import checking
+from tokenomics_quota.usecases.checking import Sight, everything, sight_of
 
 LIMIT = 1_000_000
 TOKENS_PER_MICRO_USD = 1_000_000
@@ -48,6 +50,11 @@ def view(posted: Mapping[str, int], state: Governance | None = None, **policy: A
 
 def call(subject: str = "ada", tokens: int = 0, output: int = 0) -> Call:
     return Call(subject, "acme", "one", Quantities(tokens, 0, 0, output, 0, "standard"), None)
+
+
+def check(state: QuotaView, asked: Call, now: datetime, sees: Sight = everything) -> Answer:
+    touched = state.touched_by(asked.subject, asked.project_id, now)
+    return checking.check(state.governance, touched, asked, now, sees)
 
 
 @pytest.mark.parametrize(
@@ -97,10 +104,10 @@ def test_what_is_kept_of_a_caller_is_what_would_be_worked_out_anew() -> None:
         for posted, instant in enumerate(instants):
             line = f"subject/ada/operational/{PERIOD}"
             made.put_totals({AccountId(line): MicroUsd(posted)})
-            kept = made.balances_of("ada", "apollo", instant)
+            kept = made.touched_by("ada", "apollo", instant)
             anew = [made.balance(each, instant) for each in made.accounts_of("ada", "apollo", instant)]
-            assert kept == anew
-            seen.add(tuple((each.account, each.limit_micro_usd) for each in kept))
+            assert kept == Touched(anew, headroom_of(anew))
+            seen.add(tuple((each.account, each.limit_micro_usd) for each in kept.balances))
     assert len(seen) >= 5
 
 
@@ -169,6 +176,26 @@ def test_what_fits_the_caps_stays_in_its_decision_and_more_leaves_it(
     more = fits + 1 + -(-TOKENS_PER_MICRO_USD // rate)  # what rounding may hide, and one token
     if without is not Decision.APPROVAL_REQUIRED and more <= MAX_TOKENS:
         assert check(made, call(output=more), NOW).decision > without
+
+
+@given(
+    used=st.integers(-5, 1_200_000),
+    team_used=st.integers(-5, 1_200_000),
+    team_limit=st.none() | st.integers(0, 1_000_000),
+    tokens=st.integers(0, 1_200_000),
+)
+def test_a_call_that_fits_the_headroom_is_one_that_no_account_asks_anything_of(
+    used: int, team_used: int, team_limit: int | None, tokens: int
+) -> None:
+    budget: Any = {"kind": "team", "owner_id": "red", "limit_micro_usd": team_limit}
+    made = view(
+        {"subject/ada/operational": used, "team/red/operational": team_used},
+        budgets=[] if team_limit is None else [budget],
+    )
+    answer = check(made, call(tokens=tokens), NOW)
+    asked = [ask(balance.standing_with(MicroUsd(tokens))) for balance in answer.balances]
+    assert answer.decision == max(asked)
+    assert len(answer.reasons) == sum(each is not Decision.ALLOW for each in asked)
 
 
 def test_a_cap_is_never_longer_than_a_call_may_be() -> None:
@@ -277,7 +304,17 @@ def test_only_the_person_and_who_decides_see_a_persons_account(
 def test_a_decision_is_recorded_of_the_person_behind_an_alias(subject: str, recorded: str) -> None:
     answer = check(view({}), call(subject), NOW)
     event = decision_event(
-        Decided("d", call(subject), "operational", "caller", answer, {}, decided_at=NOW, traceparent=None)
+        Decided(
+            "d",
+            call(subject),
+            "operational",
+            "caller",
+            answer,
+            {},
+            stale=False,
+            decided_at=NOW,
+            traceparent=None,
+        )
     )
     assert event.key == recorded.encode()
     assert json.loads(event.value or b"")["subject"] == recorded

@@ -7,7 +7,7 @@ account: their values are few.
 import math
 import resource
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
@@ -76,6 +76,19 @@ class Durations:
         return Metric(self.name, self._description, "s", histogram)
 
 
+class Watched:
+    """A gauge whose value is asked for at each export: it tells the truth when whoever would set it hangs."""
+
+    def __init__(self) -> None:
+        self.read: Callable[[], float | None] = lambda: None
+        """To be replaced; ``None`` tells nothing. Called in a thread of the exporter's."""
+
+    def __call__(self, _options: CallbackOptions) -> Iterable[Observation]:
+        """Tell the SDK."""
+        value = self.read()
+        return [] if value is None else [Observation(value)]
+
+
 def _cpu_seconds(_options: CallbackOptions) -> Iterable[Observation]:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return [
@@ -106,6 +119,23 @@ PARKED_EVENTS = _meter.create_gauge(
     "tokenomics.parked.events",
     unit="{event}",
     description="Events that are parked. Attributes: topic, partition.",
+)
+
+VIEW_LAG = Watched()
+_meter.create_observable_gauge(
+    "tokenomics.view.lag",
+    [VIEW_LAG],
+    unit="s",
+    description="How long ago the view that serves was last known to be level with the log.",
+)
+
+DEGRADED_CALLS = _meter.create_counter(
+    "tokenomics.view.degraded_calls",
+    unit="{call}",
+    description=(
+        "Calls that met a view older than policy allows. Attributes: outcome (open: answered; capped: refused"
+        " at the cap; closed: refused)."
+    ),
 )
 
 OUTBOX_EVENTS = _meter.create_gauge(

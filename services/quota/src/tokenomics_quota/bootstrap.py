@@ -13,6 +13,7 @@ from tokenomics_chassis.changes import Change
 from tokenomics_chassis.clock import SystemClock
 from tokenomics_chassis.consumer import ProjectionConsumer
 from tokenomics_chassis.log_reader import log_reader
+from tokenomics_chassis.metrics import VIEW_LAG
 from tokenomics_chassis.migrations import Migrations, MigrationSource
 from tokenomics_chassis.observed import ObservedProjection, StateMetrics
 from tokenomics_chassis.operations import Operations, ServedOperations
@@ -68,6 +69,7 @@ from tokenomics_quota.streams.events import (
 from tokenomics_quota.streams.log_ends import LogEnds
 from tokenomics_quota.streams.projection import USAGE, QuotaProjection
 from tokenomics_quota.usecases.announcing import ThresholdAnnouncer
+from tokenomics_quota.usecases.freshening import Freshening
 from tokenomics_quota.usecases.projecting import KnownGovernance
 
 SERVICE = "quota"
@@ -230,17 +232,33 @@ def serve() -> ExitCode:
         by_version: dict[int, Operations] = {}
         meter = FreshnessMeter()
         decisions = OutboxDecisionLog(pool, decision_event)
-        views = EachVersion(
-            pool, FED, lambda version: _served_version(settings, version, serving, by_version)
-        )
         projected = [topic for topic in topics() if topic.name in QuotaProjection.topics]
         ends = LogEnds(settings.kafka_bootstrap, projected, serving, meter, _CLOCK)
+        freshening = Freshening(serving, ends)
+
+        def refreshed() -> None:
+            if serving.current is not None:
+                meter.observe_view(serving.current.next_offsets)
+            freshening.view_moved()
+
+        views = EachVersion(
+            pool, FED, lambda version: _served_version(settings, version, serving, by_version, refreshed)
+        )
+        VIEW_LAG.read = lambda: _seconds(meter.lag(_CLOCK.now()))
         server = RpcServer(settings, process, await Authenticator.load(settings, _CLOCK))
-        freshness = FreshnessWriter(meter, timedelta(seconds=settings.stale_after_seconds))
         server.add(
             add_QuotaServiceServicer_to_server,
             # The stubs call methods abstract that the generated base class answers with UNIMPLEMENTED.
-            QuotaServicer(serving, freshness, decisions, _CLOCK, lambda: str(uuid4())),  # type: ignore[abstract]
+            QuotaServicer(  # type: ignore[abstract]
+                serving,
+                FreshnessWriter(meter),
+                freshening,
+                decisions,
+                clock=_CLOCK,
+                new_id=lambda: str(uuid4()),
+                longest_wait_seconds=settings.grpc_default_deadline_seconds,
+                draining=process.draining,
+            ),
         )
         server.add(
             add_OperationsServiceServicer_to_server,
@@ -263,6 +281,7 @@ def serve() -> ExitCode:
         process.supervise("loaded versions", LoadedVersions(pool, uuid4(), serving).run)
         process.supervise("log ends", ends.run)
         process.supervise("gRPC server", server.run)
+        process.supervise("freshening", freshening.run)  # stopped first: who waits is told at once
 
     return run(SERVICE, settings, start)
 
@@ -272,6 +291,7 @@ def _served_version(
     version: int,
     serving: Serving[QuotaView],
     by_version: dict[int, Operations],
+    refreshed: Callable[[], None],
 ) -> VersionWork:
     schemas = Schemas(SERVICE, version)
     view = QuotaView(Governance(_PRICES))
@@ -280,7 +300,8 @@ def _served_version(
         async with _version_pool(settings, schemas, "quota serve") as pool:
             by_version[version] = operations(settings, pool, schemas)
             try:
-                await ViewFeed(settings.database_url, schemas, view, serving, _CLOCK).run(stopping)
+                feed = ViewFeed(settings.database_url, schemas, view, serving, _CLOCK, refreshed=refreshed)
+                await feed.run(stopping)
             finally:
                 serving.drop(version)
                 del by_version[version]
@@ -289,6 +310,10 @@ def _served_version(
         return not_ready_because(view, _CLOCK.now())
 
     return VersionWork(work, not_ready)
+
+
+def _seconds(lag: timedelta | None) -> float | None:
+    return None if lag is None else lag.total_seconds()
 
 
 async def _own_pool(process: Process, settings: ServiceSettings, application_name: str) -> Pool:

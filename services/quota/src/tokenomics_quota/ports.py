@@ -124,6 +124,22 @@ class Announcements(Protocol):
         ...
 
 
+class EndOffsets(Protocol):
+    """Tells how far the log goes."""
+
+    @property
+    def read_at(self) -> float | None:
+        """When the read began that succeeded last, by the event loop's clock; ``None`` before the first."""
+        ...
+
+    async def next(self) -> Mapping[str, int]:
+        """Return the end offsets, by ``topic/partition``, as of a read that begins after this call.
+
+        One read serves all who asked before it began. Waits while the broker is away.
+        """
+        ...
+
+
 class DecisionLog(Protocol):
     """Where decision records go."""
 

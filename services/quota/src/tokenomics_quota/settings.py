@@ -14,6 +14,3 @@ class ProjectSettings(ServiceSettings):
 
 class ServeSettings(RpcSettings, ServiceSettings):
     """What ``serve`` needs."""
-
-    stale_after_seconds: int = Field(default=10, ge=1)
-    """An answer says that it is stale when the view wasn't known to be level with the log for so long."""

@@ -185,3 +185,9 @@ class DependencyUnavailableError(UnavailableError):
     """PostgreSQL or Kafka could not be reached."""
 
     reason = "DEPENDENCY_UNAVAILABLE"
+
+
+class StoppingError(UnavailableError):
+    """The process is going away; another one answers."""
+
+    reason = "STOPPING"

@@ -112,7 +112,7 @@ class Interceptor:
             code = context.code()
             raise
         except Exception as error:
-            answer = _to_rpc_error(method, error)
+            answer = to_rpc_error(method, error)
             code = answer.code
             await context.abort_with_status(rpc_status.to_status(answer.to_status()))
             raise
@@ -142,7 +142,8 @@ def _durations(method: str, code: grpc.StatusCode) -> Series:
     return RPC_DURATION.series({"rpc.method": method[1:], "rpc.response.status_code": code.name})
 
 
-def _to_rpc_error(method: str, error: Exception) -> RpcError:
+def to_rpc_error(method: str, error: Exception) -> RpcError:
+    """Return what a caller may learn of an error; what it may not is logged."""
     if isinstance(error, RpcError):
         return error
     if is_dependency_away(error):

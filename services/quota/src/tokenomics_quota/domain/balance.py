@@ -1,5 +1,6 @@
 """An account against its limit."""
 
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -39,3 +40,43 @@ class Balance(NamedTuple):
         """Return where it would stand with an amount more."""
         used = MicroUsd(self.used_micro_usd + amount_micro_usd)
         return Standing(self.shared, self.thresholds.band(used, self.limit_micro_usd))
+
+
+class Headroom(NamedTuple):
+    """How much more may be used on some accounts together, in micro-USD; negative where that is past."""
+
+    before_asking: MicroUsd
+    """Before one of them asks anything of the caller."""
+    within_bands: MicroUsd
+    """Before one of them asks for more than now."""
+    within_limits: MicroUsd
+
+
+class Touched(NamedTuple):
+    """The accounts that a call is counted on."""
+
+    balances: Sequence[Balance]
+    headroom: Headroom | None
+    """``None``: none of them has a limit."""
+
+
+def headroom_of(balances: Iterable[Balance]) -> Headroom | None:
+    """Return the headroom of the accounts that have a limit; ``None`` when none has.
+
+    A shared account asks its members for nothing before its last band; the others concern its owner.
+    """
+    rooms = [
+        _rooms(balance, balance.limit_micro_usd)
+        for balance in balances
+        if balance.limit_micro_usd is not None
+    ]
+    return Headroom(*map(min, zip(*rooms, strict=True))) if rooms else None
+
+
+def _rooms(balance: Balance, limit: MicroUsd) -> tuple[MicroUsd, MicroUsd, MicroUsd]:
+    thresholds, used = balance.thresholds, balance.used_micro_usd
+    left = MicroUsd(limit - used)
+    if balance.shared:
+        last = thresholds.room_before(Band.APPROVE, used, limit)
+        return last, last, left
+    return thresholds.room_before(Band.NUDGE, used, limit), thresholds.room(used, limit), left

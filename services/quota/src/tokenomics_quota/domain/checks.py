@@ -1,6 +1,6 @@
 """A call somebody is about to make, and what a check answers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -73,8 +73,10 @@ class Decided(NamedTuple):
     purpose: CallPurpose
     caller: str
     answer: Answer
-    next_offsets: dict[str, int]
+    next_offsets: Mapping[str, int]
     """What the view had applied, by ``topic/partition``."""
+    stale: bool
+    """Whether the view was older than policy allows."""
     decided_at: datetime
     traceparent: str | None
     """Trace of the call that asked, so that the record joins it."""

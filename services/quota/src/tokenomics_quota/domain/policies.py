@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from tokenomics_contracts.units import MicroUsd
 from tokenomics_quota.domain.accounts import AccountKind
+from tokenomics_quota.domain.degradation import DEFAULT_DEGRADE, Degrade
 from tokenomics_quota.domain.friction import DEFAULT_THRESHOLDS, Thresholds
 
 
@@ -19,6 +20,7 @@ class QuotaPolicy(NamedTuple):
     """Base limit of a role that ``allowances`` doesn't name; ``None`` is unlimited."""
     budgets: dict[tuple[AccountKind, str], MicroUsd]
     """Limit a period by (kind, owner id) of shared accounts."""
+    degrade: Degrade
 
     def allowance(self, role: str) -> MicroUsd | None:
         """Return the base limit of a role."""
@@ -29,7 +31,7 @@ class QuotaPolicy(NamedTuple):
         return self.budgets.get((kind, owner_id))
 
 
-NO_POLICY = QuotaPolicy(0, "UTC", DEFAULT_THRESHOLDS, {}, None, {})
+NO_POLICY = QuotaPolicy(0, "UTC", DEFAULT_THRESHOLDS, {}, None, {}, DEFAULT_DEGRADE)
 """Before the first policy: periods turn in UTC, nothing is limited, everything is counted."""
 
 

@@ -13,7 +13,7 @@ from tokenomics_contracts.units import (
     split_account_id,
 )
 from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose
-from tokenomics_quota.domain.balance import Balance
+from tokenomics_quota.domain.balance import Balance, Touched, headroom_of
 from tokenomics_quota.domain.timeline import Timeline
 from tokenomics_quota.projections.governance import Governance
 
@@ -31,8 +31,9 @@ _MOST_KEPT = 10_000
 class _Kept(NamedTuple):
     since: datetime
     until: datetime
-    balances: list[Balance]
-    """As last asked for."""
+    touched: Touched
+    totals_version: int
+    """At which the posted totals in it were looked up."""
 
 
 class QuotaView:
@@ -43,11 +44,13 @@ class QuotaView:
     horizon
         Totals of this period and later ones are at hand; earlier ones are not in the view.
     next_offsets
-        How far each partition is applied, by ``topic/partition``.
+        How far each partition is applied, by ``topic/partition``; replaced as a whole, never changed.
     as_of
         Append time of the newest event applied.
     refreshed_at
         When the view last equalled the committed state; ``None`` before the first load.
+    refresh_began
+        The same moment in seconds of the event loop's clock, which never steps back.
     """
 
     def __init__(self, governance: Governance) -> None:
@@ -56,13 +59,16 @@ class QuotaView:
         self.next_offsets: dict[str, int] = {}
         self.as_of: datetime | None = None
         self.refreshed_at: datetime | None = None
+        self.refresh_began: float | None = None
         self._kept: dict[tuple[str, str | None], _Kept] = {}
         self._kept_under = governance
         self._posted: dict[PeriodId, dict[str, _Posted]] = {}
         self._ordered: dict[PeriodId, Sequence[AccountId]] = {}
+        self._totals_version = 0
 
     def put_totals(self, totals: Mapping[AccountId, MicroUsd]) -> None:
         """Replace the posted totals of these accounts."""
+        self._totals_version += bool(totals)
         for account, total in totals.items():
             kind, owner_id, purpose, period = split_account_id(account)
             lines = self._posted.setdefault(period, {})
@@ -72,12 +78,14 @@ class QuotaView:
 
     def clear_totals(self) -> None:
         """Forget all totals."""
+        self._totals_version += 1
         self._posted.clear()
         self._ordered.clear()
 
     def drop_before(self, period: PeriodId) -> None:
         """Forget the totals of periods before this one."""
         self.horizon = period
+        self._totals_version += 1
         for earlier in [known for known in self._posted if known < period]:
             del self._posted[earlier]
             self._ordered.pop(earlier, None)
@@ -135,11 +143,11 @@ class QuotaView:
             governance.quota_policies.at(at).thresholds,
         )
 
-    def balances_of(self, subject: str, project_id: str | None, now: datetime) -> list[Balance]:
-        """Return the balances of the accounts that a call of a subject (or alias) would be counted on now.
+    def touched_by(self, subject: str, project_id: str | None, now: datetime) -> Touched:
+        """Return the accounts that a call of a subject (or alias) would be counted on now.
 
         What follows from governance is worked out once and kept for as long as it holds; then a check costs
-        one look-up an account.
+        one look-up an account, and none while no totals have moved.
         """
         if self._kept_under is not self.governance or len(self._kept) > _MOST_KEPT:
             self._kept.clear()
@@ -148,12 +156,10 @@ class QuotaView:
         kept = self._kept.get(key)
         if kept is None or not kept.since <= now < kept.until:
             kept = self._kept[key] = self._keep(subject, project_id, now)
-        balances = kept.balances
-        for index, balance in enumerate(balances):
-            posted = self.posted(balance.account)
-            if posted != balance.posted_micro_usd:
-                balances[index] = balance._replace(posted_micro_usd=posted)
-        return balances[:]
+        elif kept.totals_version != self._totals_version:
+            touched = self._as_posted(kept.touched)
+            kept = self._kept[key] = kept._replace(touched=touched, totals_version=self._totals_version)
+        return kept.touched
 
     def _keep(self, subject: str, project_id: str | None, now: datetime) -> _Kept:
         """Work out balances, and until when they hold: the first turn of all that was asked for them."""
@@ -170,7 +176,18 @@ class QuotaView:
             ),
         ]
         ends = [timeline.until(now) for timeline in timelines] + [balance.resets_at for balance in balances]
-        return _Kept(now, min(ends), balances)
+        touched = Touched(balances, headroom_of(balances))
+        return _Kept(now, min(ends), touched, self._totals_version)
+
+    def _as_posted(self, touched: Touched) -> Touched:
+        posted = [self.posted(balance.account) for balance in touched.balances]
+        if posted == [balance.posted_micro_usd for balance in touched.balances]:
+            return touched
+        balances = [
+            balance._replace(posted_micro_usd=amount)
+            for balance, amount in zip(touched.balances, posted, strict=True)
+        ]
+        return Touched(balances, headroom_of(balances))
 
     def accounts_of(self, subject: str, project_id: str | None, now: datetime) -> list[Account]:
         """Return the accounts that a call of a subject (or alias) would be counted on now."""

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
+_SPACING: Final = timedelta(milliseconds=100)
+"""Ends read sooner than this after the ones before are not looked at: they would only fill the memory."""
+
 _MOST_PENDING: Final = 1_000
 """Ends remembered that the view hasn't reached; with more the lag is told too long until it catches up."""
 
@@ -22,7 +25,8 @@ class FreshnessMeter:
 
     def observe_ends(self, ends: Mapping[str, int], at: datetime) -> None:
         """Take in the log's end offsets, by ``topic/partition``, and a moment before they were read."""
-        if len(self._pending) < _MOST_PENDING:
+        too_soon = self._pending and timedelta() <= at - self._pending[-1][1] < _SPACING
+        if len(self._pending) < _MOST_PENDING and not too_soon:
             self._pending.append((ends, at))
 
     def observe_view(self, next_offsets: Mapping[str, int]) -> None:

@@ -23,6 +23,7 @@ from tokenomics_contracts.events.policy import (
 )
 from tokenomics_contracts.units import MicroUsd, SubjectId
 from tokenomics_quota.domain.accounts import AccountKind
+from tokenomics_quota.domain.degradation import Degrade
 from tokenomics_quota.domain.directory import Attribution, Directory, Member, MemberVersion, Unit
 from tokenomics_quota.domain.effective import Effective, LogOrder, in_force, latest_published
 from tokenomics_quota.domain.friction import Thresholds
@@ -327,4 +328,5 @@ def _quota_policy(published: PolicyPublished) -> QuotaPolicy:
         budgets={
             (AccountKind(budget.kind), budget.owner_id): budget.limit_micro_usd for budget in document.budgets
         },
+        degrade=Degrade.from_policy(document.degrade),
     )

@@ -1,14 +1,15 @@
 """Between messages and values. Enumerations of the contract start at 1 behind UNSPECIFIED."""
 
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tokenomics.quota.v1 import quota_pb2 as pb
-from tokenomics_chassis.rpc.errors import InvalidRequestError
+from tokenomics_chassis.rpc.errors import InvalidRequestError, RpcError
 from tokenomics_contracts.units import (
     IDENTIFIER_PATTERN,
     LABEL_PATTERN,
@@ -22,6 +23,7 @@ from tokenomics_contracts.units import Purpose as CallPurpose
 from tokenomics_quota.domain.accounts import AccountKind, Purpose
 from tokenomics_quota.domain.balance import Balance
 from tokenomics_quota.domain.checks import Answer, Call, Unblock
+from tokenomics_quota.domain.degradation import Degraded
 from tokenomics_quota.domain.friction import Band, Decision
 from tokenomics_quota.domain.pricing import Pricing, Quantities
 from tokenomics_quota.projections.balances import QuotaView
@@ -63,6 +65,8 @@ _UNBLOCKS: Final = {
     Decision.JUSTIFICATION_REQUIRED: pb.UNBLOCK_KIND_JUSTIFY,
     Decision.APPROVAL_REQUIRED: pb.UNBLOCK_KIND_REQUEST_APPROVAL,
 }
+_SEVEN_BITS: Final = 0x7F
+
 _IDENTIFIER: Final = "must be an identifier: letters, digits and . _ : -, at most 128, no e-mail address"
 _TOKENS: Final = f"must be 0 to {MAX_TOKENS}"
 _SERVICE_TIER: Final = "is not a service tier of this contract"
@@ -210,12 +214,52 @@ def check_bound(cost_micro_usd: MicroUsd, *fields: str) -> None:
         raise InvalidRequestError(dict.fromkeys(fields, message))
 
 
+def answer_to_result(answer: bytes) -> bytes:
+    """Write a check's serialized answer as a serialized ``CheckResult``."""
+    return _part(pb.CheckResult.ANSWER_FIELD_NUMBER, answer)
+
+
+def failure_to_result(error: RpcError) -> bytes:
+    """Write why a check has no answer as a serialized ``CheckResult``."""
+    failure = pb.CheckFailure(code=error.code.value[0], reason=error.reason, message=str(error))
+    failure.details.extend(error.to_status().details[1:])  # the first is the ErrorInfo, told by the others
+    return pb.CheckResult(failure=failure).SerializeToString()
+
+
+def batch_to_bytes(results: Iterable[bytes]) -> bytes:
+    """Join serialized results into a serialized ``BatchCheckQuotaResponse``."""
+    return b"".join(_part(pb.BatchCheckQuotaResponse.RESULTS_FIELD_NUMBER, result) for result in results)
+
+
+def streamed_to_bytes(sequence: int, result: bytes) -> bytes:
+    """Write a serialized ``StreamCheckQuotaResponse``."""
+    answer = pb.StreamCheckQuotaResponse(sequence=sequence).SerializeToString()
+    return answer + _part(pb.StreamCheckQuotaResponse.RESULT_FIELD_NUMBER, result)
+
+
+def _part(number: int, message: bytes) -> bytes:
+    """Write a serialized message as a field of another: tag of wire type 2, length as varint, content."""
+    prefix = bytearray((number << 3 | 2,))
+    length = len(message)
+    while length > _SEVEN_BITS:
+        prefix.append(length & _SEVEN_BITS | 0x80)
+        length >>= 7
+    prefix.append(length)
+    return bytes(prefix) + message
+
+
 def pricing_to_pb(pricing: Pricing) -> pb.Pricing.ValueType:
     """Write where a price comes from."""
     return _PRICINGS[pricing]
 
 
-def answer_to_bytes(answer: Answer, decision_id: str, freshness: bytes, sees: Sight = everything) -> bytes:
+def answer_to_bytes(
+    answer: Answer,
+    decision_id: str,
+    freshness: bytes,
+    degraded: Degraded | None = None,
+    sees: Sight = everything,
+) -> bytes:
     """Write a check's answer, serialized; an account that may not be seen shows where it stands, no number.
 
     Parts of a message that were serialized apart make the whole when they are strung together. So those that
@@ -224,7 +268,9 @@ def answer_to_bytes(answer: Answer, decision_id: str, freshness: bytes, sees: Si
     Parameters
     ----------
     freshness
-        See :meth:`FreshnessWriter.in_answer`.
+        See :class:`Freshness`.
+    degraded
+        How far calls go on from a stale view.
     """
     response = pb.CheckQuotaResponse(
         decision_id=decision_id,
@@ -242,6 +288,9 @@ def answer_to_bytes(answer: Answer, decision_id: str, freshness: bytes, sees: Si
     if answer.caps is not None:
         response.caps.output_tokens_within_band = answer.caps.output_tokens_within_band
         response.caps.output_tokens_within_limit = answer.caps.output_tokens_within_limit
+    if degraded is not None:
+        response.degradation.cap_micro_usd = degraded.cap_micro_usd
+        response.degradation.remaining_micro_usd = degraded.remaining_micro_usd
     if answer.reasons:
         response.nudge.text = answer.reasons[0].message
     accounts = [_account_in_answer(balance, seen=sees(balance.account)) for balance in answer.balances]
@@ -303,41 +352,44 @@ def _unblock_to_pb(unblock: Unblock) -> pb.Unblock:
     )
 
 
+class Freshness(NamedTuple):
+    """How fresh an answer is."""
+
+    message: pb.Freshness
+    """Not to be changed."""
+    in_answer: bytes
+    """The message as the part of a serialized ``CheckQuotaResponse`` that it is."""
+    lag: timedelta | None
+    """``None``: the view was never level with the log."""
+    stale: bool
+
+
 class FreshnessWriter:
-    """Writes how fresh a view is; the message is made anew only when it changes."""
+    """Writes how fresh the view is; the message is made anew only when it changes."""
 
-    def __init__(self, meter: FreshnessMeter, stale_after: timedelta) -> None:
+    def __init__(self, meter: FreshnessMeter) -> None:
         self._meter = meter
-        self._stale_after = stale_after
-        self._refreshed_at: datetime | None = None
-        self._lag: tuple[int | None, bool] | None = None
-        self._message = pb.Freshness()
-        self._in_answer = b""
+        self._of: tuple[float | None, QuotaView, int | None, bool] | None = None
+        self._written = Freshness(pb.Freshness(), b"", None, stale=True)
 
-    def at(self, view: QuotaView, now: datetime) -> pb.Freshness:
-        """Return the freshness of an answer given now; the caller must not keep or change the message."""
-        self._write(view, now)
-        return self._message
-
-    def in_answer(self, view: QuotaView, now: datetime) -> bytes:
-        """Return it as the part of a serialized ``CheckQuotaResponse`` that it is."""
-        self._write(view, now)
-        return self._in_answer
-
-    def _write(self, view: QuotaView, now: datetime) -> None:
+    def at(self, view: QuotaView, now: datetime) -> Freshness:
+        """Return the freshness of an answer given now."""
         lag = self._meter.lag(now)
         tenths = None if lag is None else lag // _TENTH
-        stale = lag is None or lag > self._stale_after
-        if view.refreshed_at is self._refreshed_at and (tenths, stale) == self._lag:
-            return
-        message = pb.Freshness(token=pb.FreshnessToken(next_offsets=view.next_offsets), stale=stale)
-        if view.as_of is not None:
-            message.as_of.FromDatetime(view.as_of)
-        if tenths is not None:
-            message.lag.FromMilliseconds(tenths * 100)
-        self._message = message
-        self._in_answer = pb.CheckQuotaResponse(freshness=message).SerializeToString()
-        self._refreshed_at, self._lag = view.refreshed_at, (tenths, stale)
+        stale = view.governance.quota_policies.at(now).degrade.is_stale(lag)
+        of = (view.refresh_began, view, tenths, stale)
+        if of != self._of:
+            self._written, self._of = _freshness(view, lag, stale=stale), of
+        return self._written
+
+
+def _freshness(view: QuotaView, lag: timedelta | None, *, stale: bool) -> Freshness:
+    message = pb.Freshness(token=pb.FreshnessToken(next_offsets=view.next_offsets), stale=stale)
+    if view.as_of is not None:
+        message.as_of.FromDatetime(view.as_of)
+    if lag is not None:
+        message.lag.FromMilliseconds(lag // _TENTH * 100)
+    return Freshness(message, pb.CheckQuotaResponse(freshness=message).SerializeToString(), lag, stale)
 
 
 _TENTH: Final = timedelta(milliseconds=100)

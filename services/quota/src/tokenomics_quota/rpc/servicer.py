@@ -2,10 +2,10 @@
 
 import asyncio
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import grpc
 
@@ -16,94 +16,218 @@ from tokenomics_chassis.rpc.errors import (
     InvalidRequestError,
     NotFoundError,
     PermissionDeniedError,
+    RpcError,
     UnavailableError,
-    UnimplementedError,
 )
 from tokenomics_chassis.rpc.identity import current_identity
+from tokenomics_chassis.rpc.interceptor import to_rpc_error
+from tokenomics_chassis.rpc.streams import exchange
 from tokenomics_chassis.serving import Serving
 from tokenomics_chassis.telemetry import current_traceparent
 from tokenomics_contracts.units import AccountId, PeriodId
+from tokenomics_contracts.units import Purpose as CallPurpose
 from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose, parse_account_id
-from tokenomics_quota.domain.checks import Decided
+from tokenomics_quota.domain.balance import Touched
+from tokenomics_quota.domain.checks import Call, Decided
 from tokenomics_quota.domain.friction import Decision
 from tokenomics_quota.domain.periods import parse_period
 from tokenomics_quota.ports import DecisionLog
 from tokenomics_quota.projections.balances import QuotaView
+from tokenomics_quota.projections.governance import Governance
+from tokenomics_quota.rpc.consistency import as_fresh_as_asked, is_content
 from tokenomics_quota.rpc.convert import (
+    Freshness,
     FreshnessWriter,
     answer_to_bytes,
+    answer_to_result,
     balance_to_pb,
+    batch_to_bytes,
     call_from_pb,
     check_bound,
     estimate_from_pb,
+    failure_to_result,
     is_identifier,
     kind_from_pb,
     pricing_to_pb,
+    streamed_to_bytes,
     time_from_pb,
 )
 from tokenomics_quota.usecases.checking import Sight, check, estimate_cost, everything, sight_of
+from tokenomics_quota.usecases.degrading import StaleTab
+from tokenomics_quota.usecases.freshening import Freshening
 
 _PAGE_SIZE = 100
 _LARGEST_PAGE_SIZE = 1_000
 _YIELD_EVERY = 1_000
 """Accounts that one listing looks at before others get their turn."""
 
+_LARGEST_BATCH = 1_000
+_YIELD_EVERY_CHECKS = 25
+"""Checks of one batch that are decided before others get their turn: some milliseconds."""
+
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
+class _Asked(NamedTuple):
+    """A call to decide, with the accounts that decide it."""
+
+    call: Call
+    purpose: CallPurpose
+    touched: Touched
+
+
+class _Moment(NamedTuple):
+    """One state of the view, as far as answers need it: what is in it stays as it is."""
+
+    now: datetime
+    governance: Governance
+    next_offsets: Mapping[str, int]
+    freshness: Freshness
+    sees: Sight
+
+
 class QuotaServicer(QuotaServiceServicer):
-    """Answers from the in-memory view; waits for nothing but room in the decision log."""
+    """Answers from the in-memory view.
+
+    A call waits for nothing but room in the decision log, unless it asks for more freshness than there is.
+
+    Parameters
+    ----------
+    serving
+        Has the view that answers. Another may take its place at any time: it is asked for anew after a wait.
+    longest_wait_seconds
+        How long a call without a deadline waits for the freshness that it asks for.
+    draining
+        Set when the process stops: streams come to their end.
+    """
 
     def __init__(
         self,
         serving: Serving[QuotaView],
         freshness: FreshnessWriter,
+        freshening: Freshening,
         decisions: DecisionLog,
+        *,
         clock: Clock,
         new_id: Callable[[], str],
+        longest_wait_seconds: float,
+        draining: asyncio.Event,
     ) -> None:
         self._serving = serving
         self._freshness = freshness
+        self._freshening = freshening
         self._decisions = decisions
         self._clock = clock
         self._new_id = new_id
+        self._longest_wait_seconds = longest_wait_seconds
+        self._draining = draining
+        self._tab = StaleTab()
 
     async def CheckQuota(  # type: ignore[override]  # noqa: N802 - its answer comes serialized; the contract's name
-        self, request: pb.CheckQuotaRequest, _context: Context
+        self, request: pb.CheckQuotaRequest, context: Context
     ) -> bytes:
         """Decide one call; an answer other than a plain ALLOW leaves a decision record."""
-        now = self._clock.now()
-        if request.WhichOneof("consistency") not in {None, "minimize_latency"}:
-            raise UnimplementedError("this version answers with minimize_latency only")
-        call, purpose = call_from_pb(request)
-        identity, sees, view = current_identity(), self._sight(now), self._view
-        answer = check(view, call, now, sees)
+        return await self._check(request, context)
+
+    async def BatchCheckQuota(  # type: ignore[override]  # noqa: N802 - as above
+        self, request: pb.BatchCheckQuotaRequest, context: Context
+    ) -> bytes:
+        """Decide many calls from one state of the view; in between, other calls get their turn."""
+        if len(request.checks) > _LARGEST_BATCH:
+            raise InvalidRequestError({"checks": f"must be at most {_LARGEST_BATCH}"})
+        failures: dict[int, RpcError] = {}
+        if not all(map(is_content, request.checks)):
+            failures = await self._freshen(request.checks, context)
+        view, now = self._ready()
+        moment = self._moment(view, now)
+        asked: list[_Asked | Exception] = []
+        for place, each in enumerate(request.checks):
+            try:
+                asked.append(failures.get(place) or _ask(view, each, now))
+            except Exception as error:  # noqa: BLE001 - told in the place of this one's answer
+                asked.append(error)
+        # From here on the view isn't looked at: it may move on while others have their turn.
+        results = []
+        for count, one in enumerate(asked, start=1):
+            results.append(await _result("BatchCheckQuota", self._answer(one, moment)))
+            if count % _YIELD_EVERY_CHECKS == 0:
+                await asyncio.sleep(0)
+        return batch_to_bytes(results)
+
+    async def StreamCheckQuota(  # type: ignore[override]  # noqa: N802 - as above, and it writes them itself
+        self, requests: AsyncIterator[pb.StreamCheckQuotaRequest], context: Context
+    ) -> None:
+        """Decide calls as they come; those that wait for the view hold up no other."""
+
+        async def answer(request: pb.StreamCheckQuotaRequest) -> bytes:
+            result = await _result("StreamCheckQuota", self._check(request.check, context))
+            return streamed_to_bytes(request.sequence, result)
+
+        await exchange(
+            requests,
+            context,
+            answer,
+            may_wait=lambda request: not is_content(request.check),
+            draining=self._draining,
+        )
+
+    async def _check(self, request: pb.CheckQuotaRequest, context: Context) -> bytes:
+        if not is_content(request) and (failures := await self._freshen([request], context)):
+            raise failures[0]
+        view, now = self._ready()
+        return await self._answer(_ask(view, request, now), self._moment(view, now))
+
+    async def _freshen(self, checks: Sequence[pb.CheckQuotaRequest], context: Context) -> dict[int, RpcError]:
+        self._ready()
+        left = cast("float | None", context.time_remaining())  # its stub leaves out that there may be none
+        if left is None:
+            left = self._longest_wait_seconds
+        return await as_fresh_as_asked(self._freshening, checks, left)
+
+    def _moment(self, view: QuotaView, now: datetime) -> _Moment:
+        freshness, sees = self._freshness.at(view, now), _sight(view, now)
+        if not freshness.stale:
+            self._tab.close()
+        return _Moment(now, view.governance, view.next_offsets, freshness, sees)
+
+    async def _answer(self, asked: _Asked | Exception, moment: _Moment) -> bytes:
+        """Decide one call, and return the answer serialized."""
+        if isinstance(asked, Exception):
+            raise asked
+        now, governance, next_offsets, freshness, sees = moment
+        call = asked.call
+        answer = check(governance, asked.touched, call, now, sees)
         _authorize(sees, answer.balances[0].account)
         check_bound(answer.estimate.cost_micro_usd, "estimated_input_tokens", "estimated_output_tokens")
-        decision_id, freshness = self._new_id(), self._freshness.in_answer(view, now)
+        degraded = None
+        if freshness.stale:
+            degrade = governance.quota_policies.at(now).degrade
+            degraded = self._tab.admit(answer, degrade, freshness.lag, sees)
+        decision_id = self._new_id()
         if answer.decision is not Decision.ALLOW:
             await self._decisions.add(
                 Decided(
                     decision_id,
                     call,
-                    purpose,
-                    identity.caller,
+                    asked.purpose,
+                    current_identity().caller,
                     answer,
-                    dict(view.next_offsets),
+                    next_offsets,
+                    freshness.stale,
                     now,
                     current_traceparent(),
                 )
             )
-        return answer_to_bytes(answer, decision_id, freshness, sees)
+        return answer_to_bytes(answer, decision_id, freshness.in_answer, degraded, sees)
 
     async def EstimateCost(  # noqa: N802 - the contract's name
         self, request: pb.EstimateCostRequest, _context: Context
     ) -> pb.EstimateCostResponse:
         """Price a call as usage at that time is priced."""
-        now = self._clock.now()
+        view, now = self._ready()
         quantities = estimate_from_pb(request)
         at = time_from_pb(request.at, "at") if request.HasField("at") else now
-        priced, book = estimate_cost(self._view.governance, request.provider, request.model, quantities, at)
+        priced, book = estimate_cost(view.governance, request.provider, request.model, quantities, at)
         check_bound(priced.cost_micro_usd, "input_tokens", "output_tokens")
         return pb.EstimateCostResponse(
             cost_micro_usd=priced.cost_micro_usd,
@@ -118,42 +242,42 @@ class QuotaServicer(QuotaServiceServicer):
 
         A person must be allowed to see the account or, with a subject, the subject's own and the project's.
         """
-        now = self._clock.now()
-        sees = self._sight(now)
+        view, now = self._ready()
+        sees = _sight(view, now)
         if request.WhichOneof("target") == "account_id":
             if request.project:
                 raise InvalidRequestError({"project": "goes with subject only"})
             accounts = [_account("account_id", request.account_id)]
             # Before looking whether it exists: that, too, would tell whether somebody has used anything.
             _authorize(sees, accounts[0])
-            self._require_existing(accounts[0], now)
+            _require_existing(view, accounts[0], now)
         else:
-            carrying = self._accounts_of(request.subject, request.project, now)
+            carrying = _accounts_of(view, request.subject, request.project, now)
             asked_for = 2 if request.project else 1
             _authorize(sees, *carrying[:asked_for])
             accounts = [account for account in carrying if sees(account)]
         return pb.GetBalanceResponse(
-            accounts=[balance_to_pb(self._view.balance(account, now)) for account in accounts],
-            freshness=self._freshness.at(self._view, now),
-            quota_policy_version=self._view.governance.quota_policies.at(now).version,
+            accounts=[balance_to_pb(view.balance(account, now)) for account in accounts],
+            freshness=self._freshness.at(view, now).message,
+            quota_policy_version=view.governance.quota_policies.at(now).version,
         )
 
     async def ListBalances(  # noqa: N802 - the contract's name
         self, request: pb.ListBalancesRequest, _context: Context
     ) -> pb.ListBalancesResponse:
         """Return a page of balances that the person asking may see, by account id."""
-        now = self._clock.now()
-        period = _period(request.period) or self._view.governance.calendars.at(now).period_of(now)
-        self._require_at_hand(period)
+        view, now = self._ready()
+        period = _period(request.period) or view.governance.calendars.at(now).period_of(now)
+        _require_at_hand(view, period)
         kind = kind_from_pb(request.kind)
         size = min(request.page_size or _PAGE_SIZE, _LARGEST_PAGE_SIZE)
         if size < 0:
             raise InvalidRequestError({"page_size": "must not be negative"})
         if request.page_token and _account("page_token", request.page_token).period != period:
             raise InvalidRequestError({"page_token": "is of another period"})
-        sees = self._sight(now)
+        sees = _sight(view, now)
         found: list[Account] = []
-        for count, account in enumerate(self._candidates(request, kind, period, now), start=1):
+        for count, account in enumerate(_candidates(view, request, kind, period, now), start=1):
             if sees(account):
                 found.append(account)
                 if len(found) > size:
@@ -161,67 +285,88 @@ class QuotaServicer(QuotaServiceServicer):
             if count % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
         # From here on nothing awaits: the balances are of one moment, the one that the freshness tells of.
+        view, now = self._ready()
         page = found[:size]
         return pb.ListBalancesResponse(
-            accounts=[balance_to_pb(self._view.balance(account, now)) for account in page],
+            accounts=[balance_to_pb(view.balance(account, now)) for account in page],
             next_page_token=page[-1].account_id if len(found) > size else "",
-            freshness=self._freshness.at(self._view, now),
+            freshness=self._freshness.at(view, now).message,
         )
 
-    def _candidates(
-        self, request: pb.ListBalancesRequest, kind: AccountKind | None, period: PeriodId, now: datetime
-    ) -> Iterable[Account]:
-        """Return the touched accounts behind the page token that the filters let through, by id."""
-        if request.subject or request.owner_id:
-            # A handful: asked for one by one instead of searched for among all.
-            owned = {Account(each, request.owner_id, Purpose.ALL, period) for each in AccountKind}
-            if request.subject:
-                carrying = self._accounts_of(request.subject, "", self._view.instant_in(period, now))
-                named = {account._replace(period=period) for account in carrying}
-                owned = named & owned if request.owner_id else named
-            ids: Sequence[AccountId] = sorted(
-                account.account_id
-                for account in owned
-                if (kind is None or account.kind is kind) and self._view.is_touched(account)
-            )
-        else:
-            ids = self._view.touched(period)
-        prefix = f"{kind}/" if kind else ""
-        start = max(bisect_right(ids, request.page_token), bisect_left(ids, prefix))
-        following = (ids[place] for place in range(start, len(ids)))
-        return map(parse_account_id, takewhile(lambda each: each.startswith(prefix), following))
-
-    @property
-    def _view(self) -> QuotaView:
-        """The view that answers now; after an await it may be another one."""
+    def _ready(self) -> tuple[QuotaView, datetime]:
         view = self._serving.current
         if view is None:
             raise UnavailableError("the view is being loaded")
-        return view
+        return view, self._clock.now()
 
-    def _accounts_of(self, subject: str, project: str, now: datetime) -> list[Account]:
-        violations = {
-            field: "must be an identifier"
-            for field, text in (("subject", subject), ("project", project))
-            if not is_identifier(text) and (text or field == "subject")
-        }
-        if violations:
-            raise InvalidRequestError(violations)
-        return self._view.accounts_of(subject, project or None, now)
 
-    def _require_existing(self, account: Account, now: datetime) -> None:
-        self._require_at_hand(account.period)
-        limit = self._view.governance.limit(account.kind, account.owner_id, now)
-        if limit is None and not self._view.is_touched(account):
-            raise NotFoundError("no limit and no cost ever touched this account")
+def _ask(view: QuotaView, request: pb.CheckQuotaRequest, now: datetime) -> _Asked:
+    call, purpose = call_from_pb(request)
+    return _Asked(call, purpose, view.touched_by(call.subject, call.project_id, now))
 
-    def _require_at_hand(self, period: PeriodId) -> None:
-        if period < self._view.horizon:
-            raise NotFoundError(f"balances are at hand from {self._view.horizon} on")
 
-    def _sight(self, now: datetime) -> Sight:
-        person = current_identity().on_behalf_of
-        return everything if person is None else sight_of(self._view.governance, person, now)
+async def _result(method: str, answering: Awaitable[bytes]) -> bytes:
+    """Return a serialized ``CheckResult``, whatever comes of answering."""
+    try:
+        return answer_to_result(await answering)
+    except Exception as error:  # noqa: BLE001 - mapped and logged as a call's error is; the others go on
+        return failure_to_result(to_rpc_error(method, error))
+
+
+def _candidates(
+    view: QuotaView,
+    request: pb.ListBalancesRequest,
+    kind: AccountKind | None,
+    period: PeriodId,
+    now: datetime,
+) -> Iterable[Account]:
+    """Return the touched accounts behind the page token that the filters let through, by id."""
+    if request.subject or request.owner_id:
+        # A handful: asked for one by one instead of searched for among all.
+        owned = {Account(each, request.owner_id, Purpose.ALL, period) for each in AccountKind}
+        if request.subject:
+            carrying = _accounts_of(view, request.subject, "", view.instant_in(period, now))
+            named = {account._replace(period=period) for account in carrying}
+            owned = named & owned if request.owner_id else named
+        ids: Sequence[AccountId] = sorted(
+            account.account_id
+            for account in owned
+            if (kind is None or account.kind is kind) and view.is_touched(account)
+        )
+    else:
+        ids = view.touched(period)
+    prefix = f"{kind}/" if kind else ""
+    start = max(bisect_right(ids, request.page_token), bisect_left(ids, prefix))
+    following = (ids[place] for place in range(start, len(ids)))
+    return map(parse_account_id, takewhile(lambda each: each.startswith(prefix), following))
+
+
+def _accounts_of(view: QuotaView, subject: str, project: str, now: datetime) -> list[Account]:
+    violations = {
+        field: "must be an identifier"
+        for field, text in (("subject", subject), ("project", project))
+        if not is_identifier(text) and (text or field == "subject")
+    }
+    if violations:
+        raise InvalidRequestError(violations)
+    return view.accounts_of(subject, project or None, now)
+
+
+def _require_existing(view: QuotaView, account: Account, now: datetime) -> None:
+    _require_at_hand(view, account.period)
+    limit = view.governance.limit(account.kind, account.owner_id, now)
+    if limit is None and not view.is_touched(account):
+        raise NotFoundError("no limit and no cost ever touched this account")
+
+
+def _require_at_hand(view: QuotaView, period: PeriodId) -> None:
+    if period < view.horizon:
+        raise NotFoundError(f"balances are at hand from {view.horizon} on")
+
+
+def _sight(view: QuotaView, now: datetime) -> Sight:
+    person = current_identity().on_behalf_of
+    return everything if person is None else sight_of(view.governance, person, now)
 
 
 def _authorize(sees: Sight, *accounts: Account) -> None:

@@ -1,6 +1,7 @@
 """Keeps the in-memory view at the committed state: hints by NOTIFY, truth by polling."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import asyncpg
@@ -36,10 +37,23 @@ def not_ready_because(view: QuotaView | None, now: datetime) -> str | None:
 
 
 class ViewFeed:
-    """Feeds the view of one version of the derived state; the only writer of it."""
+    """Feeds the view of one version of the derived state; the only writer of it.
+
+    Parameters
+    ----------
+    refreshed
+        Called after each refresh of the view, whether anything has changed or not.
+    """
 
     def __init__(
-        self, url: str, schemas: Schemas, view: QuotaView, serving: Serving[QuotaView], clock: Clock
+        self,
+        url: str,
+        schemas: Schemas,
+        view: QuotaView,
+        serving: Serving[QuotaView],
+        clock: Clock,
+        *,
+        refreshed: Callable[[], None],
     ) -> None:
         assert schemas.version is not None
         self._url = url
@@ -49,6 +63,7 @@ class ViewFeed:
         self._serving = serving
         self._known = KnownGovernance(view.governance)
         self._clock = clock
+        self._refreshed = refreshed
         self._follower = ChangeFollower()
         self._from_scratch = True
 
@@ -79,6 +94,7 @@ class ViewFeed:
         A view that answers while another version serves stands still: see :class:`Serving`.
         """
         now, view = self._clock.now(), self._view
+        began = asyncio.get_running_loop().time()
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             active = await active_version(connection)
             if not self._serving.may_move(self._version, active):
@@ -104,14 +120,17 @@ class ViewFeed:
         if horizon != view.horizon:
             view.drop_before(horizon)
         positions = [change.position for change in changes]
-        view.next_offsets |= {f"{each.topic}/{each.partition}": each.next_offset for each in positions}
+        view.next_offsets = view.next_offsets | {
+            f"{each.topic}/{each.partition}": each.next_offset for each in positions
+        }
         view.as_of = max(
             (moment for moment in (view.as_of, *(each.as_of for each in positions)) if moment), default=None
         )
         follower.acknowledge(changes)
         self._follower, self._from_scratch = follower, False
-        view.refreshed_at = now
+        view.refreshed_at, view.refresh_began = now, began
         self._serving.put(self._version, view, active)
+        self._refreshed()
 
 
 def _previous_period(governance: Governance, now: datetime) -> PeriodId:

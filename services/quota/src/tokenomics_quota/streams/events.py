@@ -73,7 +73,8 @@ def decision_event(decided: Decided) -> OutboxEvent:
             )
             for balance in answer.balances
         ),
-        positions=decided.next_offsets,
+        positions=dict(decided.next_offsets),
+        stale=decided.stale,
     )
     return outbox_event(
         event,

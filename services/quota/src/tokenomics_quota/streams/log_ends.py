@@ -1,14 +1,15 @@
-"""Watches the ends of the log, so that answers can say how fresh they are."""
+"""Watches the ends of the log, so that answers can say, and callers ask, how fresh they are."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from tokenomics_chassis.changes import Signal
 from tokenomics_chassis.clock import Clock
-from tokenomics_chassis.postgres import Backoff, wait_for
+from tokenomics_chassis.postgres import Backoff
 from tokenomics_chassis.serving import Serving
 from tokenomics_contracts.catalogue import Topic
 from tokenomics_quota.projections.balances import QuotaView
@@ -24,7 +25,10 @@ LAG_BOUND = timedelta(minutes=10)
 
 
 class LogEnds:
-    """Reads the end offsets of some topics twice a second into a freshness meter."""
+    """Reads the end offsets of some topics into a freshness meter: twice a second, and when somebody asks.
+
+    Implements :class:`tokenomics_quota.ports.EndOffsets`.
+    """
 
     def __init__(
         self,
@@ -42,6 +46,16 @@ class LogEnds:
         self._serving = serving
         self._meter = meter
         self._clock = clock
+        self._signal = Signal(asyncio.Event(), POLL_SECONDS)
+        self._asking: list[asyncio.Future[Mapping[str, int]]] = []
+        self.read_at: float | None = None
+
+    async def next(self) -> Mapping[str, int]:
+        """See :meth:`EndOffsets.next`."""
+        asked: asyncio.Future[Mapping[str, int]] = asyncio.get_running_loop().create_future()
+        self._asking.append(asked)
+        self._signal.wake()
+        return await asked
 
     async def not_ready_because(self) -> str | None:
         """Tell why answers would be too far from the log: not level with it since the start, or for long."""
@@ -70,10 +84,17 @@ class LogEnds:
 
     async def _watch(self, consumer: AIOKafkaConsumer, stopping: asyncio.Event, backoff: Backoff) -> None:
         while not stopping.is_set():
-            at = self._clock.now()
-            ends = await consumer.end_offsets(self._partitions)
-            self._meter.observe_ends({f"{tp.topic}/{tp.partition}": end for tp, end in ends.items()}, at)
+            at, began = self._clock.now(), asyncio.get_running_loop().time()
+            served = len(self._asking)
+            found = await consumer.end_offsets(self._partitions)
+            ends = {f"{tp.topic}/{tp.partition}": end for tp, end in found.items()}
+            self.read_at = began
+            asking, self._asking = self._asking[:served], self._asking[served:]
+            for asked in asking:
+                if not asked.done():  # who gave up is gone
+                    asked.set_result(ends)
+            self._meter.observe_ends(ends, at)
             view = self._serving.current
             self._meter.observe_view(view.next_offsets if view else {})
             backoff.reset()
-            await wait_for(stopping, POLL_SECONDS)
+            await self._signal.wait()

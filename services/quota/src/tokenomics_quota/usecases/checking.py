@@ -1,16 +1,15 @@
 """Checking: may this call go ahead, at what price, and what unblocks the caller."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
 from tokenomics_contracts.units import MAX_TOKENS, SubjectId
 from tokenomics_quota.domain.accounts import Account, AccountKind
-from tokenomics_quota.domain.balance import Balance
+from tokenomics_quota.domain.balance import Balance, Headroom, Touched, headroom_of
 from tokenomics_quota.domain.checks import Answer, Call, Caps, Reason, Unblock
 from tokenomics_quota.domain.friction import Band, Decision, ask
 from tokenomics_quota.domain.pricing import PriceBook, Priced, Quantities, price
-from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.governance import Governance
 
 _NUDGE: Final = "You have used most of this period's allowance; a smaller model or a shorter context helps."
@@ -38,34 +37,43 @@ def estimate_cost(
     return price(provider, model, quantities, book=book, at=at), book
 
 
-def check(view: QuotaView, call: Call, now: datetime, sees: Sight = everything) -> Answer:
-    """Decide one call from memory.
+def check(
+    governance: Governance,
+    touched: Touched,
+    call: Call,
+    now: datetime,
+    sees: Sight = everything,
+) -> Answer:
+    """Decide one call on the accounts that it would be counted on.
 
     The decision looks at where each account would stand *with* the call, so that one large call doesn't slip
     through from below a threshold; the balances tell where they stand without it. All accounts decide; the
     caps are those of the accounts that may be seen, for a cap tells how much is left.
     """
-    estimate, book = estimate_cost(view.governance, call.provider, call.model, call.quantities, now)
-    balances = view.balances_of(call.subject, call.project_id, now)
+    estimate, book = estimate_cost(governance, call.provider, call.model, call.quantities, now)
+    balances, headroom = touched
     asking: list[tuple[Decision, Balance, Band]] = []
-    for balance in balances:
-        standing = balance.standing_with(estimate.cost_micro_usd)
-        asked = ask(standing)
-        if asked is not Decision.ALLOW:
-            asking.append((asked, balance, standing.band))
-    asking.sort(key=lambda each: -each[0])
+    if headroom is not None and estimate.cost_micro_usd > headroom.before_asking:
+        for balance in balances:
+            standing = balance.standing_with(estimate.cost_micro_usd)
+            asked = ask(standing)
+            if asked is not Decision.ALLOW:
+                asking.append((asked, balance, standing.band))
+        asking.sort(key=lambda each: -each[0])
+    if sees is not everything:
+        headroom = headroom_of(balance for balance in balances if sees(balance.account))
     return Answer(
         asking[0][0] if asking else Decision.ALLOW,
         [_reason(balance, band) for _, balance, band in asking],
         balances,
         estimate,
-        _caps([balance for balance in balances if sees(balance.account)], call, estimate, book, now),
+        None if headroom is None else _caps(headroom, call, estimate, book, now),
         [
-            _unblock(view, asked, balance, now)
+            _unblock(governance, asked, balance, now)
             for asked, balance, _ in asking
             if asked >= Decision.JUSTIFICATION_REQUIRED
         ],
-        view.governance.quota_policies.at(now).version,
+        governance.quota_policies.at(now).version,
         book.version,
     )
 
@@ -116,21 +124,14 @@ def _reason(balance: Balance, band: Band) -> Reason:
     return Reason(code, _MESSAGES[balance.shared, band], balance.account.account_id)
 
 
-def _unblock(view: QuotaView, asked: Decision, balance: Balance, now: datetime) -> Unblock:
+def _unblock(governance: Governance, asked: Decision, balance: Balance, now: datetime) -> Unblock:
     if asked is Decision.JUSTIFICATION_REQUIRED:
         return Unblock(asked, "Give a business reason; it opens this band for a while.", ())
-    who = deciders(view.governance, balance.account, now)
+    who = deciders(governance, balance.account, now)
     return Unblock(asked, f"Ask for a grant on {balance.account.account_id}.", who)
 
 
-def _caps(
-    balances: Sequence[Balance], call: Call, estimate: Priced, book: PriceBook, now: datetime
-) -> Caps | None:
-    limited = [
-        (balance, balance.limit_micro_usd) for balance in balances if balance.limit_micro_usd is not None
-    ]
-    if not limited:
-        return None
+def _caps(headroom: Headroom, call: Call, estimate: Priced, book: PriceBook, now: datetime) -> Caps | None:
     # The rate of output doesn't depend on how much of it there is: the tier is chosen by the input. Taken
     # over the longest output there is, rounding to micro-USD doesn't show in it.
     quantities, already = call.quantities, call.quantities.output_tokens
@@ -144,15 +145,4 @@ def _caps(
         more = (room - estimate.cost_micro_usd) * MAX_TOKENS // cost_of_most
         return min(max(0, already + more), MAX_TOKENS)
 
-    return Caps(
-        # A shared account asks its members for nothing before its last band; the others concern its owner.
-        fitting(
-            min(
-                balance.thresholds.room_before(Band.APPROVE, balance.used_micro_usd, limit)
-                if balance.shared
-                else balance.thresholds.room(balance.used_micro_usd, limit)
-                for balance, limit in limited
-            )
-        ),
-        fitting(min(limit - balance.used_micro_usd for balance, limit in limited)),
-    )
+    return Caps(fitting(headroom.within_bands), fitting(headroom.within_limits))

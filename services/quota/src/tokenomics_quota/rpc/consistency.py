@@ -1,0 +1,83 @@
+"""What freshness a check asks for, and waiting for it."""
+
+from collections.abc import Sequence
+from functools import cache, reduce
+
+from tokenomics.quota.v1 import quota_pb2 as pb
+from tokenomics_chassis.rpc.errors import InvalidRequestError, RpcError, UnimplementedError
+from tokenomics_contracts.catalogue import topics
+from tokenomics_quota.usecases.freshening import Freshening, Want, give_up_at
+
+
+def is_content(check: pb.CheckQuotaRequest) -> bool:
+    """Whether a check takes the view as it is."""
+    return check.WhichOneof("consistency") is None
+
+
+async def as_fresh_as_asked(
+    freshening: Freshening, checks: Sequence[pb.CheckQuotaRequest], seconds_left: float
+) -> dict[int, RpcError]:
+    """Wait, once for all of the checks, until the view that serves is as fresh as they ask for.
+
+    Returns
+    -------
+    dict
+        Why a check can't be answered, by its place among the checks; empty when all can.
+    """
+    failures: dict[int, RpcError] = {}
+    wants: dict[int, Want] = {}
+    of_everything: list[int] = []
+    until = give_up_at(seconds_left)
+    for place, check in enumerate(checks):
+        try:
+            match check.WhichOneof("consistency"):
+                case "at_least_as_fresh":
+                    wants[place] = _want_from_pb(check.at_least_as_fresh)
+                case "fully_consistent" if check.fully_consistent:
+                    of_everything.append(place)
+                case "fully_consistent" | "minimize_latency" as field if not getattr(check, field):
+                    raise InvalidRequestError({field: "must be true when set"})
+        except RpcError as error:
+            failures[place] = error
+    if of_everything:
+        try:
+            wants |= dict.fromkeys(of_everything, await freshening.everything_now(until))
+        except RpcError as error:
+            failures |= dict.fromkeys(of_everything, error)
+    if wants:
+        try:
+            await freshening.until(reduce(Want.and_also, wants.values()), until)
+        except RpcError as error:
+            failures |= {place: error for place, want in wants.items() if not freshening.has(want)}
+    return failures
+
+
+def _want_from_pb(token: pb.FreshnessToken) -> Want:
+    """Read what the view must have applied.
+
+    Raises
+    ------
+    InvalidRequestError
+        Naming every entry that is wrong.
+    UnimplementedError
+        The token speaks of an aggregate, and this version serves no command that would give such a token.
+    """
+    if token.aggregate_id or token.aggregate_version:
+        raise UnimplementedError("at_least_as_fresh: this version serves no commands, so no aggregate_id")
+    offsets = dict(token.next_offsets)
+    violations = {
+        f"at_least_as_fresh.next_offsets[{partition}]": "must not be negative"
+        if partition in _partitions()
+        else "must be keyed by a topic that quota reads and one of its partitions, as topic/partition"
+        for partition, offset in offsets.items()
+        if offset < 0 or partition not in _partitions()
+    }
+    if violations:
+        raise InvalidRequestError(violations)
+    return Want(offsets)
+
+
+@cache
+def _partitions() -> frozenset[str]:
+    """Name the partitions that a view has positions of; how many a topic has is fixed for its life."""
+    return frozenset(f"{topic.name}/{number}" for topic in topics() for number in range(topic.partitions))

@@ -1,0 +1,170 @@
+"""The gRPC service on a real view, whose refreshes, clock and log are in a test's hands."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import BadRequest
+from grpc_status import rpc_status
+
+from tests.integration.quota.harness import Quota
+from tests.support.grpc import TokenIssuer, bearer, rpc_settings, served
+from tests.support.quota_events import NOW, NoPrices, person, price_book, quota_policy, usage
+from tokenomics.quota.v1 import quota_pb2 as pb
+from tokenomics.quota.v1.quota_pb2_grpc import QuotaServiceStub, add_QuotaServiceServicer_to_server
+from tokenomics_chassis.postgres import session
+from tokenomics_chassis.serving import Serving
+from tokenomics_quota.domain.checks import Decided
+from tokenomics_quota.projections.balances import QuotaView
+from tokenomics_quota.projections.freshness import FreshnessMeter
+from tokenomics_quota.projections.governance import Governance
+from tokenomics_quota.rpc.convert import FreshnessWriter
+from tokenomics_quota.rpc.servicer import QuotaServicer
+from tokenomics_quota.storage.view_feed import ViewFeed
+from tokenomics_quota.usecases.freshening import Freshening
+
+if TYPE_CHECKING:
+    from tokenomics.quota.v1.quota_pb2_grpc import QuotaServiceAsyncStub
+
+CALLER = "system:serviceaccount:ai:portal"
+
+
+@dataclass
+class SetClock:
+    time: datetime = NOW
+
+    def now(self) -> datetime:
+        return self.time
+
+
+@dataclass
+class Decisions:
+    """A decision log in memory, which has room unless a test takes it away."""
+
+    kept: list[Decided] = field(default_factory=list)
+    room: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.room.set()
+
+    async def add(self, decided: Decided) -> None:
+        self.kept.append(decided)
+        await self.room.wait()
+
+
+@dataclass
+class Ends:
+    """The ends of a log that is only told of."""
+
+    offsets: dict[str, int] = field(default_factory=dict)
+    read_at: float | None = None
+    asked: int = 0
+
+    async def next(self) -> dict[str, int]:
+        self.asked += 1
+        self.read_at = asyncio.get_running_loop().time()
+        return dict(self.offsets)
+
+
+@dataclass
+class Served:
+    """The service, its view's feed, and a stub that calls it."""
+
+    stub: "QuotaServiceAsyncStub"
+    view: QuotaView
+    feed: ViewFeed
+    decisions: Decisions
+    token: str
+    quota: Quota
+    clock: SetClock
+    meter: FreshnessMeter
+    ends: Ends
+    freshening: Freshening
+    draining: asyncio.Event
+
+    def level(self) -> None:
+        """Let the view be known to be level with the log."""
+        self.meter.observe_ends({}, self.clock.now())
+        self.meter.observe_view({})
+
+    def metadata(self, person_id: str | None = None) -> tuple[tuple[str, str], ...]:
+        asserted = {"tokenomics_on_behalf_of": person_id} if person_id else {}
+        return bearer(self.token, **asserted)
+
+    async def refresh(self) -> None:
+        async with session(self.quota.url, self.quota.schemas, application_name="test") as connection:
+            await self.feed.refresh(connection)
+
+
+@asynccontextmanager
+async def serve(quota: Quota, folder: Path) -> AsyncIterator[Served]:
+    """Serve quota's database from a view that is refreshed by hand."""
+    issuer, decisions, meter, clock = TokenIssuer(), Decisions(), FreshnessMeter(), SetClock()
+    view, serving = QuotaView(Governance(NoPrices())), Serving[QuotaView]()
+    methods = ["/tokenomics.quota.v1.QuotaService/*"]
+    settings = rpc_settings(
+        folder, issuer, [{"subject": CALLER, "methods": methods, "may_act_for_people": True}]
+    )
+    ends = Ends()
+    freshening = Freshening(serving, ends)
+    draining = asyncio.Event()
+    servicer = QuotaServicer(  # type: ignore[abstract] # the base answers the rest with UNIMPLEMENTED
+        serving,
+        FreshnessWriter(meter),
+        freshening,
+        decisions,
+        clock=clock,
+        new_id=lambda: "decision-1",
+        longest_wait_seconds=1,
+        draining=draining,
+    )
+    async with served(
+        settings, lambda server: server.add(add_QuotaServiceServicer_to_server, servicer)
+    ) as rpc:
+        yield Served(
+            QuotaServiceStub(rpc.channel),
+            view,
+            ViewFeed(quota.url, quota.schemas, view, serving, clock, refreshed=freshening.view_moved),
+            decisions,
+            issuer.token(CALLER),
+            quota,
+            clock,
+            meter,
+            ends,
+            freshening,
+            draining,
+        )
+
+
+def check_request(subject: str = "ada", **fields: object) -> pb.CheckQuotaRequest:
+    return pb.CheckQuotaRequest(**({"subject": subject, "provider": "acme", "model": "one"} | fields))  # type: ignore[arg-type] # the fields of the request
+
+
+async def company(quota: Quota) -> None:
+    await quota.tell(price_book(), "book")
+    await quota.tell(quota_policy(allowances=[{"role": "engineer", "limit_micro_usd": 200}]), "policy")
+    await quota.tell(person("ada", manager_id="boss"), "ada")
+    await quota.tell(person("eve", team_id="blue"), "eve")
+    await quota.tell(usage("ada", input_tokens=150, output_tokens=0), "a")
+
+
+async def refused(answering: Awaitable[object]) -> grpc.StatusCode:
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await answering
+    return refusal.value.code()
+
+
+def violated_fields(error: grpc.aio.AioRpcError) -> set[str]:
+    status = rpc_status.from_call(error)  # type: ignore[arg-type] # an AioRpcError is a call, too
+    assert status is not None
+    for detail in status.details:
+        bad_request = BadRequest()
+        if detail.Unpack(bad_request):
+            return {violation.field for violation in bad_request.field_violations}
+    return set()
