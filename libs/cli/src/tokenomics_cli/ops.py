@@ -1,11 +1,13 @@
 """``tokenomics ops``: where projections stand, and what to do about events they could not apply."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
 
 from tokenomics.operations.v1 import operations_pb2
 from tokenomics.operations.v1.operations_pb2_grpc import OperationsServiceStub
+from tokenomics_chassis.clock import SystemClock
 from tokenomics_cli import rebuilds
 from tokenomics_cli.failures import CommandError, Exit
 from tokenomics_cli.output import JsonFlag, message_as_dict, out, print_json, print_table
@@ -35,8 +37,9 @@ def positions_command(
     if as_json:
         print_json(message_as_dict(answer))
         return
+    now = SystemClock().now()
     print_table(
-        ("topic", "partition", "next offset", "lag", "parked", "as of"),
+        ("topic", "partition", "next offset", "lag", "parked", "as of", "age"),
         (
             (
                 one.topic,
@@ -45,10 +48,18 @@ def positions_command(
                 one.lag if one.HasField("lag") else "unknown",
                 one.parked_events or "",
                 one.as_of.ToJsonString() if one.HasField("as_of") else "",
+                _age(one, now),
             )
             for one in answer.positions
         ),
     )
+
+
+def _age(position: operations_pb2.Position, now: datetime) -> str:
+    """Say how old the newest event applied is: with a lag, about how long the partition has been behind."""
+    if not position.HasField("as_of"):
+        return ""
+    return str(timedelta(seconds=max(0, int((now - position.as_of.ToDatetime(UTC)).total_seconds()))))
 
 
 @commands.command("parked")

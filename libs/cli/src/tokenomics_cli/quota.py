@@ -6,11 +6,14 @@ import typer
 
 from tokenomics.quota.v1 import quota_pb2
 from tokenomics.quota.v1.quota_pb2_grpc import QuotaServiceStub
-from tokenomics_cli.failures import Exit
+from tokenomics_cli.failures import CommandError, Exit
 from tokenomics_cli.output import JsonFlag, message_as_dict, out, print_json, print_table, usd
 from tokenomics_cli.rpc import OnBehalfOf, TokenFile, connect
 
 commands = typer.Typer(no_args_is_help=True, help="May a call go ahead, and where do accounts stand.")
+
+_OFFSET_DIGITS = 18
+"""More do not surely fit the 64 bits of an offset."""
 
 _EXIT_OF_DECISION = {
     quota_pb2.DECISION_ALLOW: Exit.OK,
@@ -31,6 +34,17 @@ def check_command(
     output_tokens: Annotated[int, typer.Option(min=0, help="expected")] = 0,
     project: Annotated[str, typer.Option(help="project that the call is for")] = "",
     data_class: Annotated[str, typer.Option(help="class of the data in the prompt")] = "",
+    at_least_as_fresh: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TOPIC/PARTITION=OFFSET",
+            help="wait until this offset is next in the answer's view; often",
+        ),
+    ] = None,
+    fully_consistent: Annotated[
+        bool,
+        typer.Option("--fully-consistent", help="wait until all that is in the log now is in the answer"),
+    ] = False,
     on_behalf_of: OnBehalfOf = None,
     token_file: TokenFile = None,
     as_json: JsonFlag = False,
@@ -49,6 +63,12 @@ def check_command(
         project=project,
         data_class=data_class,
     )
+    if at_least_as_fresh and fully_consistent:
+        raise CommandError("give --at-least-as-fresh or --fully-consistent, not both", Exit.USAGE)
+    if at_least_as_fresh:
+        request.at_least_as_fresh.next_offsets.update(map(_next_offset, at_least_as_fresh))
+    if fully_consistent:
+        request.fully_consistent = True
     with connect(token_file, on_behalf_of) as quota:
         answer = quota.call(QuotaServiceStub(quota.channel).CheckQuota, request)
     if as_json:
@@ -56,6 +76,13 @@ def check_command(
     else:
         _print_answer(answer)
     raise typer.Exit(_EXIT_OF_DECISION.get(answer.decision, Exit.INTERNAL))
+
+
+def _next_offset(text: str) -> tuple[str, int]:
+    partition, _, offset = text.rpartition("=")
+    if not partition or not offset.isdecimal() or len(offset) > _OFFSET_DIGITS:
+        raise CommandError(f"{text}: should be written topic/partition=offset", Exit.USAGE)
+    return partition, int(offset)
 
 
 def _print_answer(answer: quota_pb2.CheckQuotaResponse) -> None:
@@ -71,6 +98,11 @@ def _print_answer(answer: quota_pb2.CheckQuotaResponse) -> None:
             console.print(f"  {text}", markup=False)
     _print_accounts(answer.accounts)
     _print_freshness(answer.freshness)
+    if answer.HasField("degradation"):
+        left, cap = answer.degradation.remaining_micro_usd, answer.degradation.cap_micro_usd
+        console.print(
+            f"degraded: this server lets {usd(left)} more of {usd(cap)} through meanwhile", style="dim"
+        )
 
 
 @commands.command("balance")
@@ -121,6 +153,7 @@ def _share(account: quota_pb2.AccountBalance) -> str:
 
 def _print_freshness(freshness: quota_pb2.Freshness) -> None:
     lag_ms = freshness.lag.ToMilliseconds()
-    stale = "; stale, the answer is what policy says for that case" if freshness.stale else ""
+    behind = f"{lag_ms} ms behind" if freshness.HasField("lag") else "never level with the log yet"
+    stale = "; stale, older than policy allows" if freshness.stale else ""
     as_of = f"as of {freshness.as_of.ToJsonString()}, " if freshness.HasField("as_of") else ""
-    out().print(f"{as_of}{lag_ms} ms behind{stale}", style="dim")
+    out().print(f"{as_of}{behind}{stale}", style="dim")

@@ -137,13 +137,19 @@ def _is_loopback(host: str) -> bool:
 def _failure(error: Any, address: str) -> CommandError:
     # What a call raises is an RpcError and a Call in one, which the types of grpc can't say.
     code: grpc.StatusCode = error.code()
-    reason, details = code.name, list[str]()
+    reason, details, hint = code.name, list[str](), _HINTS.get(code)
     status = rpc_status.from_call(error)
     for packed in status.details if status else ():
-        info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+        info, bad, retry = (
+            error_details_pb2.ErrorInfo(),
+            error_details_pb2.BadRequest(),
+            error_details_pb2.RetryInfo(),
+        )
         if packed.Unpack(info):
             reason = f"{code.name} ({info.reason})"
         elif packed.Unpack(bad):
             details += [f"{one.field}: {one.description}" for one in bad.field_violations]
+        elif packed.Unpack(retry):
+            hint = f"try again in {retry.retry_delay.ToMilliseconds() / 1000:g} s"
     message = "; ".join([f"{address} answers {reason}: {error.details()}", *details])
-    return CommandError(message, _EXITS.get(code, Exit.INTERNAL), hint=_HINTS.get(code))
+    return CommandError(message, _EXITS.get(code, Exit.INTERNAL), hint=hint)
