@@ -18,6 +18,7 @@ from tests.proofs import (
     poison_is_parked,
     rebuild_under_traffic,
     replay_equals_live,
+    stale_view,
     thresholds_once,
     wrong_identity_refused,
 )
@@ -29,6 +30,7 @@ PROOFS: dict[str, Prove] = {
     "replay-equals-live": replay_equals_live.prove,
     "thresholds-once": thresholds_once.prove,
     "poison-is-parked": poison_is_parked.prove,
+    "stale-view": stale_view.prove,
     "wrong-identity-refused": wrong_identity_refused.prove,
     "rebuild-under-traffic": rebuild_under_traffic.prove,
 }

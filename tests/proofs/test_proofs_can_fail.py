@@ -11,6 +11,7 @@ from tests.proofs import (
     poison_is_parked,
     rebuild_under_traffic,
     replay_equals_live,
+    stale_view,
     thresholds_once,
     wrong_identity_refused,
 )
@@ -60,6 +61,11 @@ async def test_thresholds_once_fails_when_announcements_are_forgotten(resources:
 async def test_poison_is_parked_fails_when_parking_drops_a_byte(resources: AsyncExitStack) -> None:
     verdict = await poison_is_parked.prove(lab_with("truncated-parking", resources))
     assert any("the bytes are not those of the log" in failure for failure in verdict.failures)
+
+
+async def test_stale_view_fails_when_nobody_adds_up_what_is_let_through(resources: AsyncExitStack) -> None:
+    verdict = await stale_view.endure(lab_with("forgetful-tab", resources), calls=300, writes=10)
+    assert any("let through on" in failure for failure in verdict.failures)
 
 
 async def test_wrong_identity_refused_fails_when_expired_tokens_pass(resources: AsyncExitStack) -> None:

@@ -23,6 +23,7 @@ from tokenomics_contracts.upcast import Upcast
 from tokenomics_quota.storage.announcements import PostgresAnnouncements
 from tokenomics_quota.streams.projection import QuotaProjection
 from tokenomics_quota.usecases import projecting
+from tokenomics_quota.usecases.degrading import StaleTab
 
 SCHEMAS = "quota_v1, quota"
 EFFECT_DELAY_SECONDS = 1
@@ -96,6 +97,17 @@ def truncated_parking() -> list[Change]:
     return [Change(parking, "_row", truncated)]
 
 
+def forgetful_tab() -> list[Change]:
+    """stale-view: what a server lets through while its view is stale is forgotten with each answer."""
+    admit = StaleTab.admit
+
+    def forget(self: StaleTab, *arguments: Any) -> Any:
+        self.close()
+        return admit(self, *arguments)
+
+    return [Change(StaleTab, "admit", forget)]
+
+
 def expired_tokens_pass() -> list[Change]:
     """wrong-identity-refused: nobody looks at the expiry of a token."""
     decode: Any = jwt.decode
@@ -130,6 +142,7 @@ VARIANTS: dict[str, Callable[[], list[Change]]] = {
         no_rederivation,
         forgetful_announcer,
         truncated_parking,
+        forgetful_tab,
         expired_tokens_pass,
         leaky_rebuild,
         mended_reader,
