@@ -34,7 +34,11 @@ def test_every_path_is_measured_beside_its_floor(monkeypatch: pytest.MonkeyPatch
     assert sorted(map(str, bars)) == [
         "ratio <= 1.5",
         "ratio >= 0.25",
+        "ratio >= 0.5",
         "ratio >= 0.7",
+        "ratio >= 0.7",
+        "ratio >= 10",
+        "value <= 1,536",
         "value <= 250",
         "value >= 1,500",
         "value >= 22,000",

@@ -12,16 +12,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tokenomics_tools.bench import check, freshness, projection, rebuild
+from tokenomics_tools.bench import check, freshness, memory, projection, rebuild
 from tokenomics_tools.bench.plant import Scale
 from tokenomics_tools.bench.rows import Row, table_of
 from tokenomics_tools.stack import keep_logs
 
 PATHS: Mapping[str, Callable[[Scale], list[Row]]] = {
     "check": check.measure,
+    "batch": check.measure_batch,
+    "stream": check.measure_stream,
     "projection": projection.measure,
     "rebuild": rebuild.measure,
     "freshness": freshness.measure,
+    "memory": memory.measure,
 }
 
 _WIDTH = 100

@@ -6,6 +6,7 @@ Prints a ``Report`` as JSON.
 
 import asyncio
 import sys
+from collections import deque
 from itertools import cycle
 from pathlib import Path
 from time import perf_counter, process_time
@@ -26,6 +27,8 @@ class Plan(msgspec.Struct):
     metadata: tuple[tuple[str, str], ...]
     requests: list[bytes]
     in_flight: int
+    streams: int
+    """Over how many streams; 0 for unary calls. A message and its answer count as a call."""
     warm_up_seconds: float
     seconds: float
 
@@ -46,16 +49,36 @@ async def _call(plan: Plan) -> Report:
     latencies: list[float] = []
     requests = cycle(plan.requests)
     async with grpc.aio.insecure_channel(plan.address) as channel:
-        method: Any = channel.unary_unary(plan.method)
+        method: Any = (channel.stream_stream if plan.streams else channel.unary_unary)(plan.method)
 
-        async def caller(until: float) -> None:
+        async def call(until: float) -> None:
             while (begun := perf_counter()) < until:
                 await method(next(requests), metadata=plan.metadata, timeout=_TIMEOUT_SECONDS)
                 latencies.append(perf_counter() - begun)
 
+        async def stream(until: float) -> None:
+            """Send the next message as an answer comes; they come in the order of the messages."""
+            stream: Any = method(metadata=plan.metadata, timeout=_TIMEOUT_SECONDS)
+            sent: deque[float] = deque()
+
+            async def send() -> None:
+                sent.append(perf_counter())
+                await stream.write(next(requests))
+
+            for _ in range(plan.in_flight // plan.streams):
+                await send()
+            while sent:
+                if await stream.read() is grpc.aio.EOF:
+                    raise RuntimeError(f"the stream ended with {await stream.code()}")
+                latencies.append(perf_counter() - sent.popleft())
+                if perf_counter() < until:
+                    await send()
+            await stream.done_writing()
+
         async def call_for(seconds: float) -> float:
             begun = perf_counter()
-            await asyncio.gather(*(caller(begun + seconds) for _ in range(plan.in_flight)))
+            callers = [stream] * plan.streams or [call] * plan.in_flight
+            await asyncio.gather(*(each(begun + seconds) for each in callers))
             return perf_counter() - begun
 
         await call_for(plan.warm_up_seconds)
