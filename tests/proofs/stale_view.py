@@ -24,7 +24,7 @@ from tests.proofs.recompute import USAGE, recompute
 from tests.proofs.serving import bearer, serving
 from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics.quota.v1.quota_pb2_grpc import QuotaServiceStub
-from tokenomics_tools.stack import GATEWAY
+from tokenomics_tools.stack import GATEWAY, PORTAL
 
 STALE_AFTER_SECONDS = 2
 CAP_MICRO_USD = 1_000_000
@@ -116,6 +116,7 @@ class Scene:
         self._now, self._long_ago = lab.anchor, lab.anchor - timedelta(days=100)
         self._people = [f"p{rng.getrandbits(40):010x}" for _ in range(PEOPLE)]
         self._metadata = bearer(arena.stack.issuer.token(GATEWAY))
+        self._may_see = bearer(arena.stack.issuer.token(PORTAL))
         self._version = self._written = 0
         self.failures: list[str] = []
         self.figures: Counter[str] = Counter()
@@ -302,7 +303,7 @@ class Scene:
                         self.failures.append(f"closed, and yet {answer}")
                     self.figures["refused_when_closed"] += 1
             shown = await server.GetBalance(
-                pb.GetBalanceRequest(subject=self._people[0]), metadata=self._metadata, timeout=5
+                pb.GetBalanceRequest(subject=self._people[0]), metadata=self._may_see, timeout=5
             )
             if not shown.freshness.stale:
                 self.failures.append("a balance from a stale view does not say so")
@@ -348,7 +349,7 @@ class Scene:
 
     async def _posted(self, server: Any, person: str) -> int:
         request = pb.GetBalanceRequest(subject=person)
-        shown = await server.GetBalance(request, metadata=self._metadata, timeout=5)
+        shown = await server.GetBalance(request, metadata=self._may_see, timeout=5)
         return int(shown.accounts[0].posted_micro_usd)
 
     async def _check(

@@ -303,6 +303,18 @@ def test_only_the_person_and_who_decides_see_a_persons_account(
 @pytest.mark.parametrize(("subject", "recorded"), [(ALIAS, "ada"), ("ada", "ada"), (UNBORNE, UNBORNE)])
 def test_a_decision_is_recorded_of_the_person_behind_an_alias(subject: str, recorded: str) -> None:
     answer = check(view({}), call(subject), NOW)
-    event = decision_event(Decided("d", call(subject), "operational", "caller", answer, {}, False, NOW, None))
+    event = decision_event(
+        Decided(
+            "d",
+            call(subject),
+            "operational",
+            "caller",
+            answer,
+            {},
+            stale=False,
+            decided_at=NOW,
+            traceparent=None,
+        )
+    )
     assert event.key == recorded.encode()
     assert json.loads(event.value or b"")["subject"] == recorded

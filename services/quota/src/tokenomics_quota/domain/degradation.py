@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
-from tokenomics_contracts.events.policy import DEFAULT_CAP_MICRO_USD
+from tokenomics_contracts.events import policy
 from tokenomics_contracts.units import AccountId, MicroUsd
 
 
@@ -16,12 +16,17 @@ class Degrade(NamedTuple):
     cap_micro_usd: MicroUsd | None
     """What each server lets through on each account meanwhile; ``None`` lets nothing through."""
 
+    @classmethod
+    def from_policy(cls, stated: policy.Degrade) -> Self:
+        """Take over what a policy states."""
+        return cls(timedelta(seconds=stated.stale_after_seconds), stated.let_through_micro_usd)
+
     def is_stale(self, lag: timedelta | None) -> bool:
         """Whether a view is too old that has been behind for so long; ``None``: it never was level."""
         return lag is None or lag > self.stale_after
 
 
-DEFAULT_DEGRADE = Degrade(timedelta(seconds=10), DEFAULT_CAP_MICRO_USD)
+DEFAULT_DEGRADE = Degrade.from_policy(policy.Degrade())
 """Before the first policy; the same as of a policy that says nothing of it."""
 
 

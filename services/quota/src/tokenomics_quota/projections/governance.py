@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple, TypeVar
 
 from tokenomics_contracts.events.base import Event
@@ -319,7 +319,6 @@ def _member(event: Event) -> Member | None:
 def _quota_policy(published: PolicyPublished) -> QuotaPolicy:
     document = published.document
     assert isinstance(document, QuotaDocument)
-    degrade = document.degrade
     return QuotaPolicy(
         version=published.version,
         time_zone=document.time_zone,
@@ -329,5 +328,5 @@ def _quota_policy(published: PolicyPublished) -> QuotaPolicy:
         budgets={
             (AccountKind(budget.kind), budget.owner_id): budget.limit_micro_usd for budget in document.budgets
         },
-        degrade=Degrade(timedelta(seconds=degrade.stale_after_seconds), degrade.let_through_micro_usd),
+        degrade=Degrade.from_policy(document.degrade),
     )
