@@ -2,6 +2,8 @@
 
 from abc import ABC, abstractmethod
 
+from tokenomics_tools.stack.disk import SmallDisk
+
 
 class Component(ABC):
     """A server that can be stopped, killed, paused and started again at the same address.
@@ -9,6 +11,9 @@ class Component(ABC):
     Every call returns when the state is reached: a started server answers, a stopped or killed one is gone.
     A source that cannot do one of these raises ``StackError``.
     """
+
+    disk: SmallDisk | None = None
+    """Where its data is, when the stack was asked for a small disk."""
 
     @abstractmethod
     def start(self) -> None:
