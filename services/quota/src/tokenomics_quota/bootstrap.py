@@ -236,7 +236,7 @@ def serve() -> ExitCode:
         projected = [topic for topic in topics() if topic.name in QuotaProjection.topics]
         ends = LogEnds(settings.kafka_bootstrap, projected, serving, meter, _CLOCK)
         server = RpcServer(settings, process, await Authenticator.load(settings, _CLOCK))
-        freshness = FreshnessWriter(meter, timedelta(seconds=settings.stale_after_seconds))
+        freshness = FreshnessWriter(meter, timedelta(seconds=settings.stale_after_seconds), _CLOCK)
         server.add(
             add_QuotaServiceServicer_to_server,
             # The stubs call methods abstract that the generated base class answers with UNIMPLEMENTED.
@@ -254,7 +254,7 @@ def serve() -> ExitCode:
         )
 
         async def not_ready() -> str | None:
-            return not_ready_because(serving.current, _CLOCK.now())
+            return not_ready_because(serving.current, _CLOCK.steady())
 
         process.readiness["view"] = not_ready
         process.readiness["log ends"] = ends.not_ready_because
@@ -286,7 +286,7 @@ def _served_version(
                 del by_version[version]
 
     async def not_ready() -> str | None:
-        return not_ready_because(view, _CLOCK.now())
+        return not_ready_because(view, _CLOCK.steady())
 
     return VersionWork(work, not_ready)
 

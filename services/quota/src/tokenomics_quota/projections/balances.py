@@ -47,7 +47,8 @@ class QuotaView:
     as_of
         Append time of the newest event applied.
     refreshed_at
-        When the view last equalled the committed state; ``None`` before the first load.
+        When the view last equalled the committed state, by a clock that never steps; ``None`` before the
+        first load.
     """
 
     def __init__(self, governance: Governance) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tokenomics.quota.v1 import quota_pb2 as pb
+from tokenomics_chassis.clock import Clock
 from tokenomics_chassis.rpc.errors import InvalidRequestError
 from tokenomics_contracts.units import (
     IDENTIFIER_PATTERN,
@@ -306,26 +307,27 @@ def _unblock_to_pb(unblock: Unblock) -> pb.Unblock:
 class FreshnessWriter:
     """Writes how fresh a view is; the message is made anew only when it changes."""
 
-    def __init__(self, meter: FreshnessMeter, stale_after: timedelta) -> None:
+    def __init__(self, meter: FreshnessMeter, stale_after: timedelta, clock: Clock) -> None:
         self._meter = meter
+        self._clock = clock
         self._stale_after = stale_after
         self._refreshed_at: datetime | None = None
         self._lag: tuple[int | None, bool] | None = None
         self._message = pb.Freshness()
         self._in_answer = b""
 
-    def at(self, view: QuotaView, now: datetime) -> pb.Freshness:
+    def now(self, view: QuotaView) -> pb.Freshness:
         """Return the freshness of an answer given now; the caller must not keep or change the message."""
-        self._write(view, now)
+        self._write(view)
         return self._message
 
-    def in_answer(self, view: QuotaView, now: datetime) -> bytes:
+    def in_answer(self, view: QuotaView) -> bytes:
         """Return it as the part of a serialized ``CheckQuotaResponse`` that it is."""
-        self._write(view, now)
+        self._write(view)
         return self._in_answer
 
-    def _write(self, view: QuotaView, now: datetime) -> None:
-        lag = self._meter.lag(now)
+    def _write(self, view: QuotaView) -> None:
+        lag = self._meter.lag(self._clock.steady())
         tenths = None if lag is None else lag // _TENTH
         stale = lag is None or lag > self._stale_after
         if view.refreshed_at is self._refreshed_at and (tenths, stale) == self._lag:

@@ -80,7 +80,7 @@ class QuotaServicer(QuotaServiceServicer):
         answer = check(view, call, now, sees)
         _authorize(sees, answer.balances[0].account)
         check_bound(answer.estimate.cost_micro_usd, "estimated_input_tokens", "estimated_output_tokens")
-        decision_id, freshness = self._new_id(), self._freshness.in_answer(view, now)
+        decision_id, freshness = self._new_id(), self._freshness.in_answer(view)
         if answer.decision is not Decision.ALLOW:
             await self._decisions.add(
                 Decided(
@@ -134,7 +134,7 @@ class QuotaServicer(QuotaServiceServicer):
             accounts = [account for account in carrying if sees(account)]
         return pb.GetBalanceResponse(
             accounts=[balance_to_pb(self._view.balance(account, now)) for account in accounts],
-            freshness=self._freshness.at(self._view, now),
+            freshness=self._freshness.now(self._view),
             quota_policy_version=self._view.governance.quota_policies.at(now).version,
         )
 
@@ -165,7 +165,7 @@ class QuotaServicer(QuotaServiceServicer):
         return pb.ListBalancesResponse(
             accounts=[balance_to_pb(self._view.balance(account, now)) for account in page],
             next_page_token=page[-1].account_id if len(found) > size else "",
-            freshness=self._freshness.at(self._view, now),
+            freshness=self._freshness.now(self._view),
         )
 
     def _candidates(

@@ -78,7 +78,7 @@ class ViewFeed:
 
         A view that answers while another version serves stands still: see :class:`Serving`.
         """
-        now, view = self._clock.now(), self._view
+        now, begun, view = self._clock.now(), self._clock.steady(), self._view
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             active = await active_version(connection)
             if not self._serving.may_move(self._version, active):
@@ -110,7 +110,7 @@ class ViewFeed:
         )
         follower.acknowledge(changes)
         self._follower, self._from_scratch = follower, False
-        view.refreshed_at = now
+        view.refreshed_at = begun
         self._serving.put(self._version, view, active)
 
 
