@@ -185,3 +185,9 @@ class DependencyUnavailableError(UnavailableError):
     """PostgreSQL or Kafka could not be reached."""
 
     reason = "DEPENDENCY_UNAVAILABLE"
+
+
+class OverloadedError(UnavailableError):
+    """The server has more calls at hand than it may hold."""
+
+    reason = "OVERLOADED"
