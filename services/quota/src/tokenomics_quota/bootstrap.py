@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import cache
 from uuid import uuid4
 
 from tokenomics.operations.v1.operations_pb2_grpc import add_OperationsServiceServicer_to_server
@@ -22,6 +23,7 @@ from tokenomics_chassis.postgres import Pool, Schemas, create_pool, session
 from tokenomics_chassis.process import ExitCode, Process, ReadinessCheck, all_of, run
 from tokenomics_chassis.projection import Connection
 from tokenomics_chassis.projector import Projector
+from tokenomics_chassis.readiness import database_check
 from tokenomics_chassis.rebuilds import Rebuilds
 from tokenomics_chassis.relay import Relay
 from tokenomics_chassis.replay import Replay
@@ -78,11 +80,15 @@ READ_FIRST = (frozenset({OWN_TOPIC}), QuotaProjection.topics - {USAGE})
 TOPICS = QuotaProjection.topics | {OWN_TOPIC}
 """Everything that a version of the derived state follows from."""
 
+MIGRATE_PATIENCE_SECONDS = 60
+"""How long a migration, which is to end, waits for database and broker; the other processes wait for ever."""
+
 _OWN = Schemas(SERVICE, None)
 _CLOCK = SystemClock()
 _PRICES = DefaultPriceBook()
 
 
+@cache
 def migrations(schemas: Schemas) -> Migrations:
     """Return the migrations of the service's own schema, and of one version of the derived state if named."""
     return Migrations(schemas, [MigrationSource("tokenomics_quota", "storage/migrations")])
@@ -132,7 +138,7 @@ def migrate() -> ExitCode:
             await migrations(Schemas(SERVICE, version)).migrate(url)
         await create_topics(settings.kafka_bootstrap, topics())
 
-    return run(SERVICE, settings, start)
+    return run(SERVICE, settings, start, patience_seconds=MIGRATE_PATIENCE_SECONDS)
 
 
 def project() -> ExitCode:
@@ -225,7 +231,7 @@ def serve() -> ExitCode:
     settings = load(ServeSettings)
 
     async def start(process: Process) -> None:
-        pool = await _own_pool(process, settings, "quota serve")
+        pool = await _own_pool(process, settings, "quota serve", may_be_away=True)
         serving = Serving[QuotaView]()
         by_version: dict[int, Operations] = {}
         meter = FreshnessMeter()
@@ -291,16 +297,27 @@ def _served_version(
     return VersionWork(work, not_ready)
 
 
-async def _own_pool(process: Process, settings: ServiceSettings, application_name: str) -> Pool:
-    """Open a pool on what is never rebuilt, having refused schemas and topics this code isn't written for."""
+async def _own_pool(
+    process: Process, settings: ServiceSettings, application_name: str, *, may_be_away: bool = False
+) -> Pool:
+    """Open a pool on what is never rebuilt, having refused schemas and topics this code isn't written for.
+
+    From then on the process is ready only while the schemas are right, and the database there unless it
+    ``may_be_away``.
+    """
     pool = await process.enter(
         await create_pool(settings.database_url, _OWN, application_name=application_name)
     )
     async with pool.acquire() as connection:
-        await migrations(_OWN).verify(connection)
-        await migrations(Schemas(SERVICE, await active_version(connection))).verify(connection)
+        await _verify_schemas(connection)
     await verify_topics(settings.kafka_bootstrap, topics())
+    process.readiness["database"] = database_check(pool, _verify_schemas, may_be_away=may_be_away)
     return pool
+
+
+async def _verify_schemas(connection: Connection) -> None:
+    await migrations(_OWN).verify(connection)
+    await migrations(Schemas(SERVICE, await active_version(connection))).verify(connection)
 
 
 @asynccontextmanager
