@@ -18,6 +18,8 @@ from tests.proofs import (
     poison_is_parked,
     rebuild_under_traffic,
     replay_equals_live,
+    restart_storm,
+    slow_and_full,
     thresholds_once,
     wrong_identity_refused,
 )
@@ -31,6 +33,8 @@ PROOFS: dict[str, Prove] = {
     "poison-is-parked": poison_is_parked.prove,
     "wrong-identity-refused": wrong_identity_refused.prove,
     "rebuild-under-traffic": rebuild_under_traffic.prove,
+    "restart-storm": restart_storm.prove,
+    "slow-and-full": slow_and_full.prove,
 }
 
 

@@ -15,7 +15,7 @@ import asyncpg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from tests.proofs.recompute import DIRECTORY, POLICY, USAGE, RawRecord, read_topics
-from tokenomics_tools.stack import ManagedProcess, Stack, start_stack
+from tokenomics_tools.stack import ManagedProcess, Source, Stack, start_stack
 
 INPUTS = (USAGE, DIRECTORY, POLICY)
 REPOSITORY = Path(__file__).parents[2]
@@ -91,9 +91,15 @@ class Arena:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, variant: str | None = None) -> AsyncIterator["Arena"]:
+    async def open(
+        cls,
+        variant: str | None = None,
+        source: Source | None = None,
+        *,
+        small_disks: Mapping[str, int] | None = None,
+    ) -> AsyncIterator["Arena"]:
         """Start a stack, make topics and an empty database."""
-        with start_stack() as stack:
+        with start_stack(source, small_disks=small_disks) as stack:
             arena = cls(stack, stack.new_database("quota"), variant)
             await arena.migrate()
             yield arena

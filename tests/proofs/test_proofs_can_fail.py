@@ -11,6 +11,8 @@ from tests.proofs import (
     poison_is_parked,
     rebuild_under_traffic,
     replay_equals_live,
+    restart_storm,
+    slow_and_full,
     thresholds_once,
     wrong_identity_refused,
 )
@@ -71,3 +73,20 @@ async def test_wrong_identity_refused_fails_when_expired_tokens_pass(resources: 
 async def test_rebuild_under_traffic_fails_when_the_rebuild_drops_records(resources: AsyncExitStack) -> None:
     verdict = await rebuild_under_traffic.prove(lab_with("leaky-rebuild", resources))
     assert any("another hash" in failure for failure in verdict.failures)
+
+
+async def test_restart_storm_fails_when_a_loading_server_refuses_with_the_wrong_code(
+    resources: AsyncExitStack,
+) -> None:
+    verdict = await restart_storm.endure(
+        lab_with("loading-is-denied", resources), restart_storm.Ordeal(seconds=1)
+    )
+    assert any("refused with PERMISSION_DENIED" in failure for failure in verdict.failures)
+
+
+async def test_slow_and_full_fails_when_what_waits_is_counted_and_not_measured(
+    resources: AsyncExitStack,
+) -> None:
+    lab = lab_with("lanes-without-a-measure", resources)
+    verdict = await slow_and_full.endure(lab, slow_and_full.Ordeal(events=400, seconds=1))
+    assert any(failure.startswith("project took") for failure in verdict.failures)

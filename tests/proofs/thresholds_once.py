@@ -111,14 +111,14 @@ async def endure(lab: Lab, ordeal: Ordeal) -> Verdict:
                     case failpoint:
                         # Announcements come seldom: the first must do.
                         await chaos.hit(failpoint, relays, chunk, probability=1)
-            stages = [await _settle(arena, feeder, lab.anchor)]
-            failures = stages[0].said.failures + _exactly_what_was_reached(stages[0], lab.anchor)
+            stages = [await settle(arena, feeder, lab.anchor)]
+            failures = stages[0].said.failures + exactly_what_was_reached(stages[0], lab.anchor)
             if failures:
                 return Verdict({"events": ordeal.events}, failures)
             for messages in scene.moves():
                 lab.note(f"thresholds-once: stage {len(stages)} of moving limits and corrections")
                 await chaos.sigkill(rng.choice((projectors, relays)), messages)
-                stages.append(await _settle(arena, feeder, lab.anchor))
+                stages.append(await settle(arena, feeder, lab.anchor))
             failures += _each_true_when_made(stages, lab.anchor)
             hits = arena.failpoint_hits()
             failures += [*projectors.unexpected, *relays.unexpected]
@@ -145,7 +145,7 @@ class Scene:
 
     def __init__(self, rng: random.Random, now: datetime, events: int) -> None:
         self._rng, self._now, self._events = rng, now, events
-        self._people = [f"p{rng.getrandbits(40):010x}" for _ in range(PEOPLE)]
+        self.people = [f"p{rng.getrandbits(40):010x}" for _ in range(PEOPLE)]
         self._long_ago = now - timedelta(days=300)
         self._drafts: list[Draft] = []
         self._version = 0
@@ -160,7 +160,7 @@ class Scene:
             team, since = f"team-{number}", self._long_ago
             centre = {"cost_centre_id": f"cc-{number % 2}"}
             drafts.append(directory_event(team, "team.upserted", since, team, self._now, **centre))
-        for number, person in enumerate(self._people):
+        for number, person in enumerate(self.people):
             data = {"role": f"role-{number % ROLES}", "team_id": f"team-{number % TEAMS}"}
             drafts.append(
                 directory_event(person, "person.upserted", self._long_ago, person, self._now, **data)
@@ -171,18 +171,26 @@ class Scene:
         """Return usage in so many chunks."""
         for number in range(chunks):
             share = range(number * self._events // chunks, (number + 1) * self._events // chunks)
-            yield [self._usage(f"u{each}").binary() for each in share]
+            yield [self.usage_event(f"u{each}").binary() for each in share]
 
     def moves(self) -> Iterable[list[Message]]:
         """Return one stage after another; in each the totals move in one direction, or the limits do."""
         some = self._rng.sample(self._drafts, len(self._drafts) // 10)
         extra = max(300, self._events // 20)
         yield [self._policy(percent=130).binary()]
-        yield [self._usage(f"more-{each}").binary() for each in range(extra)]
+        yield [self.usage_event(f"more-{each}").binary() for each in range(extra)]
         yield [self._correction(draft, 1, cost_micro_usd=0).binary() for draft in some]
         yield [self._policy(percent=80).binary()]
         yield [self._correction(draft, 2, cost_micro_usd=4 * MEAN_COST_MICRO_USD).binary() for draft in some]
         yield [self._policy(percent=130).binary()]
+
+    def usage_event(self, id_: str, **data: object) -> Draft:
+        """Draft usage by one of the people."""
+        cost = self._rng.randrange(2 * MEAN_COST_MICRO_USD)
+        person = self._rng.choice(self.people)
+        draft = usage_event("/tool", id_, self._now, subject=person, cost_micro_usd=cost, **data)
+        self._drafts.append(draft)
+        return draft
 
     def _policy(self, percent: int) -> Draft:
         self._version += 1
@@ -196,13 +204,6 @@ class Scene:
         document = quota_policy("UTC", expected, budgets, allowances)
         return policy_event("quota", self._version, self._long_ago, self._now, document)
 
-    def _usage(self, id_: str) -> Draft:
-        cost = self._rng.randrange(2 * MEAN_COST_MICRO_USD)
-        person = self._rng.choice(self._people)
-        draft = usage_event("/tool", id_, self._now, subject=person, cost_micro_usd=cost)
-        self._drafts.append(draft)
-        return draft
-
     def _correction(self, draft: Draft, revision: int, **quantities: Any) -> Draft:
         return correction_event(draft, revision, f"{draft.id}-r{revision}", self._now, **quantities)
 
@@ -214,7 +215,7 @@ class Stage(NamedTuple):
     said: Said
 
 
-async def _settle(arena: Arena, feeder: Feeder, now: datetime) -> Stage:
+async def settle(arena: Arena, feeder: Feeder, now: datetime) -> Stage:
     """Wait until everything sent is projected and everything due is said, and stays so for a while."""
     await arena.projected(feeder.ends, within_seconds=CATCH_UP_SECONDS)
     truth = recompute(await arena.read(*INPUTS))
@@ -266,7 +267,7 @@ def _said(records: Sequence[RawRecord]) -> Said:
     return Said(announcements, repeats, failures)
 
 
-def _exactly_what_was_reached(stage: Stage, now: datetime) -> list[str]:
+def exactly_what_was_reached(stage: Stage, now: datetime) -> list[str]:
     """Limits unchanged, nothing corrected: what was said is what the final totals reached."""
     due, said = _due(stage.truth, now), {each.due for each in stage.said.announcements.values()}
     failures = [f"{each} was reached and never announced" for each in sorted(due - said)]

@@ -13,19 +13,23 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 import asyncpg
+import grpc
 import jwt
 
-from tokenomics_chassis import outbox, parking
+from tokenomics_chassis import lanes, outbox, parking
 from tokenomics_chassis.catch_up import _CatchUp
 from tokenomics_chassis.projection import Batch, Outcome
+from tokenomics_chassis.rpc.errors import UnavailableError
 from tokenomics_contracts.registry import REGISTRY
 from tokenomics_contracts.upcast import Upcast
 from tokenomics_quota.storage.announcements import PostgresAnnouncements
+from tokenomics_quota.storage.view_feed import ViewFeed
 from tokenomics_quota.streams.projection import QuotaProjection
 from tokenomics_quota.usecases import projecting
 
 SCHEMAS = "quota_v1, quota"
 EFFECT_DELAY_SECONDS = 1
+LOADING_SECONDS = 2
 
 
 class Change(NamedTuple):
@@ -116,6 +120,25 @@ def leaky_rebuild() -> list[Change]:
     return [Change(_CatchUp, "_project", drop_last)]
 
 
+def loading_is_denied() -> list[Change]:
+    """restart-storm: a server that is still loading its view says that the caller may not ask."""
+    run = ViewFeed.run
+
+    async def late(self: ViewFeed, stopping: asyncio.Event) -> None:
+        await asyncio.sleep(LOADING_SECONDS)
+        await run(self, stopping)
+
+    return [
+        Change(UnavailableError, "code", grpc.StatusCode.PERMISSION_DENIED),
+        Change(ViewFeed, "run", late),
+    ]
+
+
+def lanes_without_a_measure() -> list[Change]:
+    """slow-and-full: what waits for the database is counted in records, however large they are."""
+    return [Change(lanes, name, sys.maxsize) for name in ("BATCH_BYTES", "MOST_WAITING_BYTES")]
+
+
 def mended_reader() -> list[Change]:
     """Not a defect: a reader that has learned `usage.recorded.v99`, which is v1 under another name."""
     old = "tokenomics.usage.recorded.v99"
@@ -132,6 +155,8 @@ VARIANTS: dict[str, Callable[[], list[Change]]] = {
         truncated_parking,
         expired_tokens_pass,
         leaky_rebuild,
+        loading_is_denied,
+        lanes_without_a_measure,
         mended_reader,
     )
 }
