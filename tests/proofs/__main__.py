@@ -19,7 +19,9 @@ from tests.proofs import (
     poison_is_parked,
     rebuild_under_traffic,
     replay_equals_live,
+    restart_storm,
     restored_backup,
+    slow_and_full,
     stale_view,
     thresholds_once,
     wrong_identity_refused,
@@ -37,6 +39,8 @@ PROOFS: dict[str, Prove] = {
     "rebuild-under-traffic": rebuild_under_traffic.prove,
     "lost-database": lost_database.prove,
     "restored-backup": restored_backup.prove,
+    "restart-storm": restart_storm.prove,
+    "slow-and-full": slow_and_full.prove,
 }
 
 

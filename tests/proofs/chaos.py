@@ -4,10 +4,11 @@ import asyncio
 import os
 import random
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Self
 
+import psutil
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
@@ -53,15 +54,14 @@ class Feeder:
         """Try once; return what was not acknowledged."""
         try:
             if self._producer is None:
-                producer = AIOKafkaProducer(
+                self._producer = AIOKafkaProducer(
                     bootstrap_servers=self._bootstrap,
                     acks="all",
                     linger_ms=5,
                     max_batch_size=256 * 1024,
                     request_timeout_ms=5_000,
                 )
-                await producer.start()
-                self._producer = producer
+                await self._producer.start()
             futures = [
                 await self._producer.send(
                     each.topic, key=each.key, value=each.value, headers=list(each.headers)
@@ -86,16 +86,30 @@ class Feeder:
         return failed
 
 
+def _alike(_number: int) -> Mapping[str, str]:
+    return {}
+
+
 class Fleet:
     """Quota processes of one command; whoever dies is started again."""
 
     def __init__(
-        self, arena: Arena, command: str, size: int, *, expected_exits: frozenset[int] = EXPECTED_EXITS
+        self,
+        arena: Arena,
+        command: str,
+        size: int,
+        variables: Callable[[int], Mapping[str, str]] = _alike,
+        *,
+        expected_exits: frozenset[int] = EXPECTED_EXITS,
     ) -> None:
         self.arena, self.command, self.size = arena, command, size
         self._expected_exits = expected_exits
+        self.ends = 0
+        """How often one ended while it was kept, for whatever reason."""
         self.unexpected: list[str] = []
         """Ends that were not our doing, with the last lines of the log."""
+        self._variables = variables
+        self._asked: set[ManagedProcess] = set()
         self._processes: list[ManagedProcess] = []
         self.always_armed: str | None = None
         """A failpoint, with its probability, that every process started from now on dies at."""
@@ -121,6 +135,22 @@ class Fleet:
         while not any(process.running for process in self._processes):  # noqa: ASYNC110 - the keeper's work
             await asyncio.sleep(0.05)
         self.kill_one(rng)
+
+    async def terminate_one_soon(self, rng: random.Random) -> None:
+        """Ask a process to end, as soon as one runs that was not asked before: twice means at once."""
+        while not (  # noqa: ASYNC110 - the keeper's work
+            left := [each for each in self._processes if each.running and each not in self._asked]
+        ):
+            await asyncio.sleep(0.05)
+        process = rng.choice(left)
+        self._asked.add(process)
+        process.terminate()
+
+    def resident_bytes(self) -> Iterable[int]:
+        """Return the memory of each process that runs."""
+        for process in self._processes:
+            with suppress(psutil.NoSuchProcess):
+                yield psutil.Process(process.pid).memory_info().rss
 
     async def pause_one(self, rng: random.Random, seconds: float) -> None:
         """SIGSTOP a process, and let it go on later as if nothing had happened."""
@@ -154,11 +184,14 @@ class Fleet:
     def _spawn(self, number: int, **variables: str) -> ManagedProcess:
         if self.always_armed is not None:
             variables = {"TOKENOMICS_FAILPOINTS": self.always_armed, **variables}
+        variables = {**self._variables(number), **variables}
         return self.arena.spawn(f"{self.command}-{number}", self.command, **variables)
 
     def _replace(self, number: int, **variables: str) -> None:
         ended = self._processes[number]
-        if ended.returncode not in EXPECTED_EXITS:
+        # A process that has just begun dies of SIGTERM before it knows better.
+        when_asked = {0, -signal.SIGTERM} if ended in self._asked else set()
+        if ended.returncode not in self._expected_exits | when_asked:
             self.unexpected.append(f"{ended.name} ended with {ended.returncode}{ended.quote_log()}")
         self._processes[number] = self._spawn(number, **variables)
 
@@ -173,6 +206,7 @@ class Fleet:
         while True:
             for number, process in enumerate(self._processes):
                 if not process.running:
+                    self.ends += 1
                     self._replace(number)
             await asyncio.sleep(0.1)
 

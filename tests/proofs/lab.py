@@ -92,10 +92,14 @@ class Arena:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, variant: str | None = None, *, source: Source | None = None
+        cls,
+        variant: str | None = None,
+        source: Source | None = None,
+        *,
+        small_disks: Mapping[str, int] | None = None,
     ) -> AsyncIterator["Arena"]:
         """Start a stack, make topics and an empty database."""
-        with start_stack(source) as stack:
+        with start_stack(source, small_disks=small_disks) as stack:
             arena = cls(stack, stack.new_database("quota"), variant)
             await arena.migrate()
             yield arena

@@ -25,7 +25,7 @@ class Scene:
 
     def __init__(self, rng: random.Random, now: datetime, events: int) -> None:
         self._rng, self._now, self._events = rng, now, events
-        self._people = [f"p{rng.getrandbits(40):010x}" for _ in range(PEOPLE)]
+        self.people = [f"p{rng.getrandbits(40):010x}" for _ in range(PEOPLE)]
         self._long_ago = now - timedelta(days=300)
         self._drafts: list[Draft] = []
         self._version = 0
@@ -40,7 +40,7 @@ class Scene:
             team, since = f"team-{number}", self._long_ago
             centre = {"cost_centre_id": f"cc-{number % 2}"}
             drafts.append(directory_event(team, "team.upserted", since, team, self._now, **centre))
-        for number, person in enumerate(self._people):
+        for number, person in enumerate(self.people):
             data = {"role": f"role-{number % ROLES}", "team_id": f"team-{number % TEAMS}"}
             drafts.append(
                 directory_event(person, "person.upserted", self._long_ago, person, self._now, **data)
@@ -51,14 +51,14 @@ class Scene:
         """Return usage in so many chunks."""
         for number in range(chunks):
             share = range(number * self._events // chunks, (number + 1) * self._events // chunks)
-            yield [self._usage(f"u{each}").binary() for each in share]
+            yield [self.usage_event(f"u{each}").binary() for each in share]
 
     def moves(self) -> Iterable[list[Message]]:
         """Return one stage after another; in each the totals move in one direction, or the limits do."""
         some = self._rng.sample(self._drafts, len(self._drafts) // 10)
         extra = max(300, self._events // 20)
         yield [self._policy(percent=130).binary()]
-        yield [self._usage(f"more-{each}").binary() for each in range(extra)]
+        yield [self.usage_event(f"more-{each}").binary() for each in range(extra)]
         yield [self._correction(draft, 1, cost_micro_usd=0).binary() for draft in some]
         yield [self._policy(percent=80).binary()]
         yield [self._correction(draft, 2, cost_micro_usd=4 * MEAN_COST_MICRO_USD).binary() for draft in some]
@@ -76,10 +76,11 @@ class Scene:
         document = quota_policy("UTC", expected, budgets, allowances)
         return policy_event("quota", self._version, self._long_ago, self._now, document)
 
-    def _usage(self, id_: str) -> Draft:
+    def usage_event(self, id_: str, **data: object) -> Draft:
+        """Draft usage by one of the people."""
         cost = self._rng.randrange(2 * MEAN_COST_MICRO_USD)
-        person = self._rng.choice(self._people)
-        draft = usage_event("/tool", id_, self._now, subject=person, cost_micro_usd=cost)
+        person = self._rng.choice(self.people)
+        draft = usage_event("/tool", id_, self._now, subject=person, cost_micro_usd=cost, **data)
         self._drafts.append(draft)
         return draft
 

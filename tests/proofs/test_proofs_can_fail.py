@@ -12,7 +12,9 @@ from tests.proofs import (
     poison_is_parked,
     rebuild_under_traffic,
     replay_equals_live,
+    restart_storm,
     restored_backup,
+    slow_and_full,
     stale_view,
     thresholds_once,
     wrong_identity_refused,
@@ -90,3 +92,20 @@ async def test_restored_backup_fails_when_kafkas_commits_are_believed(resources:
     verdict = await restored_backup.endure(lab_with("commits-believed", resources), 500)
     assert verdict.figures["lost"]
     assert "the derived state has another hash than before the copy was put back" in verdict.failures
+
+
+async def test_restart_storm_fails_when_a_loading_server_refuses_with_the_wrong_code(
+    resources: AsyncExitStack,
+) -> None:
+    verdict = await restart_storm.endure(
+        lab_with("loading-is-denied", resources), restart_storm.Ordeal(seconds=1)
+    )
+    assert any("refused with PERMISSION_DENIED" in failure for failure in verdict.failures)
+
+
+async def test_slow_and_full_fails_when_what_waits_is_counted_and_not_measured(
+    resources: AsyncExitStack,
+) -> None:
+    lab = lab_with("lanes-without-a-measure", resources)
+    verdict = await slow_and_full.endure(lab, slow_and_full.Ordeal(events=400, seconds=1))
+    assert any(failure.startswith("project took") for failure in verdict.failures)

@@ -13,21 +13,25 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 import asyncpg
+import grpc
 import jwt
 
-from tokenomics_chassis import consumer, outbox, parking
+from tokenomics_chassis import consumer, lanes, outbox, parking
 from tokenomics_chassis.catch_up import _CatchUp
 from tokenomics_chassis.projection import Batch, Outcome
 from tokenomics_chassis.recall import Recall
+from tokenomics_chassis.rpc.errors import UnavailableError
 from tokenomics_contracts.registry import REGISTRY
 from tokenomics_contracts.upcast import Upcast
 from tokenomics_quota.storage.announcements import PostgresAnnouncements
+from tokenomics_quota.storage.view_feed import ViewFeed
 from tokenomics_quota.streams.projection import QuotaProjection
 from tokenomics_quota.usecases import projecting
 from tokenomics_quota.usecases.degrading import StaleTab
 
 SCHEMAS = "quota_v1, quota"
 EFFECT_DELAY_SECONDS = 1
+LOADING_SECONDS = 2
 
 
 class Change(NamedTuple):
@@ -150,6 +154,25 @@ def commits_believed() -> list[Change]:
     return [Change(consumer._Witness, "first_offset", nothing_there), Change(consumer, "_seek", stay)]
 
 
+def loading_is_denied() -> list[Change]:
+    """restart-storm: a server that is still loading its view says that the caller may not ask."""
+    run = ViewFeed.run
+
+    async def late(self: ViewFeed, stopping: asyncio.Event) -> None:
+        await asyncio.sleep(LOADING_SECONDS)
+        await run(self, stopping)
+
+    return [
+        Change(UnavailableError, "code", grpc.StatusCode.PERMISSION_DENIED),
+        Change(ViewFeed, "run", late),
+    ]
+
+
+def lanes_without_a_measure() -> list[Change]:
+    """slow-and-full: what waits for the database is counted in records, however large they are."""
+    return [Change(lanes, name, sys.maxsize) for name in ("BATCH_BYTES", "MOST_WAITING_BYTES")]
+
+
 def mended_reader() -> list[Change]:
     """Not a defect: a reader that has learned `usage.recorded.v99`, which is v1 under another name."""
     old = "tokenomics.usage.recorded.v99"
@@ -169,6 +192,8 @@ VARIANTS: dict[str, Callable[[], list[Change]]] = {
         leaky_rebuild,
         announcements_not_recalled,
         commits_believed,
+        loading_is_denied,
+        lanes_without_a_measure,
         mended_reader,
     )
 }

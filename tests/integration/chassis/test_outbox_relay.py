@@ -2,15 +2,18 @@
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
+from aiokafka import AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError
 
 from tests.integration.chassis.harness import HEADERS, append, emptied, relaying, sent
 from tests.support import toy_projection as toy
-from tokenomics_chassis import outbox
+from tokenomics_chassis import outbox, relay
 from tokenomics_chassis.failpoints import FAILPOINTS
 from tokenomics_chassis.postgres import Pool
 from tokenomics_chassis.process import ExitCode
@@ -37,6 +40,25 @@ async def test_events_are_sent_in_the_order_they_were_written_and_then_deleted(
     assert [int(each.value) for each in records] == list(range(1, 1211))
     assert {each.key for each in records} == {b"account-1"}
     assert {tuple(each.headers) for each in records} == {HEADERS}
+
+
+async def test_large_events_are_read_and_sent_a_few_at_a_time(
+    stack: Stack, database: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[int] = []
+    send = relay._send
+
+    async def counted(producer: AIOKafkaProducer, rows: Sequence[asyncpg.Record]) -> Any:
+        batches.append(len(rows))
+        return await send(producer, rows)
+
+    monkeypatch.setattr(relay, "_send", counted)
+    monkeypatch.setattr(relay, "BATCH_BYTES", 8)
+    await append(pool, range(1, 13))
+    async with relaying(stack, database):
+        await emptied(pool)
+    assert [int(each.value) for each in await sent(stack)] == list(range(1, 13))
+    assert batches == [8, 4]  # eight of one digit; one more of them, and three of two
 
 
 async def test_a_rolled_back_event_is_never_sent(stack: Stack, database: str, pool: Pool) -> None:
@@ -87,12 +109,12 @@ async def test_of_two_relays_one_leads_and_the_other_takes_over(
 async def test_a_relay_asked_to_stop_sends_what_is_written_first(
     stack: Stack, database: str, pool: Pool
 ) -> None:
-    relay = spawn(stack, database)
+    running = spawn(stack, database)
     await append(pool, range(1, 2))
     await emptied(pool)
     await append(pool, range(2, 1500))
-    relay.terminate()
-    assert await asyncio.to_thread(relay.wait, 60) == ExitCode.OK
+    running.terminate()
+    assert await asyncio.to_thread(running.wait, 60) == ExitCode.OK
     assert await pool.fetchval("SELECT count(*) FROM outbox") == 0
     assert [int(each.value) for each in await sent(stack)] == list(range(1, 1500))
 
@@ -102,8 +124,8 @@ async def test_a_kill_at_a_failpoint_loses_nothing_and_repeats_byte_for_byte(
     stack: Stack, database: str, pool: Pool, point: str
 ) -> None:
     await append(pool, range(1, 701))
-    relay = spawn(stack, database, TOKENOMICS_FAILPOINTS=f"{point}=1")
-    assert await asyncio.to_thread(relay.wait, 60) == -9
+    doomed = spawn(stack, database, TOKENOMICS_FAILPOINTS=f"{point}=1")
+    assert await asyncio.to_thread(doomed.wait, 60) == -9
     async with relaying(stack, database):
         await emptied(pool)
     records = await sent(stack)

@@ -1,5 +1,6 @@
 """Topics on a real broker: made from the catalogue, and refused when they differ from it."""
 
+import asyncio
 import uuid
 
 import pytest
@@ -30,6 +31,13 @@ async def test_topics_are_created_once_as_the_catalogue_says(stack: Stack) -> No
     assert await create_topics(stack.kafka.bootstrap, wanted) == sorted(each.name for each in wanted)
     assert await create_topics(stack.kafka.bootstrap, wanted) == []
     await verify_topics(stack.kafka.bootstrap, wanted)
+
+
+async def test_topics_may_be_created_by_several_at_once(stack: Stack) -> None:
+    for _ in range(5):
+        wanted = [topic() for _ in range(4)]
+        created = await asyncio.gather(*(create_topics(stack.kafka.bootstrap, wanted) for _ in range(3)))
+        assert sorted(name for names in created for name in names) == sorted(each.name for each in wanted)
 
 
 async def test_a_missing_topic_is_named(stack: Stack) -> None:

@@ -21,6 +21,7 @@ from tokenomics_chassis.telemetry import span
 from tokenomics_chassis.metrics import RPC_DURATION
 
 log = logging.getLogger("test")
+PATIENCE = 0
 
 def task(name, *, lag=0.0, fail=None, ready=False):
     async def run(stopping):
@@ -37,7 +38,7 @@ def task(name, *, lag=0.0, fail=None, ready=False):
 
 
 def main():
-    return run("test", load(ServiceSettings), start)
+    return run("test", load(ServiceSettings), start, patience_seconds=PATIENCE)
 """
 
 
@@ -49,6 +50,7 @@ class Running:
         path.write_text(f"{PRELUDE}\n{script}\nexit_with(main)\n")
         self.popen = subprocess.Popen(  # noqa: S603 - our own script
             [sys.executable, path],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -3,10 +3,14 @@
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.integration.chassis_rpc.processes import Collector, Running, messages
+from tokenomics_tools.stack.processes import free_port, poll
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -195,6 +199,102 @@ async def start(process):
     assert code == 69
     assert messages(lines)[-2].startswith("a dependency is unavailable: ")
     assert "exception" not in lines[-2]
+
+
+def test_a_start_waits_for_what_is_away_with_growing_pauses_and_opens_everything_anew(tmp_path: Path) -> None:
+    script = """
+from contextlib import asynccontextmanager
+
+PATIENCE = 60
+attempts = []
+
+@asynccontextmanager
+async def pool():
+    yield
+    log.info("pool closed")
+
+async def start(process):
+    attempts.append(process)
+    await process.enter(pool())
+    process.readiness[f"check {len(attempts)}"] = lambda: None
+    if len(attempts) == 1:
+        raise ConnectionRefusedError("no database")
+    if len(attempts) == 2:
+        raise FatalError("no issuer", ExitCode.UNAVAILABLE)
+    log.info(" ".join(process.readiness))
+    process.supervise("work", task("work", ready=True))
+"""
+    code, lines = Running(script, tmp_path).when_ready().finish(signal.SIGTERM)
+    assert code == 0
+    assert messages(lines)[1:] == [
+        "pool closed",
+        "starting failed, trying again: ConnectionRefusedError: no database",
+        "pool closed",
+        "starting failed, trying again: FatalError: no issuer",
+        "check 3",
+        "work runs",
+        "stopping",
+        "work stopped",
+        "pool closed",
+        "stopped",
+    ]
+
+
+def test_a_start_that_waits_can_be_stopped(tmp_path: Path) -> None:
+    script = """
+PATIENCE = 60
+
+async def start(process):
+    sys.stdout.write("ready\\n"), sys.stdout.flush()
+    raise ConnectionRefusedError("no database")
+"""
+    code, lines = Running(script, tmp_path).when_ready().finish(signal.SIGTERM)
+    assert code == 69
+    assert messages(lines)[-2:] == ["stopped before it was ready", "stopped"]
+
+
+def test_probes_are_answered_before_the_start_is_over_and_until_the_end(tmp_path: Path) -> None:
+    script = """
+PATIENCE = 60
+allowed = asyncio.Event()
+
+async def check():
+    return None if allowed.is_set() else "not yet"
+
+async def start(process):
+    if not allowed.is_set():
+        sys.stdout.write("ready\\n"), sys.stdout.flush()
+        await asyncio.to_thread(sys.stdin.readline)
+        allowed.set()
+        raise ConnectionRefusedError("no database")
+    process.readiness["check"] = check
+    process.supervise("slow", task("slow", lag=1))
+"""
+    address = f"127.0.0.1:{free_port()}"
+    running = Running(script, tmp_path, TOKENOMICS_HEALTH_LISTEN=address, TOKENOMICS_GRACE_SECONDS="10")
+    running.when_ready()
+    with grpc.insecure_channel(address) as channel:
+        health: Any = health_pb2_grpc.HealthStub(channel)
+
+        def says(name: str) -> bool:
+            answer = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=5)
+            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+        assert (says("liveness"), says("startup"), says("readiness")) == (True, False, False)
+        assert running.popen.stdin is not None
+        running.popen.stdin.write("\n")
+        running.popen.stdin.flush()
+        assert poll(lambda: says("readiness"), timeout_seconds=10)
+        assert says("startup")
+        running.popen.send_signal(signal.SIGTERM)
+        assert poll(lambda: not says("readiness"), timeout_seconds=5)
+        assert says("liveness")
+    code, lines = running.finish()
+    assert code == 0
+    assert [each.get("reasons") for each in lines if each["message"] == "not ready"] == [
+        ["starting"],
+        ["stopping"],
+    ]
 
 
 def test_bad_settings_are_one_line_each_and_code_2(tmp_path: Path) -> None:

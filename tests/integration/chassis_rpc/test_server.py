@@ -33,6 +33,7 @@ from grpc_status import rpc_status
 from tests.support.grpc import ServedRpc, TokenIssuer, bearer, rpc_settings, served
 from tokenomics_chassis.metrics import RPC_DURATION
 from tokenomics_chassis.process import Process
+from tokenomics_chassis.rpc import interceptor
 from tokenomics_chassis.rpc.errors import InvalidRequestError, QuotaExceededError, UnavailableError
 from tokenomics_chassis.rpc.identity import current_identity
 from tokenomics_chassis.telemetry import current_traceparent
@@ -172,6 +173,22 @@ def forged(issuer: TokenIssuer, algorithm: str, sign: Callable[[bytes], bytes]) 
     header = {"alg": algorithm, "typ": "JWT", "kid": issuer.kid}
     signed = encoded(json.dumps(header).encode()) + b"." + encoded(json.dumps(claims).encode())
     return (signed + b"." + encoded(sign(signed))).decode()
+
+
+async def test_more_calls_than_the_server_may_hold_are_sent_away_at_once(
+    rpc: ServedRpc, issuer: TokenIssuer, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interceptor, "MOST_CALLS", 2)
+    metadata = bearer(issuer.token(GATEWAY))
+    held = [asyncio.ensure_future(call(rpc, "Wait", metadata=metadata, timeout=10)) for _ in range(2)]
+    await asyncio.gather(toy.entered.wait(), asyncio.sleep(0.1))
+    code, status = await refusal(call(rpc, "Whoami", metadata=metadata))
+    assert code is grpc.StatusCode.UNAVAILABLE
+    assert detail(status, ErrorInfo).reason == "OVERLOADED"
+    assert detail(status, RetryInfo).retry_delay.ToMilliseconds() > 0
+    toy.leave.set()
+    await asyncio.gather(*held)
+    assert (await call(rpc, "Whoami", metadata=metadata)).value == f"{GATEWAY} for None"
 
 
 WRONG_IDENTITIES: dict[str, Callable[[TokenIssuer], Any]] = {

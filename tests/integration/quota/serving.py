@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,9 +38,13 @@ CALLER = "system:serviceaccount:ai:portal"
 @dataclass
 class SetClock:
     time: datetime = NOW
+    set_back_by: timedelta = timedelta()
 
     def now(self) -> datetime:
         return self.time
+
+    def steady(self) -> datetime:
+        return self.time + self.set_back_by
 
 
 @dataclass
@@ -116,7 +120,7 @@ async def serve(quota: Quota, folder: Path) -> AsyncIterator[Served]:
     draining = asyncio.Event()
     servicer = QuotaServicer(  # type: ignore[abstract] # the base answers the rest with UNIMPLEMENTED
         serving,
-        FreshnessWriter(meter),
+        FreshnessWriter(meter, clock),
         freshening,
         decisions,
         clock=clock,

@@ -94,6 +94,20 @@ async def test_a_limit_that_falls_with_time_alone_is_noticed(quota: Quota) -> No
     assert await announcer.judge(later + timedelta(minutes=1)) == 3
 
 
+async def test_a_limit_is_noticed_also_after_a_clock_that_ran_ahead_was_set_back(quota: Quota) -> None:
+    await company(quota)
+    announcer = Announcer(quota)
+    lower = quota_policy(
+        2, since=NOW + timedelta(hours=1), allowances=[{"role": "engineer", "limit_micro_usd": 100}]
+    )
+    await quota.tell(lower, "2")
+    await quota.tell(usage("ada", input_tokens=0, output_tokens=0), "a")
+    assert await announcer.judge(NOW + timedelta(hours=9)) == 0
+    await quota.tell(usage("ada", input_tokens=60), "b")
+    assert await announcer.judge(NOW) == 0
+    assert await announcer.judge(NOW + timedelta(hours=2)) == 3
+
+
 async def test_both_purposes_are_one_line_whatever_the_owner_is_called(quota: Quota) -> None:
     await company(quota)
     budget = {"kind": "project", "owner_id": "experiment", "limit_micro_usd": 100}

@@ -11,6 +11,7 @@ from tests.integration.quota.harness import Quota
 from tests.integration.quota.serving import (
     CALLER,
     Served,
+    SetClock,
     check_request,
     company,
     refused,
@@ -26,6 +27,8 @@ from tokenomics_quota.domain.pricing import Quantities
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.freshness import FreshnessMeter
 from tokenomics_quota.projections.governance import Governance
+from tokenomics_quota.rpc.convert import FreshnessWriter
+from tokenomics_quota.storage import decision_log
 from tokenomics_quota.storage.decision_log import OutboxDecisionLog
 from tokenomics_quota.storage.view_feed import not_ready_because
 from tokenomics_quota.streams.events import OWN_TOPIC, decision_event
@@ -387,6 +390,34 @@ async def test_a_decision_that_cant_be_recorded_harms_no_other(quota: Quota) -> 
     await log.run(stopping)
     rows = await quota.pool.fetch("SELECT aggregate_id FROM outbox ORDER BY id")
     assert [row[0] for row in rows] == ["decision/d2", "decision/d3", "decision/d4"]
+
+
+async def test_a_check_is_told_when_there_is_no_room_for_decisions_and_goes_on_when_there_is(
+    quota: Quota, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decision_log, "CAPACITY", 2)
+    monkeypatch.setattr(decision_log, "ROOM_SECONDS", 0.1)
+    log, stopping = OutboxDecisionLog(quota.pool, decision_event), asyncio.Event()
+    await log.add(decided("d1"))
+    await log.add(decided("d2"))
+    with pytest.raises(TimeoutError):
+        await log.add(decided("d3"))
+    writing = asyncio.create_task(log.run(stopping))
+    await log.add(decided("d4"))
+    stopping.set()
+    await writing
+    rows = await quota.pool.fetch("SELECT aggregate_id FROM outbox ORDER BY id")
+    assert [row[0] for row in rows] == ["decision/d1", "decision/d2", "decision/d4"]
+
+
+def test_a_stale_view_says_so_though_the_clock_was_set_back() -> None:
+    meter, clock = FreshnessMeter(), SetClock()
+    view, freshness = QuotaView(Governance(NoPrices())), FreshnessWriter(meter, clock)
+    meter.observe_ends({}, clock.steady())
+    meter.observe_view({})
+    assert freshness.at(view, clock.now()).stale is False
+    clock.time, clock.set_back_by = NOW - timedelta(hours=1), timedelta(hours=1, seconds=11)
+    assert freshness.at(view, clock.now()).stale is True
 
 
 def test_a_view_a_moment_behind_a_busy_log_is_not_stale() -> None:

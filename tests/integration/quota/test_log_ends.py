@@ -67,5 +67,5 @@ async def watched(stack: Stack, topic: Topic) -> AsyncIterator[FreshnessMeter]:
 
 async def until_level(meter: FreshnessMeter, *, within_seconds: float = 10) -> None:
     async with asyncio.timeout(within_seconds):
-        while meter.lag(CLOCK.now()) is None:  # noqa: ASYNC110 - a meter tells nobody
+        while meter.lag(CLOCK.steady()) is None:  # noqa: ASYNC110 - a meter tells nobody
             await asyncio.sleep(0.05)

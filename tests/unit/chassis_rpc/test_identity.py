@@ -20,13 +20,20 @@ METHOD = "/test.v1.Toy/Get"
 
 class SettableClock:
     def __init__(self) -> None:
-        self.time = datetime.now(UTC)
+        self.time = self.unset = datetime.now(UTC)
 
     def now(self) -> datetime:
         return self.time
 
+    def steady(self) -> datetime:
+        return self.unset
+
     def advance(self, **by: float) -> None:
         self.time += timedelta(**by)
+        self.unset += timedelta(**by)
+
+    def set_back(self, **by: float) -> None:
+        self.time -= timedelta(**by)
 
 
 class Published:
@@ -114,6 +121,20 @@ async def test_a_withdrawn_key_ends_its_remembered_tokens_though_no_other_token_
     for _ in range(5):
         await asyncio.sleep(0)
     assert published.read == 2
+    with pytest.raises(UnauthenticatedError):
+        await authenticator.identify(METHOD, withdrawn)
+
+
+async def test_a_withdrawn_key_ends_though_the_clock_was_set_back(
+    authenticator: Authenticator, published: Published, clock: SettableClock, issuer: TokenIssuer
+) -> None:
+    withdrawn = bearer(issuer.token("gateway"))
+    await authenticator.identify(METHOD, withdrawn)
+    rotated = TokenIssuer(kid="key-2")
+    published.jwks = rotated.jwks()
+    clock.set_back(hours=1)
+    clock.advance(minutes=6)
+    await authenticator.identify(METHOD, bearer(rotated.token("gateway")))
     with pytest.raises(UnauthenticatedError):
         await authenticator.identify(METHOD, withdrawn)
 

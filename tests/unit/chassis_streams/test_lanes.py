@@ -7,7 +7,13 @@ from typing import Any
 
 from aiokafka import ConsumerRecord, TopicPartition
 
-from tokenomics_chassis.lanes import BATCH_RECORDS, MOST_WAITING_RECORDS, Lanes
+from tokenomics_chassis.lanes import (
+    BATCH_BYTES,
+    BATCH_RECORDS,
+    MOST_WAITING_BYTES,
+    MOST_WAITING_RECORDS,
+    Lanes,
+)
 
 A, B = TopicPartition("t", 0), TopicPartition("t", 1)
 
@@ -15,10 +21,14 @@ A, B = TopicPartition("t", 0), TopicPartition("t", 1)
 @dataclass
 class At:
     offset: int
+    value: bytes
+    key: bytes | None = None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
 
 
-def records(first: int, count: int) -> list[Any]:
-    return [At(offset) for offset in range(first, first + count)]
+def records(first: int, count: int, *, value_bytes: int = 1) -> list[Any]:
+    value = bytes(value_bytes)
+    return [At(offset, value) for offset in range(first, first + count)]
 
 
 class Projected:
@@ -110,6 +120,25 @@ async def test_room_is_waited_for_and_batches_are_bounded() -> None:
     await at_rest(lanes)
     assert max(len(batch) for _, batch in projected.batches) == BATCH_RECORDS
     assert lanes.positions == {A: MOST_WAITING_RECORDS + BATCH_RECORDS + 1}
+
+
+async def test_large_records_fill_lanes_and_batches_by_their_bytes() -> None:
+    projected = Projected()
+    projected.open.clear()
+    lanes = Lanes(projected)
+    third = BATCH_BYTES // 3
+    lanes.add(A, [*records(0, 1, value_bytes=2 * BATCH_BYTES), *records(1, 7, value_bytes=third)])
+    await asyncio.wait_for(lanes.room(), 5)
+    too_much = At(8, b"", headers=(("odd", bytes(MOST_WAITING_BYTES)), ("empty", None)))
+    lanes.add(A, [too_much])
+    waiting = asyncio.create_task(lanes.room())
+    await asyncio.sleep(0.01)
+    assert waiting.done() is False
+    projected.open.set()
+    async with asyncio.timeout(5):
+        await waiting
+    await at_rest(lanes)
+    assert projected.batches == [(A, [0]), (A, [1, 2, 3]), (A, [4, 5, 6]), (A, [7]), (A, [8])]
 
 
 async def test_what_outlasts_its_time_is_cancelled() -> None:

@@ -1,7 +1,10 @@
 """The only place that reads the clock; everything else is given ``now``."""
 
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
+
+_BEGUN, _BEGUN_AT = datetime.now(UTC), time.monotonic()
 
 
 class Clock(Protocol):
@@ -11,6 +14,13 @@ class Clock(Protocol):
         """Return the time, always in UTC."""
         ...
 
+    def steady(self) -> datetime:
+        """Return the time that it would be had nobody set the clock since the process began.
+
+        For ages, and for nothing else: the difference of two readings is what really went by.
+        """
+        ...
+
 
 class SystemClock:
     """The machine's clock. It may step back: nothing may rest on two readings being ordered."""
@@ -18,3 +28,7 @@ class SystemClock:
     def now(self) -> datetime:
         """Return the machine's time in UTC."""
         return datetime.now(UTC)
+
+    def steady(self) -> datetime:
+        """Return what `now` was when the process began, and what went by since."""
+        return _BEGUN + timedelta(seconds=time.monotonic() - _BEGUN_AT)

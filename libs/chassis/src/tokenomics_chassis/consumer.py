@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime, timedelta
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -94,6 +95,7 @@ class ProjectionConsumer:
         self._witness = _Witness(bootstrap)
         self._lanes = Lanes(self._project_polled, patient_topics=patient_topics)
         self._committed: dict[TopicPartition, int] = {}
+        self._polled: dict[TopicPartition, tuple[int | None, datetime]] = {}
         self._rebalancing = False
         self._broker = KafkaBroker(
             bootstrap,
@@ -169,10 +171,15 @@ class ProjectionConsumer:
         consumer: AIOKafkaConsumer | None = self._subscriber.consumer
         if consumer is None:
             return "not reading yet"
-        polled = [consumer.last_poll_timestamp(tp) for tp in consumer.assignment()]
-        now_ms = self._clock.now().timestamp() * 1000
-        age_seconds = max((now_ms - each for each in polled if each is not None), default=0) / 1000
-        if age_seconds > STALE_SECONDS:
+        now = self._clock.steady()
+        polled = {tp: consumer.last_poll_timestamp(tp) for tp in consumer.assignment()}
+        # The client stamps polls by a clock that may be set: only that a stamp stands still tells anything.
+        self._polled = {
+            tp: known if (known := self._polled.get(tp)) and known[0] == stamp else (stamp, now)
+            for tp, stamp in polled.items()
+        }
+        age = max((now - since for _, since in self._polled.values()), default=timedelta())
+        if (age_seconds := age.total_seconds()) > STALE_SECONDS:
             return f"a partition was last polled {age_seconds:.0f} s ago"
         return None
 

@@ -8,16 +8,22 @@ back. So a lane may forget what waits, but may never join records between which 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from itertools import islice
 
 from aiokafka import ConsumerRecord, TopicPartition
 
 BATCH_RECORDS = 4_000
 """Records of one transaction, at most: what it costs by itself is shared out among them."""
 
+BATCH_BYTES = 4 * 1024 * 1024
+"""What they hold at most, unless a single one holds more."""
+
 MOST_WAITING_RECORDS = 16_000
 """No more is polled while so many wait. The client hands out one partition after the other: with fewer, one
 lane alone has work, and waits for the database with nothing to do meanwhile."""
 
+MOST_WAITING_BYTES = 32 * 1024 * 1024
+"""No more is polled while so much waits."""
 
 LINGER_SECONDS = 0.25
 """What comes so soon after a record of a patient topic shares its transaction."""
@@ -45,8 +51,7 @@ class Lanes:
     ) -> None:
         self._project = project
         self._patient_topics = patient_topics
-        # Runs of records read one after the other: a run ends where a rebalance or a seek came between.
-        self._waiting: dict[TopicPartition, deque[list[ConsumerRecord]]] = {}
+        self._waiting: dict[TopicPartition, deque[_Run]] = {}
         self._running: dict[TopicPartition, asyncio.Task[None]] = {}
         self._taken = asyncio.Event()
         self._positions: dict[TopicPartition, int] = {}
@@ -67,10 +72,9 @@ class Lanes:
         a batch for all that the log holds from the first to the last.
         """
         waiting = self._waiting.setdefault(tp, deque())
-        if waiting and waiting[-1][-1].offset + 1 == records[0].offset:
-            waiting[-1].extend(records)
-        else:
-            waiting.append(list(records))
+        if not waiting or waiting[-1].records[-1].offset + 1 != records[0].offset:
+            waiting.append(_Run())
+        waiting[-1].extend(records)
         if tp not in self._running:
             self._running[tp] = asyncio.create_task(self._run(tp))
 
@@ -80,9 +84,16 @@ class Lanes:
 
     async def room(self) -> None:
         """Wait until there is room for another poll."""
-        while sum(len(run) for runs in self._waiting.values() for run in runs) > MOST_WAITING_RECORDS:
+        while self._is_full():
             self._taken.clear()
             await self._taken.wait()
+
+    def _is_full(self) -> bool:
+        runs = [run for waiting in self._waiting.values() for run in waiting]
+        return (
+            sum(len(run.records) for run in runs) > MOST_WAITING_RECORDS
+            or sum(run.total_bytes for run in runs) > MOST_WAITING_BYTES
+        )
 
     async def rest(self, *, within_seconds: float) -> None:
         """Wait until nothing waits or runs; what takes longer, or than the caller waits, is cancelled."""
@@ -100,7 +111,7 @@ class Lanes:
         waiting = self._waiting[tp]
         try:
             while waiting:
-                if tp.topic in self._patient_topics and len(waiting[0]) < BATCH_RECORDS:
+                if tp.topic in self._patient_topics and len(waiting[0].records) < BATCH_RECORDS:
                     await asyncio.sleep(LINGER_SECONDS)
                 batch = _take(waiting)
                 self._taken.set()
@@ -114,10 +125,44 @@ class Lanes:
             del self._running[tp]
 
 
-def _take(waiting: deque[list[ConsumerRecord]]) -> Sequence[ConsumerRecord]:
-    run = waiting[0]
-    if len(run) <= BATCH_RECORDS:
-        return waiting.popleft()
-    batch = run[:BATCH_RECORDS]
-    del run[:BATCH_RECORDS]
+class _Run:
+    """Records read one after the other: a run ends where a rebalance or a seek came between."""
+
+    def __init__(self) -> None:
+        self.records: list[ConsumerRecord] = []
+        self.total_bytes = 0
+        self._bytes: list[int] = []
+
+    def extend(self, records: Sequence[ConsumerRecord]) -> None:
+        sizes = list(map(_bytes_of, records))
+        self.records.extend(records)
+        self._bytes.extend(sizes)
+        self.total_bytes += sum(sizes)
+
+    def take(self) -> Sequence[ConsumerRecord]:
+        """Take what makes a batch: at least one record."""
+        count, room = 0, BATCH_BYTES
+        for size in islice(self._bytes, BATCH_RECORDS):
+            room -= size
+            if room < 0 and count:
+                break
+            count += 1
+        batch = self.records[:count]
+        self.total_bytes -= sum(self._bytes[:count])
+        del self.records[:count], self._bytes[:count]
+        return batch
+
+
+def _take(waiting: deque[_Run]) -> Sequence[ConsumerRecord]:
+    batch = waiting[0].take()
+    if not waiting[0].records:
+        waiting.popleft()
     return batch
+
+
+def _bytes_of(record: ConsumerRecord) -> int:
+    size = len(record.key or b"") + len(record.value or b"")
+    for _, value in record.headers:
+        if value:
+            size += len(value)
+    return size

@@ -38,6 +38,10 @@ class WrongSchemaError(FatalError):
         super().__init__(message, ExitCode.SCHEMA)
 
 
+class NewerSchemaError(WrongSchemaError):
+    """The database's schema was brought further than this code knows."""
+
+
 @dataclass(frozen=True, slots=True)
 class MigrationSource:
     """A package whose ``folder`` holds ``service/NNN_name.sql`` and ``derived/NNN_name.sql``."""
@@ -150,7 +154,7 @@ class Migrations:
         known = {(file.package, file.name): file for file in self._files[kind]}
         if unknown := recorded.keys() - known.keys():
             names = ", ".join(sorted(f"{package}/{name}" for package, name in unknown))
-            raise WrongSchemaError(f"schema {schema} is newer than this code: it has {names}")
+            raise NewerSchemaError(f"schema {schema} is newer than this code: it has {names}")
         for key, checksum in recorded.items():
             if checksum != known[key].checksum:
                 raise WrongSchemaError(

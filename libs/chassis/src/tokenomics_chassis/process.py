@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import math
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ import uvloop
 
 from tokenomics_chassis.dependencies import is_database_missing, is_dependency_away
 from tokenomics_chassis.logs import configure_logging
+from tokenomics_chassis.postgres import Backoff
 from tokenomics_chassis.settings import ServiceSettings, SettingsError
 from tokenomics_chassis.telemetry import start_telemetry
 
@@ -73,6 +75,7 @@ class Process:
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     """Set at the first sign of a stop: from here on the process is not ready."""
 
+    _starting: bool = False
     _supervised: list[_Supervised] = field(default_factory=list)
     _resources: AsyncExitStack = field(default_factory=AsyncExitStack)
 
@@ -95,20 +98,29 @@ class Process:
         """Reasons why the process can't do its work now; empty when ready."""
         if self.draining.is_set():
             return ["stopping"]
+        if self._starting:
+            return ["starting"]
         reasons = await asyncio.gather(*(_check(name, check) for name, check in self.readiness.items()))
         return [reason for reason in reasons if reason is not None]
 
-    async def _run(self, start: Callable[["Process"], Awaitable[None]], grace_seconds: float) -> None:
+    async def _run(self, start: "Start", settings: ServiceSettings, patience_seconds: float) -> None:
         self._stop_on_signals()
-        async with self._resources:
-            try:
-                await self._until_started(start)
-                await self._until_stopped()
-            finally:
-                self.draining.set()
-                await self._stop(grace_seconds)
+        self._starting = True
+        async with AsyncExitStack() as probes:
+            if settings.health_listen is not None:
+                # Imported late: it stands on this module, and not every process has use for gRPC.
+                from tokenomics_chassis.rpc.health import probed  # noqa: PLC0415
 
-    async def _until_started(self, start: Callable[["Process"], Awaitable[None]]) -> None:
+                await probes.enter_async_context(probed(self, settings.health_listen))
+            async with self._resources:
+                try:
+                    await self._until_started(start, patience_seconds)
+                    await self._until_stopped()
+                finally:
+                    self.draining.set()
+                    await self._stop(settings.grace_seconds)
+
+    async def _until_started(self, start: "Start", patience_seconds: float) -> None:
         starting = asyncio.current_task()
         assert starting is not None
 
@@ -118,13 +130,29 @@ class Process:
 
         cancelling = asyncio.create_task(cancel_when_draining())
         try:
-            await start(self)
+            await self._start(start, patience_seconds)
         except asyncio.CancelledError:
             starting.uncancel()
             raise FatalError("stopped before it was ready", ExitCode.UNAVAILABLE) from None
         finally:
             cancelling.cancel()
+        self._starting = False
         _collect_garbage_less_often()
+
+    async def _start(self, start: "Start", patience_seconds: float) -> None:
+        """Start; anew for as long as a dependency is away, unless tasks are under way already."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + patience_seconds
+        backoff = Backoff()
+        while True:
+            try:
+                return await start(self)
+            except Exception as error:
+                if self._supervised or not _will_pass(error) or loop.time() >= deadline:
+                    raise
+                await self._resources.aclose()
+                self.readiness.clear()
+                await backoff.pause(asyncio.Event(), error, "starting")  # a stop cancels us
 
     async def _until_stopped(self) -> None:
         if not self._supervised:
@@ -192,6 +220,16 @@ async def _closed_in_time(resource: AbstractAsyncContextManager[T]) -> AsyncIter
             log.warning("a resource did not close in time, left", extra={"resource": repr(resource)})
 
 
+Start = Callable[[Process], Awaitable[None]]
+"""Opens resources and starts tasks on the process. It may be called again when a dependency was away."""
+
+
+def _will_pass(error: Exception) -> bool:
+    if isinstance(error, FatalError):
+        return error.exit_code is ExitCode.UNAVAILABLE
+    return is_dependency_away(error)
+
+
 def _collect_garbage_less_often() -> None:
     """Leave what the start has loaded out of every collection, and look at all that is alive seldom.
 
@@ -205,7 +243,7 @@ def _collect_garbage_less_often() -> None:
 
 
 def run(
-    service_name: str, settings: ServiceSettings, start: Callable[[Process], Awaitable[None]]
+    service_name: str, settings: ServiceSettings, start: Start, *, patience_seconds: float = math.inf
 ) -> ExitCode:
     """Run one process to its end.
 
@@ -217,7 +255,10 @@ def run(
         Printed redacted before anything else happens.
     start
         Opens resources and starts tasks on the :class:`Process`. When it supervises nothing, the process
-        ends with it (a migration). A signal before its end cancels it, which is no success.
+        ends with it (a migration). A signal before its end cancels it, which is no success. While a
+        dependency is away it is called again, with growing pauses.
+    patience_seconds
+        How long the start may wait for dependencies.
 
     Returns
     -------
@@ -230,7 +271,7 @@ def run(
     telemetry = start_telemetry(service_name, settings.otlp_endpoint)
 
     async def process() -> None:
-        await Process()._run(start, settings.grace_seconds)  # noqa: SLF001 - the runner of its own module
+        await Process()._run(start, settings, patience_seconds)  # noqa: SLF001 - the runner of its own module
 
     code = ExitCode.OK
     try:

@@ -13,14 +13,23 @@ from tokenomics_chassis.leadership import lead
 from tokenomics_chassis.postgres import Schemas, Session
 
 BATCH_ROWS = 500
+BATCH_BYTES = 8 * 1024 * 1024
+"""What the values of a batch hold at most, one row more."""
 
 REQUEST_TIMEOUT_MS = 10_000
 SEND_SECONDS = 10.0
 """What isn't acknowledged so soon is given up, to be sent again: well before the leader's lease ends, and
 before a stop's grace period does. The client alone would wait for a broker without end."""
 
+# The head of the outbox, up to the row that makes the batch full.
 _READ = """
-SELECT id, topic, key, header_names, header_values, value FROM outbox ORDER BY id LIMIT $1
+SELECT id, topic, key, header_names, header_values, value
+FROM (
+    SELECT *, sum(bytes) OVER (ORDER BY id) - bytes AS bytes_before
+    FROM (SELECT *, coalesce(octet_length(value), 0) AS bytes FROM outbox ORDER BY id LIMIT $1) AS head
+) AS sized
+WHERE bytes_before < $2
+ORDER BY id
 """
 _DELETE = "DELETE FROM outbox WHERE id = ANY($1)"
 
@@ -70,7 +79,7 @@ class Relay:
 
 async def _send_batch(connection: Session, producer: AIOKafkaProducer) -> bool:
     """Send the head of the outbox; whether it was a full batch, so that there may be more."""
-    rows = await connection.fetch(_READ, BATCH_ROWS)
+    rows = await connection.fetch(_READ, BATCH_ROWS, BATCH_BYTES)
     if not rows:
         return False
     failpoint("relay.after_read")
@@ -84,7 +93,7 @@ async def _send_batch(connection: Session, producer: AIOKafkaProducer) -> bool:
         error = sent[failed]
         assert isinstance(error, BaseException)
         raise error
-    return len(rows) == BATCH_ROWS
+    return len(rows) == BATCH_ROWS or sum(len(row["value"] or b"") for row in rows) >= BATCH_BYTES
 
 
 async def _send(producer: AIOKafkaProducer, rows: Sequence[asyncpg.Record]) -> Sequence[Any]:

@@ -108,6 +108,10 @@ class ServiceSettings(Settings):
     log_format: LogFormat | None = None
     """When absent: text on a terminal, JSON otherwise."""
 
+    health_listen: HostPort | None = None
+    """Where health is served besides, always in plaintext: to probe a process that serves no gRPC, or whose
+    gRPC port wants TLS, which the kubelet's probes don't speak."""
+
     grace_seconds: int = Field(default=20, ge=1)
     """What tasks have from SIGTERM on. Those cancelled then have two seconds more, closing the pool may take
     two and sending the last telemetry five: together they must stay within Kubernetes'

@@ -65,12 +65,14 @@ async def create_topics(
             elif error is not TopicAlreadyExistsError:
                 raise error(f"{name}: {message}")
         for _ in range(_SETTLE_ATTEMPTS):
-            differences = await _differences(admin, topics)
-            if not created or not differences:
+            missing, differing = await _compare(admin, topics)
+            if not missing and not (created and differing):
                 break
-            await asyncio.sleep(_SETTLE_SECONDS)  # brokers learn of a new topic a moment later
-    if differences:
-        raise TopicMismatchError(differences)
+            await asyncio.sleep(
+                _SETTLE_SECONDS
+            )  # brokers learn of a topic, made here or by another, a moment later
+    if missing or differing:
+        raise TopicMismatchError([*missing, *differing])
     log.info("topics are as the catalogue says", extra={"created_topics": sorted(created)})
     return sorted(created)
 
@@ -84,8 +86,9 @@ async def verify_topics(bootstrap: str, topics: Collection[Topic]) -> None:
         Otherwise.
     """
     async with _admin(bootstrap) as admin:
-        if differences := await _differences(admin, topics):
-            raise TopicMismatchError([*differences, "run the `migrate` command first"])
+        missing, differing = await _compare(admin, topics)
+    if missing or differing:
+        raise TopicMismatchError([*missing, *differing, "run the `migrate` command first"])
 
 
 async def end_offsets(bootstrap: str, topics: Collection[str]) -> Mapping[tuple[str, int], int]:
@@ -126,32 +129,35 @@ def _configs(topic: Topic) -> dict[str, str]:
     }
 
 
-async def _differences(admin: AIOKafkaAdminClient, topics: Collection[Topic]) -> list[str]:
+async def _compare(
+    admin: AIOKafkaAdminClient, topics: Collection[Topic]
+) -> tuple[Sequence[str], Sequence[str]]:
+    """Return a line for each topic that is missing, and for each difference of one that is there."""
     descriptions = await admin.describe_topics([topic.name for topic in topics])
     described = {each["topic"]: each for each in descriptions}
-    differences = []
+    missing, differing = [], []
     existing = []
     for topic in topics:
         found: Mapping[str, Any] | None = described.get(topic.name)
         if found is None or found["error_code"] == UnknownTopicOrPartitionError.errno:
-            differences.append(f"{topic.name} does not exist")
+            missing.append(f"{topic.name} does not exist")
             continue
         existing.append(topic)
         partitions = len(found["partitions"])
         if partitions != topic.partitions:
-            differences.append(
+            differing.append(
                 f"{topic.name} has {partitions} partitions, the catalogue says {topic.partitions}"
             )
     resources = [ConfigResource(ConfigResourceType.TOPIC, topic.name) for topic in existing]
     responses = await admin.describe_configs(resources) if resources else []
     configs = {each[3]: {entry[0]: entry[1] for entry in each[4]} for each in _resources(responses)}
-    differences += [
+    differing += [
         f"{topic.name} has {name}={configs[topic.name].get(name)}, the catalogue says {value}"
         for topic in existing
         for name, value in _configs(topic).items()
         if configs[topic.name].get(name) != value
     ]
-    return differences
+    return missing, differing
 
 
 def _resources(responses: Collection[Any]) -> list[Any]:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import cache
 from uuid import uuid4
 
 from tokenomics.operations.v1.operations_pb2_grpc import add_OperationsServiceServicer_to_server
@@ -23,6 +24,7 @@ from tokenomics_chassis.postgres import Pool, Schemas, create_pool, session
 from tokenomics_chassis.process import ExitCode, Process, ReadinessCheck, all_of, run
 from tokenomics_chassis.projection import Connection, Projection
 from tokenomics_chassis.projector import Projector
+from tokenomics_chassis.readiness import database_check
 from tokenomics_chassis.rebuilds import Rebuilds
 from tokenomics_chassis.recall import Recall
 from tokenomics_chassis.relay import Relay
@@ -84,11 +86,15 @@ READ_FIRST = (frozenset({OWN_TOPIC}), QuotaProjection.topics - {USAGE})
 TOPICS = QuotaProjection.topics | {OWN_TOPIC}
 """Everything that a version of the derived state follows from."""
 
+MIGRATE_PATIENCE_SECONDS = 60
+"""How long a migration, which is to end, waits for database and broker; the other processes wait for ever."""
+
 _OWN = Schemas(SERVICE, None)
 _CLOCK = SystemClock()
 _PRICES = DefaultPriceBook()
 
 
+@cache
 def migrations(schemas: Schemas) -> Migrations:
     """Return the migrations of the service's own schema, and of one version of the derived state if named."""
     return Migrations(schemas, [MigrationSource("tokenomics_quota", "storage/migrations")])
@@ -150,7 +156,7 @@ def migrate() -> ExitCode:
             await migrations(Schemas(SERVICE, version)).migrate(url)
         await create_topics(settings.kafka_bootstrap, topics())
 
-    return run(SERVICE, settings, start)
+    return run(SERVICE, settings, start, patience_seconds=MIGRATE_PATIENCE_SECONDS)
 
 
 def project() -> ExitCode:
@@ -243,7 +249,7 @@ def serve() -> ExitCode:
     settings = load(ServeSettings)
 
     async def start(process: Process) -> None:
-        pool = await _own_pool(process, settings, "quota serve")
+        pool = await _own_pool(process, settings, "quota serve", may_be_away=True)
         serving = Serving[QuotaView]()
         by_version: dict[int, Operations] = {}
         meter = FreshnessMeter()
@@ -260,14 +266,14 @@ def serve() -> ExitCode:
         views = EachVersion(
             pool, FED, lambda version: _served_version(settings, version, serving, by_version, refreshed)
         )
-        VIEW_LAG.read = lambda: _seconds(meter.lag(_CLOCK.now()))
+        VIEW_LAG.read = lambda: _seconds(meter.lag(_CLOCK.steady()))
         server = RpcServer(settings, process, await Authenticator.load(settings, _CLOCK))
         server.add(
             add_QuotaServiceServicer_to_server,
             # The stubs call methods abstract that the generated base class answers with UNIMPLEMENTED.
             QuotaServicer(  # type: ignore[abstract]
                 serving,
-                FreshnessWriter(meter),
+                FreshnessWriter(meter, _CLOCK),
                 freshening,
                 decisions,
                 clock=_CLOCK,
@@ -288,7 +294,7 @@ def serve() -> ExitCode:
         )
 
         async def not_ready() -> str | None:
-            return not_ready_because(serving.current, _CLOCK.now())
+            return not_ready_because(serving.current, _CLOCK.steady())
 
         process.readiness["view"] = not_ready
         process.readiness["log ends"] = ends.not_ready_because
@@ -323,7 +329,7 @@ def _served_version(
                 del by_version[version]
 
     async def not_ready() -> str | None:
-        return not_ready_because(view, _CLOCK.now())
+        return not_ready_because(view, _CLOCK.steady())
 
     return VersionWork(work, not_ready)
 
@@ -332,16 +338,27 @@ def _seconds(lag: timedelta | None) -> float | None:
     return None if lag is None else lag.total_seconds()
 
 
-async def _own_pool(process: Process, settings: ServiceSettings, application_name: str) -> Pool:
-    """Open a pool on what is never rebuilt, having refused schemas and topics this code isn't written for."""
+async def _own_pool(
+    process: Process, settings: ServiceSettings, application_name: str, *, may_be_away: bool = False
+) -> Pool:
+    """Open a pool on what is never rebuilt, having refused schemas and topics this code isn't written for.
+
+    From then on the process is ready only while the schemas are right, and the database there unless it
+    ``may_be_away``.
+    """
     pool = await process.enter(
         await create_pool(settings.database_url, _OWN, application_name=application_name)
     )
     async with pool.acquire() as connection:
-        await migrations(_OWN).verify(connection)
-        await migrations(Schemas(SERVICE, await active_version(connection))).verify(connection)
+        await _verify_schemas(connection)
     await verify_topics(settings.kafka_bootstrap, topics())
+    process.readiness["database"] = database_check(pool, _verify_schemas, may_be_away=may_be_away)
     return pool
+
+
+async def _verify_schemas(connection: Connection) -> None:
+    await migrations(_OWN).verify(connection)
+    await migrations(Schemas(SERVICE, await active_version(connection))).verify(connection)
 
 
 @asynccontextmanager

@@ -155,5 +155,11 @@ class DecisionLog(Protocol):
     """Where decision records go."""
 
     async def add(self, decided: Decided) -> None:
-        """Keep a decision; returns before it is durable, and waits while too many are not durable yet."""
+        """Keep a decision; returns before it is durable, and waits while too many are not durable yet.
+
+        Raises
+        ------
+        TimeoutError
+            They stayed too many; nothing is kept.
+        """
         ...

@@ -2,14 +2,16 @@
 
 The owner holds the only writing end of the pipe, so however it ends (return, exception, SIGKILL) this process
 reads the end of the file. Then it kills what it was told of with all descendants, and PostgreSQL's processes
-inside the folder (sessions of their own, they outlive a killed postmaster for a moment), and removes the
-folder when it is a temporary one; all but the logs when the last line was ``logs``: then the owner lives.
+inside the folder (sessions of their own, they outlive a killed postmaster for a moment), unmounts what was
+mounted inside, and removes the folder when it is a temporary one; all but the logs when the last line was
+``logs``: then the owner lives.
 """
 
 import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterable
@@ -53,6 +55,12 @@ def remove(folder: Path, *, but_logs: bool) -> None:
             shutil.rmtree(entry, ignore_errors=True)
 
 
+def mounted_inside(folder: Path) -> list[str]:
+    """Return where file systems are mounted inside the folder."""
+    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return [each for each in mounts if Path(each) != folder and Path(each).is_relative_to(folder)]
+
+
 def main() -> None:
     """Read pids until the owner's end of the pipe closes, then clean up."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -70,6 +78,8 @@ def main() -> None:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         time.sleep(ROUND_SECONDS)
+    for mount_point in mounted_inside(folder):
+        subprocess.run(["umount", "--lazy", mount_point], check=False)  # noqa: S607 - wherever the system has it
     if mode == "remove":
         remove(folder, but_logs=line == "logs\n")
 

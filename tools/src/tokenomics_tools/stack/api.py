@@ -15,6 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 
 from tokenomics_tools.stack.component import Kafka, Postgres
+from tokenomics_tools.stack.disk import SmallDisk
 from tokenomics_tools.stack.embedded import EmbeddedKafka, EmbeddedPostgres
 from tokenomics_tools.stack.errors import StackError
 from tokenomics_tools.stack.external import ExternalKafka, ExternalPostgres
@@ -174,7 +175,12 @@ def choose_source(source: Source | str | None = None) -> Source:
 
 
 @contextlib.contextmanager
-def start_stack(source: Source | str | None = None, data_dir: Path | None = None) -> Iterator[Stack]:
+def start_stack(
+    source: Source | str | None = None,
+    data_dir: Path | None = None,
+    *,
+    small_disks: Mapping[str, int] | None = None,
+) -> Iterator[Stack]:
     """Start Kafka and PostgreSQL, yield the stack when both answer, and leave nothing running behind.
 
     Parameters
@@ -185,6 +191,9 @@ def start_stack(source: Source | str | None = None, data_dir: Path | None = None
         Kept afterwards, and continued when an embedded stack starts on it again; None for a temporary one, of
         which ``keep_logs`` keeps the logs.
         With the other sources it gets only logs and keys.
+    small_disks
+        Sizes in bytes of file systems of their own for the data of ``kafka`` and ``postgres``: the
+        component's ``disk``. Embedded only; this data goes with the stack.
 
     Raises
     ------
@@ -192,10 +201,13 @@ def start_stack(source: Source | str | None = None, data_dir: Path | None = None
         Something did not start; the message quotes its log. What had started is gone again.
     """
     source = choose_source(source)
+    if small_disks and source is not Source.EMBEDDED:
+        raise StackError(f"the {source} stack has no small disks: the embedded one has")
     supervisor = Supervisor(data_dir)
     try:
         secret = _read_or_make_secret(supervisor.folder / "secret")
-        kafka, postgres = _components(source, supervisor, _password(secret, "postgres"))
+        disks = {name: SmallDisk(supervisor, name, size) for name, size in (small_disks or {}).items()}
+        kafka, postgres = _components(source, supervisor, _password(secret, "postgres"), disks)
         try:
             # One after the other in containers: testcontainers makes its reaper on first use, unguarded.
             with ThreadPoolExecutor(1 if source is Source.CONTAINERS else 2) as pool:
@@ -219,10 +231,15 @@ def start_stack(source: Source | str | None = None, data_dir: Path | None = None
         supervisor.close()
 
 
-def _components(source: Source, supervisor: Supervisor, password: str) -> tuple[Kafka, Postgres]:
+def _components(
+    source: Source, supervisor: Supervisor, password: str, disks: Mapping[str, SmallDisk]
+) -> tuple[Kafka, Postgres]:
     match source:
         case Source.EMBEDDED:
-            return EmbeddedKafka(supervisor), EmbeddedPostgres(supervisor, password)
+            return (
+                EmbeddedKafka(supervisor, disks.get("kafka")),
+                EmbeddedPostgres(supervisor, password, disks.get("postgres")),
+            )
         case Source.CONTAINERS:
             # Imported late: Docker's client doubles the time of the import.
             from tokenomics_tools.stack import containers  # noqa: PLC0415

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from pathlib import Path
 
+from tokenomics_tools.stack.disk import SmallDisk
 from tokenomics_tools.stack.errors import StackError
 
 
@@ -12,6 +13,9 @@ class Component(ABC):
     Every call returns when the state is reached: a started server answers, a stopped or killed one is gone.
     A source that cannot do one of these raises ``StackError``.
     """
+
+    disk: SmallDisk | None = None
+    """Where its data is, when the stack was asked for a small disk."""
 
     @abstractmethod
     def start(self) -> None:

@@ -13,6 +13,7 @@ from typing import ClassVar
 import psutil
 
 from tokenomics_tools.stack.component import Component, Kafka, Postgres
+from tokenomics_tools.stack.disk import SmallDisk
 from tokenomics_tools.stack.errors import StackError
 from tokenomics_tools.stack.kafka_programs import JAVA_ENVIRONMENT, KafkaPrograms, write_properties
 from tokenomics_tools.stack.probes import postgres_answers
@@ -34,9 +35,11 @@ class _Embedded(Component):
     _environment: ClassVar[Mapping[str, str]]
     _user: tuple[int, int] | None = None
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: Supervisor, disk: SmallDisk | None) -> None:
+        self.disk = disk
         self._supervisor = supervisor
         self._folder = supervisor.folder / self._name
+        self._data = (disk.folder if disk else self._folder) / "data"
         self._process: ManagedProcess | None = None
         self._started_before = False
 
@@ -111,17 +114,17 @@ class EmbeddedKafka(_Embedded, Kafka):
     _stop_signal = signal.SIGTERM
     _environment = JAVA_ENVIRONMENT
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        super().__init__(supervisor)
+    def __init__(self, supervisor: Supervisor, disk: SmallDisk | None = None) -> None:
+        super().__init__(supervisor, disk)
         self._programs = KafkaPrograms()
         self._properties = self._folder / "server.properties"
 
     def _configure(self) -> None:
-        port, data = free_port(), self._folder / "data"
+        port = free_port()
         self._folder.mkdir(exist_ok=True)
-        write_properties(self._properties, port=port, controller_port=free_port(), data=data)
+        write_properties(self._properties, port=port, controller_port=free_port(), data=self._data)
         self.bootstrap = f"127.0.0.1:{port}"
-        if not (data / "meta.properties").exists():
+        if not (self._data / "meta.properties").exists():
             self._run("kafka-format", self._programs.format_storage(self._properties))
 
     def _command(self) -> Sequence[str | Path]:
@@ -139,10 +142,9 @@ class EmbeddedPostgres(_Embedded, Postgres):
     _stop_signal = signal.SIGINT  # ends sessions instead of waiting for them
     _environment: ClassVar = {"PATH": os.defpath, "LC_ALL": "C"}
 
-    def __init__(self, supervisor: Supervisor, password: str) -> None:
-        super().__init__(supervisor)
+    def __init__(self, supervisor: Supervisor, password: str, disk: SmallDisk | None = None) -> None:
+        super().__init__(supervisor, disk)
         self._password = password
-        self._data = self._folder / "data"
         self._programs = _postgres_programs()
         if os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody")
@@ -187,7 +189,7 @@ class EmbeddedPostgres(_Embedded, Postgres):
         password_file.write_text(self._password)
         if self._user is not None:
             self._supervisor.folder.chmod(0o711)
-            os.chown(self._folder, *self._user)
+            os.chown(self._data.parent, *self._user)
             os.chown(password_file, *self._user)
         login = [f"--username={POSTGRES_ADMIN}", f"--pwfile={password_file}", "--auth=scram-sha-256"]
         locale = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]

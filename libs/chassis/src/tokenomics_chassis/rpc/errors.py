@@ -191,3 +191,9 @@ class StoppingError(UnavailableError):
     """The process is going away; another one answers."""
 
     reason = "STOPPING"
+
+
+class OverloadedError(UnavailableError):
+    """The server has more calls at hand than it may hold."""
+
+    reason = "OVERLOADED"

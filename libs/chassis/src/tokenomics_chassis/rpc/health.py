@@ -8,14 +8,15 @@ they passed once. None needs an identity.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import aio
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from tokenomics_chassis.process import Process
+from tokenomics_chassis.process import ExitCode, FatalError, Process
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -86,3 +87,36 @@ class Health:
         """Say for the last time that the server is not ready, and let nobody wait for more."""
         await self.check()
         self.servicer.end_watches()
+
+
+@contextlib.asynccontextmanager
+async def probed(process: Process, address: str) -> AsyncIterator[None]:
+    """Serve health, and nothing else, in plaintext: before the start is over, and until everything ended."""
+    server, health = grpc.aio.server(options=[("grpc.so_reuseport", 0)]), Health(process, ())
+    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
+    listen(server, address)
+    await health.check()
+    await server.start()
+    checking = asyncio.create_task(health.keep_checking())
+    try:
+        yield
+    finally:
+        checking.cancel()
+        health.servicer.end_watches()
+        await server.stop(None)
+
+
+def listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
+    """Take a port for a server, and return it.
+
+    Raises
+    ------
+    FatalError
+        It can't be had.
+    """
+    try:
+        if credentials is not None:
+            return server.add_secure_port(address, credentials)
+        return server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise FatalError(f"cannot listen on {address}: {error}", ExitCode.UNAVAILABLE) from error

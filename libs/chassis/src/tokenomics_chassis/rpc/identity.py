@@ -143,20 +143,20 @@ class KeySet:
 
     async def get(self, kid: str) -> jwt.PyJWK | None:
         """Look up a key, loading the set when it is old or does not have it."""
-        age = self._clock.now() - self._tried_at
+        age = self._clock.steady() - self._tried_at
         if age > _KEYS_LIVE or (kid not in self._keys and age > _PAUSE_BETWEEN_LOADS):
             await self._load_unless_just_tried()
         return self._keys.get(kid)
 
     def refresh(self) -> None:
         """Load a set that is old in the background: where every token is known, nobody asks for a key."""
-        is_old = self._clock.now() - self._tried_at > _KEYS_LIVE
+        is_old = self._clock.steady() - self._tried_at > _KEYS_LIVE
         if is_old and (self._refresh is None or self._refresh.done()):
             self._refresh = asyncio.create_task(self._load_unless_just_tried())
 
     async def _load_unless_just_tried(self) -> None:
         async with self._loading:
-            if self._clock.now() - self._tried_at > _PAUSE_BETWEEN_LOADS:
+            if self._clock.steady() - self._tried_at > _PAUSE_BETWEEN_LOADS:
                 await self.load()
 
     async def load(self) -> None:
@@ -167,7 +167,7 @@ class KeySet:
         UnavailableError
             No key was ever loaded.
         """
-        self._tried_at = self._clock.now()
+        self._tried_at = self._clock.steady()
         try:
             found = jwt.PyJWKSet.from_dict(json.loads(await self._fetch()))
         except (OSError, ValueError, jwt.PyJWTError) as error:

@@ -26,6 +26,7 @@ from tokenomics_chassis.rpc.errors import (
     DeadlineExceededError,
     DependencyUnavailableError,
     InvalidRequestError,
+    OverloadedError,
     RpcError,
     UnimplementedError,
 )
@@ -38,6 +39,10 @@ T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
 RpcHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # not a generic at run time
 Handler = Callable[[Any, Context], Any]
+
+MOST_CALLS = 2_000
+"""Unary calls at a time. Where the database is slow they pile up, and each takes memory: more are sent away
+at once, to another server or to come back."""
 
 _MAKERS = {  # (request is a stream, answer is a stream)
     (False, False): grpc.unary_unary_rpc_method_handler,
@@ -61,6 +66,7 @@ class Interceptor:
     def __init__(self, authenticator: Authenticator, *, default_deadline_seconds: float) -> None:
         self._authenticator = authenticator
         self._default_deadline_seconds = default_deadline_seconds
+        self._calls = 0
 
     def wrap(self, method: str, served: RpcHandler) -> RpcHandler:
         """Wrap the handler of one method, named ``/package.Service/Method``.
@@ -98,7 +104,9 @@ class Interceptor:
     ) -> T:
         begun = perf_counter()
         code = grpc.StatusCode.OK
+        self._calls += unary
         try:
+            self._refuse_too_many()
             metadata = context.invocation_metadata() or ()
             set_current_identity(await self._authenticator.identify(method, metadata))
             with span(method[1:], traceparent=_traceparent(metadata), kind=SpanKind.SERVER):
@@ -117,7 +125,12 @@ class Interceptor:
             await context.abort_with_status(rpc_status.to_status(answer.to_status()))
             raise
         finally:
+            self._calls -= unary
             _durations(method, code).record(perf_counter() - begun)
+
+    def _refuse_too_many(self) -> None:
+        if self._calls > MOST_CALLS:
+            raise OverloadedError(f"{MOST_CALLS} calls are being answered already")
 
     async def _within_default_deadline(self, work: Callable[[], Awaitable[T]]) -> T:
         limit = asyncio.timeout(self._default_deadline_seconds)

@@ -9,8 +9,8 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from tokenomics_chassis.process import ExitCode, FatalError, Process
-from tokenomics_chassis.rpc.health import Health
+from tokenomics_chassis.process import Process
+from tokenomics_chassis.rpc.health import Health, listen
 from tokenomics_chassis.rpc.identity import Authenticator
 from tokenomics_chassis.rpc.interceptor import Interceptor, RpcHandler
 from tokenomics_chassis.settings import RpcSettings, SettingsError
@@ -86,13 +86,9 @@ class RpcServer:
 
     def _listen(self) -> int:
         address, credentials = self._settings.grpc_listen, _credentials(self._settings)
-        try:
-            if credentials is not None:
-                return self._server.add_secure_port(address, credentials)
+        if credentials is None:
             log.warning("the transport is plaintext", extra={"address": address})
-            return self._server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise FatalError(f"cannot listen on {address}: {error}", ExitCode.UNAVAILABLE) from error
+        return listen(self._server, address, credentials)
 
 
 class _Registration:

@@ -48,9 +48,10 @@ class QuotaView:
     as_of
         Append time of the newest event applied.
     refreshed_at
-        When the view last equalled the committed state; ``None`` before the first load.
+        When the view last equalled the committed state, by a clock that never steps; ``None`` before the
+        first load.
     refresh_began
-        The same moment in seconds of the event loop's clock, which never steps back.
+        The same moment in seconds of the event loop's clock.
     """
 
     def __init__(self, governance: Governance) -> None:

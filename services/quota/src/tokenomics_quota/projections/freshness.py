@@ -16,7 +16,8 @@ class FreshnessMeter:
     """Remembers when the view was last known to have applied everything that was in the log then.
 
     Under steady traffic a view never holds what is at the log's end this very moment. So ends are kept until
-    the view has reached them, and the lag is the age of the newest ends that it has.
+    the view has reached them, and the lag is the age of the newest ends that it has. Moments are readings of
+    a clock that never steps.
     """
 
     def __init__(self) -> None:

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tokenomics.quota.v1 import quota_pb2 as pb
+from tokenomics_chassis.clock import Clock
 from tokenomics_chassis.rpc.errors import InvalidRequestError, RpcError
 from tokenomics_contracts.units import (
     IDENTIFIER_PATTERN,
@@ -367,14 +368,15 @@ class Freshness(NamedTuple):
 class FreshnessWriter:
     """Writes how fresh the view is; the message is made anew only when it changes."""
 
-    def __init__(self, meter: FreshnessMeter) -> None:
+    def __init__(self, meter: FreshnessMeter, clock: Clock) -> None:
         self._meter = meter
+        self._clock = clock
         self._of: tuple[float | None, QuotaView, int | None, bool] | None = None
         self._written = Freshness(pb.Freshness(), b"", None, stale=True)
 
     def at(self, view: QuotaView, now: datetime) -> Freshness:
         """Return the freshness of an answer given now."""
-        lag = self._meter.lag(now)
+        lag = self._meter.lag(self._clock.steady())
         tenths = None if lag is None else lag // _TENTH
         stale = view.governance.quota_policies.at(now).degrade.is_stale(lag)
         of = (view.refresh_began, view, tenths, stale)

@@ -16,6 +16,9 @@ log = logging.getLogger(__name__)
 CAPACITY = 10_000
 """Decisions not durable yet; further checks that need a record wait for room."""
 
+ROOM_SECONDS = 1.0
+"""How long they wait; then it is the database that is unavailable."""
+
 GROUP = 500
 """Decisions of one transaction."""
 
@@ -48,8 +51,15 @@ class OutboxDecisionLog:
         ------
         ValueError
             The decision can't be told as an event; nothing is queued.
+        TimeoutError
+            There is no room: the database has not taken records for long. Nothing is queued.
         """
-        await self._waiting.put((f"decision/{decided.decision_id}", self._describe(decided)))
+        record = (f"decision/{decided.decision_id}", self._describe(decided))
+        if self._waiting.full():
+            async with asyncio.timeout(ROOM_SECONDS):
+                await self._waiting.put(record)
+        else:
+            self._waiting.put_nowait(record)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Write until told to stop and nothing is left."""

@@ -93,7 +93,7 @@ class ViewFeed:
 
         A view that answers while another version serves stands still: see :class:`Serving`.
         """
-        now, view = self._clock.now(), self._view
+        now, steady, view = self._clock.now(), self._clock.steady(), self._view
         began = asyncio.get_running_loop().time()
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             active = await active_version(connection)
@@ -128,7 +128,7 @@ class ViewFeed:
         )
         follower.acknowledge(changes)
         self._follower, self._from_scratch = follower, False
-        view.refreshed_at, view.refresh_began = now, began
+        view.refreshed_at, view.refresh_began = steady, began
         self._serving.put(self._version, view, active)
         self._refreshed()
 

@@ -59,7 +59,7 @@ class LogEnds:
 
     async def not_ready_because(self) -> str | None:
         """Tell why answers would be too far from the log: not level with it since the start, or for long."""
-        lag = self._meter.lag(self._clock.now())
+        lag = self._meter.lag(self._clock.steady())
         if lag is None:
             return "the view has not caught up with the log yet"
         return f"the view is {lag.total_seconds():.0f} s behind the log" if lag > LAG_BOUND else None
@@ -84,7 +84,7 @@ class LogEnds:
 
     async def _watch(self, consumer: AIOKafkaConsumer, stopping: asyncio.Event, backoff: Backoff) -> None:
         while not stopping.is_set():
-            at, began = self._clock.now(), asyncio.get_running_loop().time()
+            at, began = self._clock.steady(), asyncio.get_running_loop().time()
             served = len(self._asking)
             found = await consumer.end_offsets(self._partitions)
             ends = {f"{tp.topic}/{tp.partition}": end for tp, end in found.items()}

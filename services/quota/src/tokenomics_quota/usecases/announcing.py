@@ -26,7 +26,7 @@ class ThresholdAnnouncer:
     def __init__(self, known: KnownGovernance) -> None:
         self._known = known
         self._judged_version: int | None = None
-        self._limits_hold_until = datetime.min.replace(tzinfo=UTC)
+        self._limits_hold_from = self._limits_hold_until = datetime.min.replace(tzinfo=UTC)
 
     async def judge(
         self, ledger: Ledger, announcements: Announcements, moved: Mapping[SourceId, int], now: datetime
@@ -36,14 +36,17 @@ class ThresholdAnnouncer:
         Limits can't change while it looks: it shares the governing lock and reads the totals after taking it.
         """
         governance = await self._known.locked(ledger)
-        everything = governance.version != self._judged_version or now >= self._limits_hold_until
+        # Before the judgement that the limits were found in: the clock has stepped back.
+        limits_hold = self._limits_hold_from <= now < self._limits_hold_until
+        everything = governance.version != self._judged_version or not limits_hold
         if not everything and not moved:
             return 0
         since = governance.calendars.at(now).period_of(now - ANNOUNCED_PERIODS)
         totals = await announcements.totals(None if everything else moved, since=since)
         made = await announcements.announce(list(_due(governance, totals, now)), now)
         if everything:
-            self._judged_version, self._limits_hold_until = governance.version, governance.next_change(now)
+            self._judged_version = governance.version
+            self._limits_hold_from, self._limits_hold_until = now, governance.next_change(now)
         return made
 
 
