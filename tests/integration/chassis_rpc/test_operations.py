@@ -21,12 +21,14 @@ from tokenomics.operations.v1.operations_pb2_grpc import (
     OperationsServiceStub,
     add_OperationsServiceServicer_to_server,
 )
+from tokenomics_chassis import operations
 from tokenomics_chassis.operations import Operations
 from tokenomics_chassis.parking import Parking, Skip
 from tokenomics_chassis.postgres import Pool, create_pool
+from tokenomics_chassis.projection import Batch, Connection, Outcome
 from tokenomics_chassis.projector import Projector
 from tokenomics_chassis.rebuilds import Rebuilds
-from tokenomics_chassis.records import Record
+from tokenomics_chassis.records import Place, Record
 from tokenomics_chassis.rpc.errors import PermissionDeniedError
 from tokenomics_chassis.rpc.identity import Identity
 from tokenomics_chassis.rpc.operations import OperationsServicer
@@ -274,6 +276,28 @@ async def test_a_retry_applies_what_was_mended_and_counts_what_was_not(
     assert [each.place.offset for each in await operator.parked()] == [1]
     again = await operator.call("RetryParkedEvents", crashed)
     assert (again.applied, again.still_parked) == (0, 0)
+
+
+async def test_what_was_tried_least_is_retried_first(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    class Noting(toy.Toy):
+        async def apply(self, connection: Connection, batch: Batch) -> Outcome:
+            tried.extend(record.offset for record in batch.records)
+            return await super().apply(connection, batch)
+
+    await project(pool, toy.Toy(), toy.AMOUNTS, b"x", b"x", b"x")
+    backend = Operations(
+        pool,
+        Parking(pool, toy.SCHEMAS, Noting(), toy.skipped_event),
+        derived_version=7,
+        bootstrap=NOBODY_LISTENS,
+        skip_event_id=skip_event_id,
+    )
+    await backend.retry_at([Place(toy.AMOUNTS, 0, 0)])
+    monkeypatch.setattr(operations, "RETRY_LIMIT", 1)
+    await backend.retry(None)
+    assert tried == [0, 1, 2, 0]
 
 
 async def test_a_retry_of_places_passes_over_those_where_nothing_is_parked(

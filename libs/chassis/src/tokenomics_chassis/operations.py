@@ -24,10 +24,11 @@ LEFT JOIN (SELECT topic, partition, count(*) AS parked_records FROM parked GROUP
 WHERE $1::text[] IS NULL OR topic = ANY($1)
 ORDER BY topic, partition
 """
+# The least tried first: where a call ends before all have had their turn, the next begins with the others.
 _PLACES = """
 SELECT topic, partition, record_offset FROM parked
 WHERE $1::text IS NULL OR error_code = $1
-ORDER BY topic, partition, record_offset
+ORDER BY attempts, topic, partition, record_offset
 """
 _IS_SKIPPED = """
 SELECT EXISTS (SELECT FROM skipped WHERE topic = $1 AND partition = $2 AND record_offset = $3)
