@@ -58,6 +58,7 @@ async def test_each_file_is_applied_once_in_order_the_chassis_first(stack: Stack
         "shop: shop_package/001_receipt.sql",
         "shop_v1: tokenomics_chassis/001_positions.sql",
         "shop_v1: tokenomics_chassis/002_frozen.sql",
+        "shop_v1: tokenomics_chassis/003_parked_in_a_row.sql",
         "shop_v1: shop_package/001_orders.sql",
         "shop_v1: shop_package/002_index.sql",
     ]
@@ -79,6 +80,7 @@ async def test_versions_of_derived_state_stand_beside_each_other(stack: Stack, w
     assert await migrations(2).migrate(url) == [
         "shop_v2: tokenomics_chassis/001_positions.sql",
         "shop_v2: tokenomics_chassis/002_frozen.sql",
+        "shop_v2: tokenomics_chassis/003_parked_in_a_row.sql",
         "shop_v2: shop_package/001_orders.sql",
     ]
 
