@@ -11,6 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from tests.integration.chassis.harness import consumer, consuming, made_topics, send, spawn, total, until
 from tests.support import toy_projection as toy
 from tests.support.toy_projection import AMOUNTS, CRASH, OWN, Toy
+from tokenomics_chassis.catch_up import catch_up
 from tokenomics_chassis.log_ranges import LostHistoryError, log_ranges
 from tokenomics_chassis.parking import Skip
 from tokenomics_chassis.postgres import Pool, create_pool
@@ -243,6 +244,22 @@ async def test_history_that_was_deleted_is_no_gap_for_a_running_projector(
         await asyncio.wait_for(running, 30)
     assert lost.value.exit_code == ExitCode.LOST_HISTORY
     assert await total(pool) == 3
+
+
+async def test_history_that_was_deleted_is_no_gap_for_who_reads_all_of_it(
+    stack: Stack,
+    topics: AIOKafkaAdminClient,
+    pool: Pool,
+    producer: AIOKafkaProducer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tokenomics_chassis.log_ranges.SETTLE_SECONDS", 0.01)
+    await send(producer, *[b"1"] * 10)
+    await topics.delete_records({FIRST: RecordsToDelete(8)})
+    projector = Projector(pool, toy.SCHEMAS, Toy())
+    with pytest.raises(LostHistoryError, match=f"{AMOUNTS}/0 is read up to 0, but begins at 8"):
+        await catch_up(stack.kafka.bootstrap, projector, {(AMOUNTS, 0): 10}, asyncio.Event())
+    assert await total(pool) == 0
 
 
 async def test_history_that_was_deleted_after_it_was_read_is_not_missed(

@@ -98,11 +98,8 @@ class Recall(Generic[T]):
         self, connection: Session, own: Mapping[tuple[str, int], LogRange], stopping: asyncio.Event
     ) -> None:
         recalled = await self._recalled(connection)
-        unread = {
-            TopicPartition(*place): each.end
-            for place, each in own.items()
-            if recalled.get(place, 0) < each.end
-        }
+        ends = {TopicPartition(*place): each.end for place, each in own.items()}
+        unread = {tp: end for tp, end in ends.items() if recalled.get((tp.topic, tp.partition), 0) < end}
         if not unread:
             return
         found = 0
@@ -129,9 +126,7 @@ class Recall(Generic[T]):
         finally:
             await consumer.stop()
         if found:
-            log.warning(
-                "the database did not know of announcements that were made", extra={"recalled": found}
-            )
+            log.warning("announcements were made that the database did not know", extra={"recalled": found})
 
     def _announced(self, records: Sequence[ConsumerRecord]) -> Sequence[T]:
         announced = []
