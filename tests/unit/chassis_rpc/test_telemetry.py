@@ -2,11 +2,16 @@
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from tokenomics_chassis import telemetry
 from tokenomics_chassis.logs import configure_logging
 from tokenomics_chassis.metrics import Durations
 from tokenomics_chassis.settings import LogFormat, LogLevel
@@ -35,6 +40,43 @@ def test_work_without_a_readable_cause_begins_a_trace_of_its_own(traceparent: st
             assert current_traceparent() == begun
     with span("other"):
         assert current_traceparent() != begun
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> InMemorySpanExporter:
+    """Record as the standard variables ask for a sampler of that share."""
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", str(request.param))
+    exporter = InMemorySpanExporter()
+    monkeypatch.setattr(telemetry, "_tracing", telemetry._Tracing())
+    provider = telemetry._tracer_provider(Resource.get_empty())
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    return exporter
+
+
+def names(recorded: InMemorySpanExporter) -> list[str]:
+    return [each.name for each in recorded.get_finished_spans()]
+
+
+@pytest.mark.parametrize("recorded", [0.0], indirect=True)
+def test_of_traces_begun_elsewhere_just_the_sampled_are_recorded(recorded: InMemorySpanExporter) -> None:
+    with span("sampled", traceparent=TRACEPARENT), span("inner"):
+        assert (current_traceparent() or "").startswith(f"00-{TRACE}")
+    with span("not sampled", traceparent=f"{TRACEPARENT[:-1]}0"), span("inner of it"):
+        pass
+    with span("begun here"), span("inner of that"):
+        pass
+    assert names(recorded) == ["inner", "sampled"]
+
+
+@pytest.mark.parametrize("recorded", [0.3], indirect=True)
+def test_of_traces_begun_here_the_share_is_recorded_each_whole(recorded: InMemorySpanExporter) -> None:
+    for _ in range(1_000):
+        with span("outer"), span("inner"):
+            pass
+    found = recorded.get_finished_spans()
+    assert 200 < names(recorded).count("outer") < 400
+    assert set(Counter(each.context.trace_id for each in found if each.context).values()) == {2}
 
 
 @contextmanager

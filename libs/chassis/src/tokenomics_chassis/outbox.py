@@ -48,7 +48,10 @@ async def append(
 
 
 async def append_all(connection: Connection, events: Iterable[tuple[str, int, OutboxEvent]]) -> None:
-    """Append events, each with its aggregate's id and version, in one round trip; see :func:`append`."""
+    """Append events, each with its aggregate's id and version, in one round trip; see :func:`append`.
+
+    All or none of them, also where the caller has no transaction open.
+    """
     await connection.executemany(_INSERT, [_row(*each) for each in events])
 
 

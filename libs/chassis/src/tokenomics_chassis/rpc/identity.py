@@ -181,6 +181,8 @@ class KeySet:
 @dataclass(frozen=True, slots=True)
 class _Verified:
     caller: Caller
+    identity: Identity
+    """Of the caller that acts for nobody."""
     kid: str
     expires_at: datetime
 
@@ -241,19 +243,21 @@ class Authenticator:
             The issuer's keys could never be loaded.
         """
         token, on_behalf_of = _credentials(metadata)
+        now = self._clock.now()
         self._keys.refresh()
         known = self._verified.get(token)
-        if known is None or known.expires_at <= self._clock.now() or known.kid not in self._keys:
+        if known is None or known.expires_at <= now or known.kid not in self._keys:
             self._verified.pop(token, None)
             known = await self._verify(token)
         caller = known.caller
         if not caller.may_call(method):
             raise PermissionDeniedError(f"{caller.subject} may not call {method}")
-        if on_behalf_of is not None:
-            if not caller.may_act_for_people:
-                raise PermissionDeniedError(f"{caller.subject} may not act for people")
-            if not _SUBJECT.fullmatch(on_behalf_of):
-                raise PermissionDeniedError(f"{ON_BEHALF_OF} is not a subject id")
+        if on_behalf_of is None:
+            return known.identity
+        if not caller.may_act_for_people:
+            raise PermissionDeniedError(f"{caller.subject} may not act for people")
+        if not _SUBJECT.fullmatch(on_behalf_of):
+            raise PermissionDeniedError(f"{ON_BEHALF_OF} is not a subject id")
         return Identity(caller.subject, on_behalf_of)
 
     async def _verify(self, authorization: str) -> _Verified:
@@ -284,7 +288,7 @@ class Authenticator:
         caller = self._callers.get(subject)
         if caller is None:
             raise PermissionDeniedError(f"{subject} is not a known caller")
-        verified = _Verified(caller, kid, datetime.fromtimestamp(claims["exp"], UTC))
+        verified = _Verified(caller, Identity(subject), kid, datetime.fromtimestamp(claims["exp"], UTC))
         while len(self._verified) >= _KEPT_TOKENS:
             del self._verified[next(iter(self._verified))]
         self._verified[authorization] = verified

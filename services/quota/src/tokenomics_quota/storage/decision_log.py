@@ -22,7 +22,7 @@ ROOM_SECONDS = 1.0
 GROUP = 500
 """Decisions of one transaction."""
 
-LINGER_SECONDS = 0.02
+LINGER_SECONDS = 0.05
 """How long the first of a group waits for others: a transaction for each would cost more than the checks."""
 
 _REFUSALS = (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError)
@@ -36,7 +36,7 @@ class OutboxDecisionLog:
     """Implements :class:`tokenomics_quota.ports.DecisionLog` on the outbox.
 
     A check doesn't wait for the disk: a process that is killed loses the records of its last moments (those
-    under way, a few milliseconds of them unless the database is away), never a settled amount.
+    under way, a tenth of a second of them unless the database is away), never a settled amount.
     """
 
     def __init__(self, pool: Pool, describe: Callable[[Decided], OutboxEvent]) -> None:
@@ -114,5 +114,5 @@ class OutboxDecisionLog:
             log.exception("a decision record can't be written", extra={"aggregate_id": record[0]})
 
     async def _append(self, group: Sequence[_Record]) -> None:
-        async with self._pool.acquire() as connection, connection.transaction():
+        async with self._pool.acquire() as connection:
             await outbox.append_all(connection, ((aggregate_id, 1, event) for aggregate_id, event in group))
