@@ -138,9 +138,7 @@ class Fleet:
 
     async def terminate_one_soon(self, rng: random.Random) -> None:
         """Ask a process to end, as soon as one runs that was not asked before: twice means at once."""
-        while not (  # noqa: ASYNC110 - the keeper's work
-            left := [each for each in self._processes if each.running and each not in self._asked]
-        ):
+        while not (left := self._unasked()):  # noqa: ASYNC110 - the keeper's work
             await asyncio.sleep(0.05)
         process = rng.choice(left)
         self._asked.add(process)
@@ -177,6 +175,9 @@ class Fleet:
             expected = {0, -signal.SIGTERM, *([-signal.SIGKILL] if process in self._armed else ())}
             if (code := await asyncio.to_thread(process.wait, 40)) not in expected:
                 self.unexpected.append(f"{process.name} ended with {code} on SIGTERM{process.quote_log()}")
+
+    def _unasked(self) -> list[ManagedProcess]:
+        return [each for each in self._processes if each.running and each not in self._asked]
 
     def _running(self, rng: random.Random) -> int:
         return rng.choice([number for number, process in enumerate(self._processes) if process.running])

@@ -29,7 +29,9 @@ DISKS = {"postgres": 512 * MIB, "kafka": 1536 * MIB}
 LEFT_BYTES = MIB // 4
 """So much is left for the load to use up when a disk is filled."""
 
-PROJECTORS, RELAYS, SERVERS = 2, 2, 1
+PROJECTORS, RELAYS, SERVERS = 1, 2, 1
+"""One projector, so that all that waits for the database is its own."""
+
 MEMORY_BOUND_BYTES = 400 * MIB
 """Resident memory that none of our processes may exceed."""
 
@@ -38,7 +40,7 @@ LARGE_BYTES = 180_000
 LARGE_EVENTS = 2_500
 """More of them than fit the bound, whatever the scale."""
 
-CYCLE_SECONDS, STOPPED_SHARE = 4.0, 0.95
+CYCLE_SECONDS, STOPPED_SHARE = 10.0, 0.95
 """A slow server: stopped for so much of each cycle, so that it does a twentieth of its work."""
 
 SAMPLE_SECONDS = 0.2
@@ -80,7 +82,7 @@ async def endure(lab: Lab, ordeal: Ordeal) -> Verdict:
     address = f"127.0.0.1:{free_port()}"
     async with AsyncExitStack() as resources:
         arena = await resources.enter_async_context(
-            Arena.open(lab.variant, Source.EMBEDDED, small_disks=DISKS)
+            Arena.open(lab.variant, source=Source.EMBEDDED, small_disks=DISKS)
         )
         feeder = await resources.enter_async_context(Feeder(arena.stack.kafka.bootstrap))
         await feeder.send([draft.binary() for draft in scene.founding()])
@@ -179,7 +181,7 @@ class Hardship:
     async def slow(self, name: str, load: Iterable[Sequence[Message]]) -> None:
         """Let a server work a twentieth of the time until all is sent, and for some seconds at least."""
         self._lab.note(f"slow-and-full: {name} is slow")
-        until = monotonic() + self._seconds
+        until = monotonic() + max(self._seconds, CYCLE_SECONDS)
         crawling = asyncio.create_task(self._crawl(self._server(name)))
         try:
             await self._send(load)

@@ -94,7 +94,7 @@ class Served:
 
     def level(self) -> None:
         """Let the view be known to be level with the log."""
-        self.meter.observe_ends({}, self.clock.now())
+        self.meter.observe_ends({}, self.clock.steady())
         self.meter.observe_view({})
 
     def metadata(self, person_id: str | None = None) -> tuple[tuple[str, str], ...]:

@@ -45,7 +45,7 @@ async def test_a_database_meets_the_end_of_its_small_disk_and_goes_on_when_there
         await connection.execute("INSERT INTO heap SELECT repeat('x', 4000) FROM generate_series(1, 1000)")
         await connection.close()
     assert not mounts_inside(stack.folder)
-    assert not stack.folder.exists()
+    assert not disk.folder.exists()
 
 
 def test_a_small_disk_goes_when_its_owner_is_killed() -> None:

@@ -127,7 +127,7 @@ async def test_large_records_fill_lanes_and_batches_by_their_bytes() -> None:
     projected.open.clear()
     lanes = Lanes(projected)
     third = BATCH_BYTES // 3
-    lanes.add(A, [*records(0, 1, value_bytes=2 * BATCH_BYTES), *records(1, 7, value_bytes=third)])
+    lanes.add(A, [*records(0, 1, value_bytes=BATCH_BYTES + 1), *records(1, 7, value_bytes=third)])
     await asyncio.wait_for(lanes.room(), 5)
     too_much = At(8, b"", headers=(("odd", bytes(MOST_WAITING_BYTES)), ("empty", None)))
     lanes.add(A, [too_much])

@@ -15,7 +15,7 @@ from aiokafka import ConsumerRecord, TopicPartition
 BATCH_RECORDS = 4_000
 """Records of one transaction, at most: what it costs by itself is shared out among them."""
 
-BATCH_BYTES = 4 * 1024 * 1024
+BATCH_BYTES = 8 * 1024 * 1024
 """What they hold at most, unless a single one holds more."""
 
 MOST_WAITING_RECORDS = 16_000

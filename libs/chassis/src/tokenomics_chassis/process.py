@@ -7,8 +7,8 @@ import math
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TypeVar
@@ -81,7 +81,7 @@ class Process:
 
     async def enter(self, resource: AbstractAsyncContextManager[T]) -> T:
         """Open a resource; it is closed after every task has ended, the last opened first, or left."""
-        return await self._resources.enter_async_context(_closed_in_time(resource))
+        return await self._resources.enter_async_context(_ClosedInTime(resource))
 
     def supervise(self, name: str, task: Task) -> None:
         """Run a task for the life of the process.
@@ -207,17 +207,21 @@ class Process:
             loop.add_signal_handler(number, on_signal, number)
 
 
-@asynccontextmanager
-async def _closed_in_time(resource: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
-    opened = await resource.__aenter__()
-    try:
-        yield opened
-    finally:
+class _ClosedInTime(AbstractAsyncContextManager[T]):
+    """A resource whose closing takes two seconds at most; then it is left."""
+
+    def __init__(self, resource: AbstractAsyncContextManager[T]) -> None:
+        self._resource = resource
+
+    async def __aenter__(self) -> T:
+        return await self._resource.__aenter__()
+
+    async def __aexit__(self, *error: object) -> None:
         try:
             async with asyncio.timeout(CANCEL_SECONDS):
-                await resource.__aexit__(*sys.exc_info())
+                await self._resource.__aexit__(*error)
         except TimeoutError:
-            log.warning("a resource did not close in time, left", extra={"resource": repr(resource)})
+            log.warning("a resource did not close in time, left", extra={"resource": repr(self._resource)})
 
 
 Start = Callable[[Process], Awaitable[None]]
