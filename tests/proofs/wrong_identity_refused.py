@@ -134,8 +134,10 @@ class _Prober:
         if own.code is grpc.StatusCode.UNIMPLEMENTED:
             return
         self.figures["balances_protected"] += own.tells and not other.tells
-        # A list shows what one may see, a stream answers each message for itself; all others refuse the call.
-        silent = method.client_streaming or "page_size" in method.input_type.fields_by_name
+        # A list shows what one may see, a stream and a batch answer each check for itself; all others refuse.
+        silent = method.client_streaming or bool(
+            {"page_size", "checks"} & method.input_type.fields_by_name.keys()
+        )
         if other.tells or not (silent or other.code is grpc.StatusCode.PERMISSION_DENIED):
             self.failures.append(f"{path}: {ASKING} asked about {ASKED} and got {other.code.name}")
 
