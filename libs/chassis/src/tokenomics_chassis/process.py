@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from enum import IntEnum
+from types import TracebackType
 from typing import TypeVar
 
 import uvloop
@@ -216,10 +217,12 @@ class _ClosedInTime(AbstractAsyncContextManager[T]):
     async def __aenter__(self) -> T:
         return await self._resource.__aenter__()
 
-    async def __aexit__(self, *error: object) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             async with asyncio.timeout(CANCEL_SECONDS):
-                await self._resource.__aexit__(*error)
+                await self._resource.__aexit__(kind, error, trace)
         except TimeoutError:
             log.warning("a resource did not close in time, left", extra={"resource": repr(self._resource)})
 

@@ -39,7 +39,7 @@ class LogEnds:
         clock: Clock,
     ) -> None:
         self._bootstrap = bootstrap
-        # By the catalogue: what a broker happens to know of must not pass for all there is.
+        # By the catalogue: what the client happens to know of must not pass for all there is.
         self._partitions = [
             TopicPartition(topic.name, partition) for topic in topics for partition in range(topic.partitions)
         ]
