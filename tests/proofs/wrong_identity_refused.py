@@ -136,7 +136,7 @@ class _Prober:
         self.figures["balances_protected"] += own.tells and not other.tells
         # A list shows what one may see, a stream and a batch answer each check for itself; all others refuse.
         silent = method.client_streaming or bool(
-            {"page_size", "checks"} & method.input_type.fields_by_name.keys()
+            {"page_size", "checks"}.intersection(method.input_type.fields_by_name)
         )
         if other.tells or not (silent or other.code is grpc.StatusCode.PERMISSION_DENIED):
             self.failures.append(f"{path}: {ASKING} asked about {ASKED} and got {other.code.name}")
