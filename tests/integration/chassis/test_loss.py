@@ -187,7 +187,9 @@ async def test_gaps_that_compaction_leaves_in_the_log_are_accepted(
     assert left[0] > 1
     async with consuming(consumer(stack, group, pool)):
         await until(lambda: total(pool, "another key"), 1)
-    assert await total(pool) == 1 + len(left)
+    # The cleaner may go on between looking and reading, and after it.
+    still_left = await compacted_offsets(stack, fewer_than=5)
+    assert len(still_left) <= await total(pool) - 1 <= len(left)
     assert (await log_ranges(stack.kafka.bootstrap, [AMOUNTS]))[AMOUNTS, 0] == (0, 12)
 
 
