@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +67,14 @@ async def parked(pool: Pool) -> list[tuple[int, str]]:
     return [tuple(row) for row in rows]
 
 
-def consumer(stack: Stack, group: str, pool: Pool, projection: toy.Toy | None = None) -> ProjectionConsumer:
+def consumer(
+    stack: Stack,
+    group: str,
+    pool: Pool,
+    projection: toy.Toy | None = None,
+    *,
+    read_first: Sequence[str] = (toy.OWN,),
+) -> ProjectionConsumer:
     projector = Projector(
         pool, toy.SCHEMAS, projection or toy.Toy(), skips=toy.skips(), max_parked_in_a_row=20
     )
@@ -76,7 +83,7 @@ def consumer(stack: Stack, group: str, pool: Pool, projection: toy.Toy | None = 
         group,
         projector,
         SystemClock(),
-        read_first=(frozenset({toy.OWN}),),
+        read_first=[frozenset({topic}) for topic in read_first],
         patient_topics=frozenset({toy.OWN}),
     )
 

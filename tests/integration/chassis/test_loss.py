@@ -125,13 +125,14 @@ async def test_an_older_copy_under_newer_commits_has_no_gap_and_counts_nothing_t
     assert await pool.fetchval("SELECT count(*) FROM applied") == 301
 
 
+@pytest.mark.parametrize("read_first", [[OWN], [OWN, AMOUNTS]], ids=["own topic", "and another"])
 async def test_a_skip_holds_when_the_database_is_emptied_under_a_running_projector(
-    stack: Stack, group: str, pool: Pool, producer: AIOKafkaProducer
+    stack: Stack, group: str, pool: Pool, producer: AIOKafkaProducer, read_first: list[str]
 ) -> None:
     skip = Skip(AMOUNTS, 0, 1, "malformed", "OPS-7", "operator-1")
     await send(producer, b"1", CRASH, b"2")
     await send(producer, toy.skipped_event(skip).value, topic=OWN, partition=2)
-    async with consuming(consumer(stack, group, pool, Toy(mended=True))):
+    async with consuming(consumer(stack, group, pool, Toy(mended=True), read_first=read_first)):
         await until(lambda: total(pool), 3)
         await pool.execute("TRUNCATE position, tally, applied, skipped")
         await until(lambda: total(pool), 3)

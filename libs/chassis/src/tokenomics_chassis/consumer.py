@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from itertools import groupby
+from itertools import groupby, takewhile
 from operator import attrgetter
 from typing import Any
 
@@ -97,6 +97,7 @@ class ProjectionConsumer:
         self._committed: dict[TopicPartition, int] = {}
         self._polled: dict[TopicPartition, tuple[int | None, datetime]] = {}
         self._rebalancing = False
+        self._reading_first = asyncio.Lock()
         self._broker = KafkaBroker(
             bootstrap,
             client_id="projector",
@@ -143,7 +144,7 @@ class ProjectionConsumer:
         beside = [asyncio.create_task(self._close_gaps()), asyncio.create_task(self._commit_regularly())]
         try:
             await self._refuse_lost_history()
-            await self._read_what_comes_first()
+            await self._read_first_of_all(self._read_first)
             await self._broker.start()
             # FastStream restarts a loop that raised, without end: here its first failure ends the process.
             loops = [*self._subscriber.tasks, *beside]
@@ -232,8 +233,8 @@ class ProjectionConsumer:
     async def _read_again(self, consumer: AIOKafkaConsumer, tp: TopicPartition, position: int) -> None:
         """Go back to the stored position: the database was emptied, or is an older copy of itself."""
         log.warning("%s is read again from the stored position %d", tp, position)
-        if not any(tp.topic in topics for topics in self._read_first):
-            await self._read_what_comes_first()
+        async with self._reading_first:
+            await self._read_first_of_all(takewhile(lambda topics: tp.topic not in topics, self._read_first))
         _seek(consumer, tp, position)
 
     async def _close_gaps(self) -> None:
@@ -342,8 +343,8 @@ class ProjectionConsumer:
         """
         await whole_log_ranges(self._bootstrap, self._projector.topics, self._projector.positions, self._halt)
 
-    async def _read_what_comes_first(self) -> None:
-        for topics in self._read_first:
+    async def _read_first_of_all(self, sets: Iterable[Collection[str]]) -> None:
+        for topics in sets:
             await catch_up(self._bootstrap, self._projector, await self._ends_of(topics), self._halt)
 
     async def _ends_of(self, topics: Collection[str]) -> Ends:

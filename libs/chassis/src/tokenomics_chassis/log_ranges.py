@@ -46,8 +46,8 @@ class LostHistoryError(FatalError):
     def above(cls, topic: str, partition: int, position: int, end: int) -> "LostHistoryError":
         """Say that the log ends below the position."""
         what = (
-            f"ends at {end}: the topic was made anew or lost its tail. Restore it with its offsets, or fill "
-            "a new version of the derived state"
+            f"ends at {end}: the topic was made anew or lost its tail. Restore it with its offsets, or begin "
+            "anew on an empty database"
         )
         return cls(topic, partition, position, what)
 

@@ -109,8 +109,8 @@ class Recall(Generic[T]):
             auto_offset_reset="none",
             isolation_level="read_committed",
         )
-        await consumer.start()
         try:
+            await consumer.start()
             consumer.assign(list(unread))
             for tp in unread:
                 consumer.seek(tp, recalled.get((tp.topic, tp.partition), 0))
