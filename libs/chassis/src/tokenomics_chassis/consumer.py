@@ -98,6 +98,7 @@ class ProjectionConsumer:
         self._polled: dict[TopicPartition, tuple[int | None, datetime]] = {}
         self._rebalancing = False
         self._reading_first = asyncio.Lock()
+        self._to_read_first = False
         self._broker = KafkaBroker(
             bootstrap,
             client_id="projector",
@@ -144,7 +145,7 @@ class ProjectionConsumer:
         beside = [asyncio.create_task(self._close_gaps()), asyncio.create_task(self._commit_regularly())]
         try:
             await self._refuse_lost_history()
-            await self._read_first_of_all(self._read_first)
+            await self._read_what_comes_first()
             await self._broker.start()
             # FastStream restarts a loop that raised, without end: here its first failure ends the process.
             loops = [*self._subscriber.tasks, *beside]
@@ -196,6 +197,7 @@ class ProjectionConsumer:
         if consumer is None:
             return None
         try:
+            await self._ready_to_project()
             return await self._project(consumer, tp, [to_record(each) for each in polled])
         except Exception as error:
             log.exception("%s cannot be projected, stopping", tp)
@@ -233,8 +235,7 @@ class ProjectionConsumer:
     async def _read_again(self, consumer: AIOKafkaConsumer, tp: TopicPartition, position: int) -> None:
         """Go back to the stored position: the database was emptied, or is an older copy of itself."""
         log.warning("%s is read again from the stored position %d", tp, position)
-        async with self._reading_first:
-            await self._read_first_of_all(takewhile(lambda topics: tp.topic not in topics, self._read_first))
+        await self._read_what_comes_first(before=tp.topic)
         _seek(consumer, tp, position)
 
     async def _close_gaps(self) -> None:
@@ -291,6 +292,7 @@ class ProjectionConsumer:
         self._lanes.forget_positions()
         self._committed.clear()
         self._rebalancing = False
+        self._to_read_first = True
         await self._seek_positions(assigned)
 
     async def _seek_positions(self, assigned: Collection[TopicPartition]) -> None:
@@ -343,7 +345,22 @@ class ProjectionConsumer:
         """
         await whole_log_ranges(self._bootstrap, self._projector.topics, self._projector.positions, self._halt)
 
-    async def _read_first_of_all(self, sets: Iterable[Collection[str]]) -> None:
+    async def _ready_to_project(self) -> None:
+        """Read first what comes first, if partitions were shared out since: the database may have gone back.
+
+        They are read from where it stands now, and so nothing else would tell.
+        """
+        if self._to_read_first or self._reading_first.locked():
+            async with self._reading_first:
+                if self._to_read_first:
+                    self._to_read_first = False
+                    await self._catch_up_with(self._read_first)
+
+    async def _read_what_comes_first(self, before: str | None = None) -> None:
+        async with self._reading_first:
+            await self._catch_up_with(takewhile(lambda topics: before not in topics, self._read_first))
+
+    async def _catch_up_with(self, sets: Iterable[Collection[str]]) -> None:
         for topics in sets:
             await catch_up(self._bootstrap, self._projector, await self._ends_of(topics), self._halt)
 
