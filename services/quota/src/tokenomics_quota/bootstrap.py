@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import cache
+from random import Random
 from uuid import uuid4
 
 from tokenomics.operations.v1.operations_pb2_grpc import add_OperationsServiceServicer_to_server
@@ -91,6 +92,7 @@ MIGRATE_PATIENCE_SECONDS = 60
 
 _OWN = Schemas(SERVICE, None)
 _CLOCK = SystemClock()
+_IDS = Random()  # noqa: S311 - seeded by the system; a decision's id is unique, and no secret
 _PRICES = DefaultPriceBook()
 
 
@@ -277,7 +279,7 @@ def serve() -> ExitCode:
                 freshening,
                 decisions,
                 clock=_CLOCK,
-                new_id=lambda: str(uuid4()),
+                new_id=lambda: _IDS.randbytes(16).hex(),
                 longest_wait_seconds=settings.grpc_default_deadline_seconds,
                 draining=process.draining,
             ),

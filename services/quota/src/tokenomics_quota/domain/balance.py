@@ -1,6 +1,7 @@
 """An account against its limit."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
@@ -52,8 +53,9 @@ class Headroom(NamedTuple):
     within_limits: MicroUsd
 
 
-class Touched(NamedTuple):
-    """The accounts that a call is counted on."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Touched:
+    """The accounts that a call is counted on. One object stands for one state of them: it equals itself."""
 
     balances: Sequence[Balance]
     headroom: Headroom | None

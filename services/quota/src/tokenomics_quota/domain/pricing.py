@@ -17,16 +17,19 @@ from functools import lru_cache, partial
 from typing import Generic, Literal, NamedTuple, Protocol, Self, TypeAlias, TypeVar
 
 from tokenomics_contracts.events import policy
-from tokenomics_contracts.units import MicroUsd, ServiceTier
+from tokenomics_contracts.units import MAX_TOKENS, MicroUsd, ServiceTier
 
 Pricing: TypeAlias = Literal["reported", "book", "fallback"]
 
-_PICO_PER_MICRO = 1_000_000
-_HALF = _PICO_PER_MICRO * policy.FULL // 2
+_PER_MICRO = 1_000_000 * policy.FULL
+"""Pico-USD times basis points in a micro-USD."""
+
+_HALF = _PER_MICRO // 2
 _REMEMBERED_MODELS = 4_096
 _STANDARD_FOR_ALL: dict[ServiceTier, int] = dict.fromkeys(("standard", "batch", "priority"), policy.FULL)
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Quantities(NamedTuple):
@@ -124,6 +127,10 @@ class Steps(Generic[T]):
         """Return the value that holds at ``point``."""
         return self.values[bisect_right(self.borders, point)]
 
+    def map(self, convert: Callable[[T], U]) -> "Steps[U]":
+        """Return the same steps to converted values."""
+        return Steps(self.borders, tuple(map(convert, self.values)))
+
 
 BySize: TypeAlias = Steps[Rates]
 """Over input tokens: the whole request pays the rates of its input's size."""
@@ -173,6 +180,50 @@ class ModelPrice:
         return cls(Steps.constant(Steps.constant(Steps.constant(rates))))
 
 
+class Tariff(NamedTuple):
+    """What one request is charged by."""
+
+    rates: Rates
+    basis_points: int
+    """Of the rates; 10,000 is all."""
+    pricing: Pricing
+
+    def cost(self, quantities: Quantities) -> MicroUsd:
+        """Return what these quantities cost, rounded half up to micro-USD."""
+        return MicroUsd((self._exact_cost(quantities) + _HALF) // _PER_MICRO)
+
+    def output_tokens_within(self, quantities: Quantities, *costs: MicroUsd) -> list[int] | None:
+        """Return the most output tokens with which the quantities cost no more than each of these.
+
+        0 where not even the input is within it; never more than an event may have. ``None``: output is free.
+        """
+        rate = self.rates.output * self.basis_points
+        if rate <= 0:
+            return None
+        output_tokens = quantities.output_tokens
+        # What costs less than half a micro-USD more is rounded down to it.
+        left = _HALF - 1 - self._exact_cost(quantities)
+        fitting = [output_tokens + (cost * _PER_MICRO + left) // rate for cost in costs]
+        return [MAX_TOKENS if most > MAX_TOKENS else max(most, 0) for most in fitting]
+
+    def _exact_cost(self, quantities: Quantities) -> int:
+        """Return the cost in pico-USD times basis points."""
+        input_tokens, cached, creation, output_tokens, reasoning, _ = quantities
+        input_rate, cached_rate, creation_rate, output_rate, reasoning_rate, request_rate = self.rates
+        return (
+            request_rate
+            + (input_tokens - cached - creation) * input_rate
+            + cached * cached_rate
+            + creation * creation_rate
+            + (output_tokens - reasoning) * output_rate
+            + reasoning * reasoning_rate
+        ) * self.basis_points
+
+
+Tariffs: TypeAlias = Steps[Steps[Steps[Tariff]]]
+"""Of one model and service tier, as ``ByDate``."""
+
+
 class PriceSource(Protocol):
     """Anything that knows prices of models."""
 
@@ -208,8 +259,8 @@ class PriceBook:
         fallback: Rates,
     ) -> None:
         self.version = version
-        self.fallback = ModelPrice.flat(fallback)
-        self.service_tier_basis_points = _STANDARD_FOR_ALL | service_tier_basis_points
+        self._fallback = ModelPrice.flat(fallback)
+        self._service_tier_basis_points = _STANDARD_FOR_ALL | service_tier_basis_points
         self._exact = {key: price for key, price in prices.items() if not key[1].endswith("*")}
         self._prefixes = sorted(
             (
@@ -220,8 +271,9 @@ class PriceBook:
             key=lambda entry: -len(entry[1]),
         )
         self._default = default
-        self.find: Callable[[str, str], ModelPrice | None] = lru_cache(_REMEMBERED_MODELS)(self._resolve)
-        """By (provider, model): the price by this book, else the default book, else None."""
+        self._tariffs: Callable[[str, str, ServiceTier], Tariffs] = lru_cache(_REMEMBERED_MODELS)(
+            self._work_out_tariffs
+        )
 
     @classmethod
     def from_document(cls, document: policy.PriceBookDocument, *, version: int, default: PriceSource) -> Self:
@@ -247,7 +299,30 @@ class PriceBook:
             fallback=Rates.of(input=0, output=0),
         )
 
-    def _resolve(self, provider: str, model: str) -> ModelPrice | None:
+    def tariff(self, provider: str, model: str, quantities: Quantities, at: datetime) -> Tariff:
+        """Return what a request of this size at this time, in UTC, is charged by."""
+        by_date = self._tariffs(provider, model, quantities.service_tier)
+        # Most prices have no borders at all: asking first saves a third of the time.
+        by_time = by_date.at(at.toordinal()) if by_date.borders else by_date.values[0]
+        by_size = by_time.at(second_of_day(at)) if by_time.borders else by_time.values[0]
+        return by_size.at(quantities.input_tokens) if by_size.borders else by_size.values[0]
+
+    def _work_out_tariffs(self, provider: str, model: str, service_tier: ServiceTier) -> Tariffs:
+        pricing: Pricing = "book"
+        model_price = self.find(provider, model)
+        if model_price is None:
+            model_price, pricing = self._fallback, "fallback"
+        own = model_price.service_tiers.get(service_tier)
+        basis_points = policy.FULL if own else self._service_tier_basis_points[service_tier]
+
+        def tariff(rates: Rates) -> Tariff:
+            return Tariff(rates, basis_points, pricing)
+
+        by_date = own or model_price.standard
+        return by_date.map(lambda by_time: by_time.map(lambda by_size: by_size.map(tariff)))
+
+    def find(self, provider: str, model: str) -> ModelPrice | None:
+        """Return the price by this book, else by the default book, else None."""
         if exact := self._exact.get((provider, model)):
             return exact
         for prefix_provider, prefix, price_of_prefix in self._prefixes:
@@ -287,27 +362,5 @@ def price(
     """
     if reported_micro_usd is not None:
         return Priced(reported_micro_usd, "reported")
-    pricing: Pricing = "book"
-    model_price = book.find(provider, model)
-    if model_price is None:
-        pricing = "fallback"
-        model_price = book.fallback
-    input_tokens, cached, creation, output_tokens, reasoning, service_tier = quantities
-    own = model_price.service_tiers.get(service_tier)
-    by_date = own or model_price.standard
-    basis_points = policy.FULL if own else book.service_tier_basis_points[service_tier]
-    # Most prices have no borders at all: asking first saves a third of the time.
-    by_time = by_date.at(at.toordinal()) if by_date.borders else by_date.values[0]
-    by_size = by_time.at(second_of_day(at)) if by_time.borders else by_time.values[0]
-    rates = by_size.at(input_tokens) if by_size.borders else by_size.values[0]
-    input_rate, cached_rate, creation_rate, output_rate, reasoning_rate, request_rate = rates
-    pico_usd = (
-        request_rate
-        + (input_tokens - cached - creation) * input_rate
-        + cached * cached_rate
-        + creation * creation_rate
-        + (output_tokens - reasoning) * output_rate
-        + reasoning * reasoning_rate
-    )
-    # Two divisions by small numbers are exactly one by their product, and faster.
-    return _priced(((pico_usd * basis_points + _HALF) // _PICO_PER_MICRO // policy.FULL, pricing))
+    tariff = book.tariff(provider, model, quantities, at)
+    return _priced((tariff.cost(quantities), tariff.pricing))

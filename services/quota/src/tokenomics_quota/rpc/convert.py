@@ -22,8 +22,8 @@ from tokenomics_contracts.units import (
 )
 from tokenomics_contracts.units import Purpose as CallPurpose
 from tokenomics_quota.domain.accounts import AccountKind, Purpose
-from tokenomics_quota.domain.balance import Balance
-from tokenomics_quota.domain.checks import Answer, Call, Unblock
+from tokenomics_quota.domain.balance import Balance, Touched
+from tokenomics_quota.domain.checks import Answer, Call, Reason, Unblock
 from tokenomics_quota.domain.degradation import Degraded
 from tokenomics_quota.domain.friction import Band, Decision
 from tokenomics_quota.domain.pricing import Pricing, Quantities
@@ -239,14 +239,19 @@ def streamed_to_bytes(sequence: int, result: bytes) -> bytes:
 
 
 def _part(number: int, message: bytes) -> bytes:
-    """Write a serialized message as a field of another: tag of wire type 2, length as varint, content."""
+    """Write a serialized message as a field of another."""
+    return _part_prefix(number, len(message)) + message
+
+
+@lru_cache(maxsize=10_000)
+def _part_prefix(number: int, length: int) -> bytes:
+    """Write what precedes the message: its tag, of wire type 2, and its length as a varint."""
     prefix = bytearray((number << 3 | 2,))
-    length = len(message)
     while length > _SEVEN_BITS:
         prefix.append(length & _SEVEN_BITS | 0x80)
         length >>= 7
     prefix.append(length)
-    return bytes(prefix) + message
+    return bytes(prefix)
 
 
 def pricing_to_pb(pricing: Pricing) -> pb.Pricing.ValueType:
@@ -254,8 +259,9 @@ def pricing_to_pb(pricing: Pricing) -> pb.Pricing.ValueType:
     return _PRICINGS[pricing]
 
 
-def answer_to_bytes(
+def answer_to_bytes(  # noqa: PLR0917 - the parts that it is put together from
     answer: Answer,
+    touched: Touched,
     decision_id: str,
     freshness: bytes,
     degraded: Degraded | None = None,
@@ -268,45 +274,58 @@ def answer_to_bytes(
 
     Parameters
     ----------
+    touched
+        The accounts that decided.
     freshness
         See :class:`Freshness`.
     degraded
         How far calls go on from a stale view.
     """
-    response = pb.CheckQuotaResponse(
-        decision_id=decision_id,
-        decision=decision_to_pb(answer.decision),
-        reasons=[
-            pb.Reason(code=reason.code, message=reason.message, account_id=reason.account_id)
-            for reason in answer.reasons
-        ],
-        estimated_cost_micro_usd=answer.estimate.cost_micro_usd,
-        pricing=_PRICINGS[answer.estimate.pricing],
-        unblocks=[_unblock_to_pb(unblock) for unblock in answer.unblocks],
-        quota_policy_version=answer.quota_policy_version,
-        price_book_version=answer.price_book_version,
-    )
-    if answer.caps is not None:
-        response.caps.output_tokens_within_band = answer.caps.output_tokens_within_band
-        response.caps.output_tokens_within_limit = answer.caps.output_tokens_within_limit
+    response = pb.CheckQuotaResponse()
+    response.decision_id = decision_id
+    response.estimated_cost_micro_usd = answer.estimate.cost_micro_usd
+    if (fitting := answer.caps) is not None:
+        caps = response.caps
+        caps.output_tokens_within_band, caps.output_tokens_within_limit = fitting
     if degraded is not None:
-        response.degradation.cap_micro_usd = degraded.cap_micro_usd
-        response.degradation.remaining_micro_usd = degraded.remaining_micro_usd
+        degradation = response.degradation
+        degradation.cap_micro_usd, degradation.remaining_micro_usd = degraded
     if answer.reasons:
+        response.reasons.extend(map(_reason_to_pb, answer.reasons))
+        response.unblocks.extend(map(_unblock_to_pb, answer.unblocks))
         response.nudge.text = answer.reasons[0].message
-    accounts = [_account_in_answer(balance, seen=sees(balance.account)) for balance in answer.balances]
-    return b"".join((response.SerializeToString(), *accounts, freshness))
+    decided = _decided_in_answer(
+        answer.decision, answer.estimate.pricing, answer.quota_policy_version, answer.price_book_version
+    )
+    accounts = _accounts_in_answer(touched) if sees is everything else _seen_in_answer(touched, sees)
+    return b"".join((response.SerializeToString(), decided, accounts, freshness))
+
+
+@lru_cache(maxsize=1_000)
+def _decided_in_answer(
+    decision: Decision, pricing: Pricing, quota_policy_version: int, price_book_version: int
+) -> bytes:
+    return pb.CheckQuotaResponse(
+        decision=_DECISIONS[decision],
+        pricing=_PRICINGS[pricing],
+        quota_policy_version=quota_policy_version,
+        price_book_version=price_book_version,
+    ).SerializeToString()
+
+
+@lru_cache(maxsize=10_000)
+def _accounts_in_answer(touched: Touched) -> bytes:
+    return _seen_in_answer(touched, everything)
+
+
+def _seen_in_answer(touched: Touched, sees: Sight) -> bytes:
+    return b"".join(_account_in_answer(balance, seen=sees(balance.account)) for balance in touched.balances)
 
 
 @lru_cache(maxsize=10_000)
 def _account_in_answer(balance: Balance, *, seen: bool) -> bytes:
     account = balance_to_pb(balance) if seen else _standing_to_pb(balance)
     return pb.CheckQuotaResponse(accounts=[account]).SerializeToString()
-
-
-def decision_to_pb(decision: Decision) -> pb.Decision.ValueType:
-    """Write a decision."""
-    return _DECISIONS[decision]
 
 
 def balance_to_pb(balance: Balance) -> pb.AccountBalance:
@@ -345,6 +364,10 @@ def _timestamp(instant: datetime) -> Timestamp:
     timestamp = Timestamp()
     timestamp.FromDatetime(instant)
     return timestamp
+
+
+def _reason_to_pb(reason: Reason) -> pb.Reason:
+    return pb.Reason(code=reason.code, message=reason.message, account_id=reason.account_id)
 
 
 def _unblock_to_pb(unblock: Unblock) -> pb.Unblock:

@@ -2,7 +2,7 @@
 
 import asyncio
 from bisect import bisect_left, bisect_right
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import takewhile
 from typing import Any, NamedTuple, cast
@@ -31,6 +31,7 @@ from tokenomics_quota.domain.balance import Touched
 from tokenomics_quota.domain.checks import Call, Decided
 from tokenomics_quota.domain.friction import Decision
 from tokenomics_quota.domain.periods import parse_period
+from tokenomics_quota.domain.pricing import price
 from tokenomics_quota.ports import DecisionLog
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.governance import Governance
@@ -52,7 +53,7 @@ from tokenomics_quota.rpc.convert import (
     streamed_to_bytes,
     time_from_pb,
 )
-from tokenomics_quota.usecases.checking import Sight, check, estimate_cost, everything, sight_of
+from tokenomics_quota.usecases.checking import Sight, check, everything, sight_of
 from tokenomics_quota.usecases.degrading import StaleTab
 from tokenomics_quota.usecases.freshening import Freshening
 
@@ -149,7 +150,13 @@ class QuotaServicer(QuotaServiceServicer):
         # From here on the view isn't looked at: it may move on while others have their turn.
         results = []
         for count, one in enumerate(asked, start=1):
-            results.append(await _result("BatchCheckQuota", self._answer(one, moment)))
+            try:
+                answer, record = self._decide(one, moment)
+                if record is not None:
+                    await self._decisions.add(record)
+                results.append(answer_to_result(answer))
+            except Exception as error:  # noqa: BLE001 - mapped and logged as a call's error is; the others go on
+                results.append(failure_to_result(to_rpc_error("BatchCheckQuota", error)))
             if count % _YIELD_EVERY_CHECKS == 0:
                 await asyncio.sleep(0)
         return batch_to_bytes(results)
@@ -160,7 +167,10 @@ class QuotaServicer(QuotaServiceServicer):
         """Decide calls as they come; those that wait for the view hold up no other."""
 
         async def answer(request: pb.StreamCheckQuotaRequest) -> bytes:
-            result = await _result("StreamCheckQuota", self._check(request.check, context))
+            try:
+                result = answer_to_result(await self._check(request.check, context))
+            except Exception as error:  # noqa: BLE001 - as above
+                result = failure_to_result(to_rpc_error("StreamCheckQuota", error))
             return streamed_to_bytes(request.sequence, result)
 
         await exchange(
@@ -175,7 +185,10 @@ class QuotaServicer(QuotaServiceServicer):
         if not is_content(request) and (failures := await self._freshen([request], context)):
             raise failures[0]
         view, now = self._ready()
-        return await self._answer(_ask(view, request, now), self._moment(view, now))
+        answer, record = self._decide(_ask(view, request, now), self._moment(view, now))
+        if record is not None:
+            await self._decisions.add(record)
+        return answer
 
     async def _freshen(self, checks: Sequence[pb.CheckQuotaRequest], context: Context) -> dict[int, RpcError]:
         self._ready()
@@ -190,35 +203,34 @@ class QuotaServicer(QuotaServiceServicer):
             self._tab.close()
         return _Moment(now, view.governance, view.next_offsets, freshness, sees)
 
-    async def _answer(self, asked: _Asked | Exception, moment: _Moment) -> bytes:
-        """Decide one call, and return the answer serialized."""
+    def _decide(self, asked: _Asked | Exception, moment: _Moment) -> tuple[bytes, Decided | None]:
+        """Decide one call: return the answer, serialized, and the record to leave before it is given."""
         if isinstance(asked, Exception):
             raise asked
+        call, purpose, touched = asked
         now, governance, next_offsets, freshness, sees = moment
-        call = asked.call
-        answer = check(governance, asked.touched, call, now, sees)
-        _authorize(sees, answer.balances[0].account)
+        answer = check(governance, touched, call, now, sees)
+        _authorize(sees, touched.balances[0].account)
         check_bound(answer.estimate.cost_micro_usd, "estimated_input_tokens", "estimated_output_tokens")
         degraded = None
         if freshness.stale:
             degrade = governance.quota_policies.at(now).degrade
             degraded = self._tab.admit(answer, degrade, freshness.lag, sees)
         decision_id = self._new_id()
+        record = None
         if answer.decision is not Decision.ALLOW:
-            await self._decisions.add(
-                Decided(
-                    decision_id,
-                    call,
-                    asked.purpose,
-                    current_identity().caller,
-                    answer,
-                    next_offsets,
-                    freshness.stale,
-                    now,
-                    current_traceparent(),
-                )
+            record = Decided(
+                decision_id,
+                call,
+                purpose,
+                current_identity().caller,
+                answer,
+                next_offsets,
+                freshness.stale,
+                now,
+                current_traceparent(),
             )
-        return answer_to_bytes(answer, decision_id, freshness.in_answer, degraded, sees)
+        return answer_to_bytes(answer, touched, decision_id, freshness.in_answer, degraded, sees), record
 
     async def EstimateCost(  # noqa: N802 - the contract's name
         self, request: pb.EstimateCostRequest, _context: Context
@@ -227,7 +239,8 @@ class QuotaServicer(QuotaServiceServicer):
         view, now = self._ready()
         quantities = estimate_from_pb(request)
         at = time_from_pb(request.at, "at") if request.HasField("at") else now
-        priced, book = estimate_cost(view.governance, request.provider, request.model, quantities, at)
+        book = view.governance.price_books.at(at)
+        priced = price(request.provider, request.model, quantities, book=book, at=at)
         check_bound(priced.cost_micro_usd, "input_tokens", "output_tokens")
         return pb.EstimateCostResponse(
             cost_micro_usd=priced.cost_micro_usd,
@@ -303,14 +316,6 @@ class QuotaServicer(QuotaServiceServicer):
 def _ask(view: QuotaView, request: pb.CheckQuotaRequest, now: datetime) -> _Asked:
     call, purpose = call_from_pb(request)
     return _Asked(call, purpose, view.touched_by(call.subject, call.project_id, now))
-
-
-async def _result(method: str, answering: Awaitable[bytes]) -> bytes:
-    """Return a serialized ``CheckResult``, whatever comes of answering."""
-    try:
-        return answer_to_result(await answering)
-    except Exception as error:  # noqa: BLE001 - mapped and logged as a call's error is; the others go on
-        return failure_to_result(to_rpc_error(method, error))
 
 
 def _candidates(

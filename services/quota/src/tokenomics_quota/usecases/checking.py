@@ -1,15 +1,15 @@
 """Checking: may this call go ahead, at what price, and what unblocks the caller."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
-from tokenomics_contracts.units import MAX_TOKENS, SubjectId
+from tokenomics_contracts.units import MicroUsd, SubjectId
 from tokenomics_quota.domain.accounts import Account, AccountKind
 from tokenomics_quota.domain.balance import Balance, Headroom, Touched, headroom_of
 from tokenomics_quota.domain.checks import Answer, Call, Caps, Reason, Unblock
 from tokenomics_quota.domain.friction import Band, Decision, ask
-from tokenomics_quota.domain.pricing import PriceBook, Priced, Quantities, price
+from tokenomics_quota.domain.pricing import Priced, Quantities, Tariff
 from tokenomics_quota.projections.governance import Governance
 
 _NUDGE: Final = "You have used most of this period's allowance; a smaller model or a shorter context helps."
@@ -29,14 +29,6 @@ def everything(_account: Account) -> bool:
     return True
 
 
-def estimate_cost(
-    governance: Governance, provider: str, model: str, quantities: Quantities, at: datetime
-) -> tuple[Priced, PriceBook]:
-    """Price a call as usage at that time is priced."""
-    book = governance.price_books.at(at)
-    return price(provider, model, quantities, book=book, at=at), book
-
-
 def check(
     governance: Governance,
     touched: Touched,
@@ -50,31 +42,47 @@ def check(
     through from below a threshold; the balances tell where they stand without it. All accounts decide; the
     caps are those of the accounts that may be seen, for a cap tells how much is left.
     """
-    estimate, book = estimate_cost(governance, call.provider, call.model, call.quantities, now)
-    balances, headroom = touched
-    asking: list[tuple[Decision, Balance, Band]] = []
-    if headroom is not None and estimate.cost_micro_usd > headroom.before_asking:
-        for balance in balances:
-            standing = balance.standing_with(estimate.cost_micro_usd)
-            asked = ask(standing)
-            if asked is not Decision.ALLOW:
-                asking.append((asked, balance, standing.band))
-        asking.sort(key=lambda each: -each[0])
+    book = governance.price_books.at(now)
+    tariff = book.tariff(call.provider, call.model, call.quantities, now)
+    cost = tariff.cost(call.quantities)
+    headroom = touched.headroom
+    is_asked = headroom is not None and cost > headroom.before_asking
+    asking = _asking(touched.balances, cost) if is_asked else ()
     if sees is not everything:
-        headroom = headroom_of(balance for balance in balances if sees(balance.account))
+        headroom = headroom_of(balance for balance in touched.balances if sees(balance.account))
     return Answer(
-        asking[0][0] if asking else Decision.ALLOW,
-        [_reason(balance, band) for _, balance, band in asking],
-        balances,
-        estimate,
-        None if headroom is None else _caps(headroom, call, estimate, book, now),
+        asking[0].decision if asking else Decision.ALLOW,
+        [_reason(each) for each in asking] if asking else (),
+        touched.balances,
+        Priced(cost, tariff.pricing),
+        None if headroom is None else _caps(headroom, tariff, call.quantities),
         [
-            _unblock(governance, asked, balance, now)
-            for asked, balance, _ in asking
-            if asked >= Decision.JUSTIFICATION_REQUIRED
-        ],
+            _unblock(governance, each, now)
+            for each in asking
+            if each.decision >= Decision.JUSTIFICATION_REQUIRED
+        ]
+        if asking
+        else (),
         governance.quota_policies.at(now).version,
         book.version,
+    )
+
+
+class _Asking(NamedTuple):
+    """An account that asks something of the caller."""
+
+    decision: Decision
+    balance: Balance
+    band: Band
+    """Where it would stand with the call."""
+
+
+def _asking(balances: Iterable[Balance], cost_micro_usd: MicroUsd) -> list[_Asking]:
+    """Return the accounts that ask something of the caller, those that ask for most first."""
+    standings = [(balance, balance.standing_with(cost_micro_usd)) for balance in balances]
+    all_asking = [_Asking(ask(standing), balance, standing.band) for balance, standing in standings]
+    return sorted(
+        (each for each in all_asking if each.decision is not Decision.ALLOW), key=lambda each: -each.decision
     )
 
 
@@ -119,30 +127,20 @@ def deciders(governance: Governance, account: Account, now: datetime) -> tuple[S
     return (responsible,) if responsible else ()
 
 
-def _reason(balance: Balance, band: Band) -> Reason:
+def _reason(asking: _Asking) -> Reason:
+    _, balance, band = asking
     code = f"{balance.account.kind.value}_in_{band.label}_band"
     return Reason(code, _MESSAGES[balance.shared, band], balance.account.account_id)
 
 
-def _unblock(governance: Governance, asked: Decision, balance: Balance, now: datetime) -> Unblock:
+def _unblock(governance: Governance, asking: _Asking, now: datetime) -> Unblock:
+    asked, balance, _ = asking
     if asked is Decision.JUSTIFICATION_REQUIRED:
         return Unblock(asked, "Give a business reason; it opens this band for a while.", ())
     who = deciders(governance, balance.account, now)
     return Unblock(asked, f"Ask for a grant on {balance.account.account_id}.", who)
 
 
-def _caps(headroom: Headroom, call: Call, estimate: Priced, book: PriceBook, now: datetime) -> Caps | None:
-    # The rate of output doesn't depend on how much of it there is: the tier is chosen by the input. Taken
-    # over the longest output there is, rounding to micro-USD doesn't show in it.
-    quantities, already = call.quantities, call.quantities.output_tokens
-    longer = quantities._replace(output_tokens=already + MAX_TOKENS)
-    priced, _ = price(call.provider, call.model, longer, book=book, at=now)
-    cost_of_most = priced - estimate.cost_micro_usd
-    if cost_of_most <= 0:
-        return None
-
-    def fitting(room: int) -> int:
-        more = (room - estimate.cost_micro_usd) * MAX_TOKENS // cost_of_most
-        return min(max(0, already + more), MAX_TOKENS)
-
-    return Caps(fitting(headroom.within_bands), fitting(headroom.within_limits))
+def _caps(headroom: Headroom, tariff: Tariff, quantities: Quantities) -> Caps | None:
+    fitting = tariff.output_tokens_within(quantities, headroom.within_bands, headroom.within_limits)
+    return None if fitting is None else Caps(*fitting)
