@@ -24,7 +24,7 @@ from tokenomics_quota.domain.checks import Decided
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.freshness import FreshnessMeter
 from tokenomics_quota.projections.governance import Governance
-from tokenomics_quota.rpc.convert import FreshnessWriter
+from tokenomics_quota.rpc.moments import Moments
 from tokenomics_quota.rpc.servicer import QuotaServicer
 from tokenomics_quota.storage.view_feed import ViewFeed
 from tokenomics_quota.usecases.freshening import Freshening
@@ -120,7 +120,7 @@ async def serve(quota: Quota, folder: Path) -> AsyncIterator[Served]:
     draining = asyncio.Event()
     servicer = QuotaServicer(  # type: ignore[abstract] # the base answers the rest with UNIMPLEMENTED
         serving,
-        FreshnessWriter(meter, clock),
+        Moments(meter, clock),
         freshening,
         decisions,
         clock=clock,

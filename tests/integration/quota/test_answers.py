@@ -27,12 +27,12 @@ from tokenomics_quota.domain.pricing import Quantities
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.freshness import FreshnessMeter
 from tokenomics_quota.projections.governance import Governance
-from tokenomics_quota.rpc.convert import FreshnessWriter
+from tokenomics_quota.rpc.moments import Moments
 from tokenomics_quota.storage import decision_log
 from tokenomics_quota.storage.decision_log import OutboxDecisionLog
 from tokenomics_quota.storage.view_feed import not_ready_because
 from tokenomics_quota.streams.events import OWN_TOPIC, decision_event
-from tokenomics_quota.usecases.checking import check
+from tokenomics_quota.usecases.checking import Terms, check
 
 
 async def test_nothing_is_answered_before_the_view_is_loaded(service: Served) -> None:
@@ -373,7 +373,7 @@ async def test_a_view_is_ready_once_loaded_and_while_an_outage_is_short(service:
 def decided(decision_id: str, caller: str = CALLER) -> Decided:
     call = Call("ada", "acme", "one", Quantities(1), None)
     view = QuotaView(Governance(NoPrices()))
-    answer = check(view.governance, view.touched_by("ada", None, NOW), call, NOW)
+    answer = check(Terms.at(view.governance, NOW), view.touched_by("ada", None, NOW), call, NOW)
     return Decided(
         decision_id, call, "operational", caller, answer, {}, stale=False, decided_at=NOW, traceparent=None
     )
@@ -412,12 +412,12 @@ async def test_a_check_is_told_when_there_is_no_room_for_decisions_and_goes_on_w
 
 def test_a_stale_view_says_so_though_the_clock_was_set_back() -> None:
     meter, clock = FreshnessMeter(), SetClock()
-    view, freshness = QuotaView(Governance(NoPrices())), FreshnessWriter(meter, clock)
+    view, moments = QuotaView(Governance(NoPrices())), Moments(meter, clock)
     meter.observe_ends({}, clock.steady())
     meter.observe_view({})
-    assert freshness.at(view, clock.now()).stale is False
+    assert moments.at(view, clock.now()).stale is False
     clock.time, clock.set_back_by = NOW - timedelta(hours=1), timedelta(hours=1, seconds=11)
-    assert freshness.at(view, clock.now()).stale is True
+    assert moments.at(view, clock.now()).stale is True
 
 
 def test_a_view_a_moment_behind_a_busy_log_is_not_stale() -> None:

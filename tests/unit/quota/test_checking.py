@@ -21,7 +21,7 @@ from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.streams.events import decision_event
 from tokenomics_quota.usecases import checking
-from tokenomics_quota.usecases.checking import Sight, everything, sight_of
+from tokenomics_quota.usecases.checking import Sight, Terms, everything, sight_of
 
 LIMIT = 1_000_000
 PERIOD = PeriodId("2026-11")
@@ -53,7 +53,7 @@ def call(subject: str = "ada", tokens: int = 0, output: int = 0) -> Call:
 
 def check(state: QuotaView, asked: Call, now: datetime, sees: Sight = everything) -> Answer:
     touched = state.touched_by(asked.subject, asked.project_id, now)
-    return checking.check(state.governance, touched, asked, now, sees)
+    return checking.check(Terms.at(state.governance, now), touched, asked, now, sees)
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ from tokenomics_quota.ports import Announcement
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.freshness import FreshnessMeter
 from tokenomics_quota.projections.governance import Governance
-from tokenomics_quota.rpc.convert import FreshnessWriter
+from tokenomics_quota.rpc.moments import Moments
 from tokenomics_quota.rpc.servicer import QuotaServicer
 from tokenomics_quota.settings import ProjectSettings, ServeSettings
 from tokenomics_quota.storage.announcements import PostgresAnnouncements, remember
@@ -275,7 +275,7 @@ def serve() -> ExitCode:
             # The stubs call methods abstract that the generated base class answers with UNIMPLEMENTED.
             QuotaServicer(  # type: ignore[abstract]
                 serving,
-                FreshnessWriter(meter, _CLOCK),
+                Moments(meter, _CLOCK),
                 freshening,
                 decisions,
                 clock=_CLOCK,

@@ -18,11 +18,16 @@ class FreshnessMeter:
     Under steady traffic a view never holds what is at the log's end this very moment. So ends are kept until
     the view has reached them, and the lag is the age of the newest ends that it has. Moments are readings of
     a clock that never steps.
+
+    Attributes
+    ----------
+    level_at
+        When the view was last known to be level with the log; ``None``: never yet.
     """
 
     def __init__(self) -> None:
         self._pending: deque[tuple[Mapping[str, int], datetime]] = deque()
-        self._reached_at: datetime | None = None
+        self.level_at: datetime | None = None
 
     def observe_ends(self, ends: Mapping[str, int], at: datetime) -> None:
         """Take in the log's end offsets, by ``topic/partition``, and a moment before they were read."""
@@ -36,9 +41,9 @@ class FreshnessMeter:
             ends, at = self._pending[0]
             if any(next_offsets.get(partition, 0) < end for partition, end in ends.items()):
                 return
-            self._reached_at = at
+            self.level_at = at
             self._pending.popleft()
 
     def lag(self, now: datetime) -> timedelta | None:
         """Return for how long the view may have been behind; ``None`` when it never reached an end."""
-        return None if self._reached_at is None else max(now - self._reached_at, timedelta())
+        return None if self.level_at is None else max(now - self.level_at, timedelta())

@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tokenomics.quota.v1 import quota_pb2 as pb
-from tokenomics_chassis.clock import Clock
 from tokenomics_chassis.rpc.errors import InvalidRequestError, RpcError
 from tokenomics_contracts.units import (
     IDENTIFIER_PATTERN,
@@ -27,8 +26,6 @@ from tokenomics_quota.domain.checks import Answer, Call, Reason, Unblock
 from tokenomics_quota.domain.degradation import Degraded
 from tokenomics_quota.domain.friction import Band, Decision
 from tokenomics_quota.domain.pricing import Pricing, Quantities
-from tokenomics_quota.projections.balances import QuotaView
-from tokenomics_quota.projections.freshness import FreshnessMeter
 from tokenomics_quota.usecases.checking import Sight, everything
 
 _KINDS: Final = {
@@ -277,7 +274,7 @@ def answer_to_bytes(  # noqa: PLR0917 - the parts that it is put together from
     touched
         The accounts that decided.
     freshness
-        See :class:`Freshness`.
+        As the part of a serialized answer that it is.
     degraded
         How far calls go on from a stale view.
     """
@@ -374,47 +371,3 @@ def _unblock_to_pb(unblock: Unblock) -> pb.Unblock:
     return pb.Unblock(
         kind=_UNBLOCKS[unblock.decision], message=unblock.message, who_can_unblock=unblock.who_can_unblock
     )
-
-
-class Freshness(NamedTuple):
-    """How fresh an answer is."""
-
-    message: pb.Freshness
-    """Not to be changed."""
-    in_answer: bytes
-    """The message as the part of a serialized ``CheckQuotaResponse`` that it is."""
-    lag: timedelta | None
-    """``None``: the view was never level with the log."""
-    stale: bool
-
-
-class FreshnessWriter:
-    """Writes how fresh the view is; the message is made anew only when it changes."""
-
-    def __init__(self, meter: FreshnessMeter, clock: Clock) -> None:
-        self._meter = meter
-        self._clock = clock
-        self._of: tuple[float | None, QuotaView, int | None, bool] | None = None
-        self._written = Freshness(pb.Freshness(), b"", None, stale=True)
-
-    def at(self, view: QuotaView, now: datetime) -> Freshness:
-        """Return the freshness of an answer given now."""
-        lag = self._meter.lag(self._clock.steady())
-        tenths = None if lag is None else lag // _TENTH
-        stale = view.governance.quota_policies.at(now).degrade.is_stale(lag)
-        of = (view.refresh_began, view, tenths, stale)
-        if of != self._of:
-            self._written, self._of = _freshness(view, lag, stale=stale), of
-        return self._written
-
-
-def _freshness(view: QuotaView, lag: timedelta | None, *, stale: bool) -> Freshness:
-    message = pb.Freshness(token=pb.FreshnessToken(next_offsets=view.next_offsets), stale=stale)
-    if view.as_of is not None:
-        message.as_of.FromDatetime(view.as_of)
-    if lag is not None:
-        message.lag.FromMilliseconds(lag // _TENTH * 100)
-    return Freshness(message, pb.CheckQuotaResponse(freshness=message).SerializeToString(), lag, stale)
-
-
-_TENTH: Final = timedelta(milliseconds=100)

@@ -2,7 +2,7 @@
 
 import asyncio
 from bisect import bisect_left, bisect_right
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import datetime
 from itertools import takewhile
 from typing import Any, NamedTuple, cast
@@ -34,11 +34,8 @@ from tokenomics_quota.domain.periods import parse_period
 from tokenomics_quota.domain.pricing import price
 from tokenomics_quota.ports import DecisionLog
 from tokenomics_quota.projections.balances import QuotaView
-from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.rpc.consistency import as_fresh_as_asked, is_content
 from tokenomics_quota.rpc.convert import (
-    Freshness,
-    FreshnessWriter,
     answer_to_bytes,
     answer_to_result,
     balance_to_pb,
@@ -53,6 +50,7 @@ from tokenomics_quota.rpc.convert import (
     streamed_to_bytes,
     time_from_pb,
 )
+from tokenomics_quota.rpc.moments import Moment, Moments
 from tokenomics_quota.usecases.checking import Sight, check, everything, sight_of
 from tokenomics_quota.usecases.degrading import StaleTab
 from tokenomics_quota.usecases.freshening import Freshening
@@ -77,16 +75,6 @@ class _Asked(NamedTuple):
     touched: Touched
 
 
-class _Moment(NamedTuple):
-    """One state of the view, as far as answers need it: what is in it stays as it is."""
-
-    now: datetime
-    governance: Governance
-    next_offsets: Mapping[str, int]
-    freshness: Freshness
-    sees: Sight
-
-
 class QuotaServicer(QuotaServiceServicer):
     """Answers from the in-memory view.
 
@@ -105,7 +93,7 @@ class QuotaServicer(QuotaServiceServicer):
     def __init__(
         self,
         serving: Serving[QuotaView],
-        freshness: FreshnessWriter,
+        moments: Moments,
         freshening: Freshening,
         decisions: DecisionLog,
         *,
@@ -115,7 +103,7 @@ class QuotaServicer(QuotaServiceServicer):
         draining: asyncio.Event,
     ) -> None:
         self._serving = serving
-        self._freshness = freshness
+        self._moments = moments
         self._freshening = freshening
         self._decisions = decisions
         self._clock = clock
@@ -140,7 +128,7 @@ class QuotaServicer(QuotaServiceServicer):
         if not all(map(is_content, request.checks)):
             failures = await self._freshen(request.checks, context)
         view, now = self._ready()
-        moment = self._moment(view, now)
+        moment, sees = self._moment(view, now), _sight(view, now)
         asked: list[_Asked | Exception] = []
         for place, each in enumerate(request.checks):
             try:
@@ -151,7 +139,7 @@ class QuotaServicer(QuotaServiceServicer):
         results = []
         for count, one in enumerate(asked, start=1):
             try:
-                answer, record = self._decide(one, moment)
+                answer, record = self._decide(one, moment, sees, now)
                 if record is not None:
                     await self._decisions.add(record)
                 results.append(answer_to_result(answer))
@@ -185,7 +173,8 @@ class QuotaServicer(QuotaServiceServicer):
         if not is_content(request) and (failures := await self._freshen([request], context)):
             raise failures[0]
         view, now = self._ready()
-        answer, record = self._decide(_ask(view, request, now), self._moment(view, now))
+        asked = _ask(view, request, now)
+        answer, record = self._decide(asked, self._moment(view, now), _sight(view, now), now)
         if record is not None:
             await self._decisions.add(record)
         return answer
@@ -197,25 +186,26 @@ class QuotaServicer(QuotaServiceServicer):
             left = self._longest_wait_seconds
         return await as_fresh_as_asked(self._freshening, checks, left)
 
-    def _moment(self, view: QuotaView, now: datetime) -> _Moment:
-        freshness, sees = self._freshness.at(view, now), _sight(view, now)
-        if not freshness.stale:
+    def _moment(self, view: QuotaView, now: datetime) -> Moment:
+        moment = self._moments.at(view, now)
+        if not moment.stale:
             self._tab.close()
-        return _Moment(now, view.governance, view.next_offsets, freshness, sees)
+        return moment
 
-    def _decide(self, asked: _Asked | Exception, moment: _Moment) -> tuple[bytes, Decided | None]:
+    def _decide(
+        self, asked: _Asked | Exception, moment: Moment, sees: Sight, now: datetime
+    ) -> tuple[bytes, Decided | None]:
         """Decide one call: return the answer, serialized, and the record to leave before it is given."""
         if isinstance(asked, Exception):
             raise asked
         call, purpose, touched = asked
-        now, governance, next_offsets, freshness, sees = moment
-        answer = check(governance, touched, call, now, sees)
+        terms, next_offsets, _, freshness, lag, stale = moment
+        answer = check(terms, touched, call, now, sees)
         _authorize(sees, touched.balances[0].account)
         check_bound(answer.estimate.cost_micro_usd, "estimated_input_tokens", "estimated_output_tokens")
         degraded = None
-        if freshness.stale:
-            degrade = governance.quota_policies.at(now).degrade
-            degraded = self._tab.admit(answer, degrade, freshness.lag, sees)
+        if stale:
+            degraded = self._tab.admit(answer, terms.quota_policy.degrade, lag, sees)
         decision_id = self._new_id()
         record = None
         if answer.decision is not Decision.ALLOW:
@@ -226,11 +216,11 @@ class QuotaServicer(QuotaServiceServicer):
                 current_identity().caller,
                 answer,
                 next_offsets,
-                freshness.stale,
+                stale,
                 now,
                 current_traceparent(),
             )
-        return answer_to_bytes(answer, touched, decision_id, freshness.in_answer, degraded, sees), record
+        return answer_to_bytes(answer, touched, decision_id, freshness, degraded, sees), record
 
     async def EstimateCost(  # noqa: N802 - the contract's name
         self, request: pb.EstimateCostRequest, _context: Context
@@ -271,7 +261,7 @@ class QuotaServicer(QuotaServiceServicer):
             accounts = [account for account in carrying if sees(account)]
         return pb.GetBalanceResponse(
             accounts=[balance_to_pb(view.balance(account, now)) for account in accounts],
-            freshness=self._freshness.at(view, now).message,
+            freshness=self._moments.at(view, now).freshness,
             quota_policy_version=view.governance.quota_policies.at(now).version,
         )
 
@@ -303,7 +293,7 @@ class QuotaServicer(QuotaServiceServicer):
         return pb.ListBalancesResponse(
             accounts=[balance_to_pb(view.balance(account, now)) for account in page],
             next_page_token=page[-1].account_id if len(found) > size else "",
-            freshness=self._freshness.at(view, now).message,
+            freshness=self._moments.at(view, now).freshness,
         )
 
     def _ready(self) -> tuple[QuotaView, datetime]:

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from tokenomics_contracts.units import MicroUsd, SubjectId
 from tokenomics_quota.domain.accounts import Account, AccountKind
 from tokenomics_quota.domain.balance import Balance, Headroom, Touched, headroom_of
 from tokenomics_quota.domain.checks import Answer, Call, Caps, Reason, Unblock
 from tokenomics_quota.domain.friction import Band, Decision, ask
-from tokenomics_quota.domain.pricing import Priced, Quantities, Tariff
+from tokenomics_quota.domain.policies import QuotaPolicy
+from tokenomics_quota.domain.pricing import PriceBook, Priced, Quantities, Tariff
 from tokenomics_quota.projections.governance import Governance
 
 _NUDGE: Final = "You have used most of this period's allowance; a smaller model or a shorter context helps."
@@ -29,8 +30,25 @@ def everything(_account: Account) -> bool:
     return True
 
 
+class Terms(NamedTuple):
+    """What governs a check."""
+
+    governance: Governance
+    quota_policy: QuotaPolicy
+    price_book: PriceBook
+    until: datetime
+    """When time alone may put others of them in force; nothing says that it will."""
+
+    @classmethod
+    def at(cls, governance: Governance, now: datetime) -> Self:
+        """Return the terms that are in force now."""
+        policies, books = governance.quota_policies, governance.price_books
+        until = min(policies.until(now), books.until(now))
+        return cls(governance, policies.at(now), books.at(now), until)
+
+
 def check(
-    governance: Governance,
+    terms: Terms,
     touched: Touched,
     call: Call,
     now: datetime,
@@ -42,7 +60,7 @@ def check(
     through from below a threshold; the balances tell where they stand without it. All accounts decide; the
     caps are those of the accounts that may be seen, for a cap tells how much is left.
     """
-    book = governance.price_books.at(now)
+    governance, quota_policy, book, _ = terms
     tariff = book.tariff(call.provider, call.model, call.quantities, now)
     cost = tariff.cost(call.quantities)
     headroom = touched.headroom
@@ -63,7 +81,7 @@ def check(
         ]
         if asking
         else (),
-        governance.quota_policies.at(now).version,
+        quota_policy.version,
         book.version,
     )
 

@@ -1,0 +1,83 @@
+"""What the answers of one short moment have in common, worked out once for all of them."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+from tokenomics.quota.v1 import quota_pb2 as pb
+from tokenomics_chassis.clock import Clock
+from tokenomics_quota.projections.balances import QuotaView
+from tokenomics_quota.projections.freshness import FreshnessMeter
+from tokenomics_quota.usecases.checking import Terms
+
+_TENTH: Final = timedelta(milliseconds=100)
+_RESOLUTION: Final = timedelta(microseconds=1)
+
+
+class Moment(NamedTuple):
+    """One state of the view and how fresh it is, to a tenth of a second. What is in it stays as it is."""
+
+    terms: Terms
+    next_offsets: Mapping[str, int]
+    freshness: pb.Freshness
+    """Not to be changed."""
+    freshness_in_answer: bytes
+    """The freshness as the part of a serialized ``CheckQuotaResponse`` that it is."""
+    lag: timedelta | None
+    """``None``: the view was never level with the log."""
+    stale: bool
+
+
+class _Kept(NamedTuple):
+    since: datetime
+    until: datetime
+    view: QuotaView
+    refresh_began: float | None
+    level_at: datetime | None
+    moment: Moment
+
+
+class Moments:
+    """Makes moments, a new one only when something in it changes."""
+
+    def __init__(self, meter: FreshnessMeter, clock: Clock) -> None:
+        self._meter = meter
+        self._clock = clock
+        self._kept: _Kept | None = None
+
+    def at(self, view: QuotaView, now: datetime) -> Moment:
+        """Return the moment of an answer given now."""
+        kept = self._kept
+        if (
+            kept is None
+            or not kept.since <= now < kept.until
+            or kept.view is not view
+            or kept.refresh_began != view.refresh_began
+            or kept.level_at is not self._meter.level_at
+            or kept.moment.terms.governance is not view.governance
+        ):
+            kept = self._kept = self._keep(view, now)
+        return kept.moment
+
+    def _keep(self, view: QuotaView, now: datetime) -> _Kept:
+        lag, terms = self._meter.lag(self._clock.steady()), Terms.at(view.governance, now)
+        degrade = terms.quota_policy.degrade
+        stale = degrade.is_stale(lag)
+        turns = [terms.until]
+        if lag is not None:
+            turns.append(now + _TENTH - lag % _TENTH)
+            if not stale:
+                turns.append(now + degrade.stale_after - lag + _RESOLUTION)
+        freshness = _freshness(view, lag, stale=stale)
+        in_answer = pb.CheckQuotaResponse(freshness=freshness).SerializeToString()
+        moment = Moment(terms, view.next_offsets, freshness, in_answer, lag, stale)
+        return _Kept(now, min(turns), view, view.refresh_began, self._meter.level_at, moment)
+
+
+def _freshness(view: QuotaView, lag: timedelta | None, *, stale: bool) -> pb.Freshness:
+    freshness = pb.Freshness(token=pb.FreshnessToken(next_offsets=view.next_offsets), stale=stale)
+    if view.as_of is not None:
+        freshness.as_of.FromDatetime(view.as_of)
+    if lag is not None:
+        freshness.lag.FromMilliseconds(lag // _TENTH * 100)
+    return freshness
