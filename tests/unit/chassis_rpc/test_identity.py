@@ -12,7 +12,7 @@ from tests.support.grpc import AUDIENCE, ISSUER, TokenIssuer, bearer, rpc_settin
 from tokenomics_chassis.process import ExitCode, FatalError
 from tokenomics_chassis.rpc import identity
 from tokenomics_chassis.rpc.errors import PermissionDeniedError, UnauthenticatedError, UnavailableError
-from tokenomics_chassis.rpc.identity import Authenticator, Caller, KeySet, load_callers
+from tokenomics_chassis.rpc.identity import Authenticator, Caller, KeySet, load_callers, to_mapping
 from tokenomics_chassis.settings import SettingsError
 
 METHOD = "/test.v1.Toy/Get"
@@ -79,11 +79,13 @@ def authenticator(keys: KeySet, clock: SettableClock) -> Authenticator:
 async def test_a_key_published_later_is_found_without_a_restart(
     authenticator: Authenticator, published: Published, clock: SettableClock, issuer: TokenIssuer
 ) -> None:
-    await authenticator.identify(METHOD, bearer(issuer.token("gateway")))
+    await authenticator.identify(METHOD, to_mapping(bearer(issuer.token("gateway"))))
     rotated = TokenIssuer(kid="key-2")
     published.jwks = rotated.jwks()
     clock.advance(seconds=6)
-    assert (await authenticator.identify(METHOD, bearer(rotated.token("gateway")))).caller == "gateway"
+    assert (
+        await authenticator.identify(METHOD, to_mapping(bearer(rotated.token("gateway"))))
+    ).caller == "gateway"
 
 
 async def test_made_up_key_ids_do_not_flood_the_issuer(
@@ -91,7 +93,9 @@ async def test_made_up_key_ids_do_not_flood_the_issuer(
 ) -> None:
     for attempt in range(20):
         with pytest.raises(UnauthenticatedError, match="not the issuer's"):
-            await authenticator.identify(METHOD, bearer(issuer.token("gateway", kid=f"made-up-{attempt}")))
+            await authenticator.identify(
+                METHOD, to_mapping(bearer(issuer.token("gateway", kid=f"made-up-{attempt}")))
+            )
         clock.advance(seconds=1)
     assert published.read == 4
 
@@ -100,53 +104,53 @@ async def test_a_withdrawn_key_ends_its_remembered_tokens(
     authenticator: Authenticator, published: Published, clock: SettableClock, issuer: TokenIssuer
 ) -> None:
     withdrawn = bearer(issuer.token("gateway"))
-    await authenticator.identify(METHOD, withdrawn)
+    await authenticator.identify(METHOD, to_mapping(withdrawn))
     rotated = TokenIssuer(kid="key-2")
     published.jwks = rotated.jwks()
     clock.advance(minutes=6)
-    await authenticator.identify(METHOD, bearer(rotated.token("gateway")))
+    await authenticator.identify(METHOD, to_mapping(bearer(rotated.token("gateway"))))
     with pytest.raises(UnauthenticatedError):
-        await authenticator.identify(METHOD, withdrawn)
+        await authenticator.identify(METHOD, to_mapping(withdrawn))
 
 
 async def test_a_withdrawn_key_ends_its_remembered_tokens_though_no_other_token_comes(
     authenticator: Authenticator, published: Published, clock: SettableClock, issuer: TokenIssuer
 ) -> None:
     withdrawn = bearer(issuer.token("gateway"))
-    await authenticator.identify(METHOD, withdrawn)
+    await authenticator.identify(METHOD, to_mapping(withdrawn))
     published.jwks = TokenIssuer(kid="key-2").jwks()
     clock.advance(minutes=6)
     for _ in range(3):
-        await authenticator.identify(METHOD, withdrawn)  # the load has only been started
+        await authenticator.identify(METHOD, to_mapping(withdrawn))  # the load has only been started
     for _ in range(5):
         await asyncio.sleep(0)
     assert published.read == 2
     with pytest.raises(UnauthenticatedError):
-        await authenticator.identify(METHOD, withdrawn)
+        await authenticator.identify(METHOD, to_mapping(withdrawn))
 
 
 async def test_a_withdrawn_key_ends_though_the_clock_was_set_back(
     authenticator: Authenticator, published: Published, clock: SettableClock, issuer: TokenIssuer
 ) -> None:
     withdrawn = bearer(issuer.token("gateway"))
-    await authenticator.identify(METHOD, withdrawn)
+    await authenticator.identify(METHOD, to_mapping(withdrawn))
     rotated = TokenIssuer(kid="key-2")
     published.jwks = rotated.jwks()
     clock.set_back(hours=1)
     clock.advance(minutes=6)
-    await authenticator.identify(METHOD, bearer(rotated.token("gateway")))
+    await authenticator.identify(METHOD, to_mapping(bearer(rotated.token("gateway"))))
     with pytest.raises(UnauthenticatedError):
-        await authenticator.identify(METHOD, withdrawn)
+        await authenticator.identify(METHOD, to_mapping(withdrawn))
 
 
 async def test_an_issuer_that_is_down_locks_nobody_out(
     authenticator: Authenticator, published: Published, clock: SettableClock, issuer: TokenIssuer
 ) -> None:
-    await authenticator.identify(METHOD, bearer(issuer.token("gateway")))
+    await authenticator.identify(METHOD, to_mapping(bearer(issuer.token("gateway"))))
     published.jwks = None
     clock.advance(minutes=6)
     assert (
-        await authenticator.identify(METHOD, bearer(issuer.token("gateway", jti="2")))
+        await authenticator.identify(METHOD, to_mapping(bearer(issuer.token("gateway", jti="2"))))
     ).caller == "gateway"
 
 
@@ -155,7 +159,7 @@ async def test_without_any_key_the_answer_is_unavailable(
 ) -> None:
     published.jwks = None
     with pytest.raises(UnavailableError):
-        await authenticator.identify(METHOD, bearer(issuer.token("gateway")))
+        await authenticator.identify(METHOD, to_mapping(bearer(issuer.token("gateway"))))
 
 
 async def test_a_token_is_verified_once_and_never_remembered_beyond_its_expiry(
@@ -168,10 +172,10 @@ async def test_a_token_is_verified_once_and_never_remembered_beyond_its_expiry(
     monkeypatch.setattr(jwt, "decode", verify)
     metadata = bearer(issuer.token("gateway", expires_in=timedelta(minutes=2)))
     for _ in range(3):
-        await authenticator.identify(METHOD, metadata)
+        await authenticator.identify(METHOD, to_mapping(metadata))
     assert verify.call_count == 1
     clock.advance(minutes=3)
-    await authenticator.identify(METHOD, metadata)
+    await authenticator.identify(METHOD, to_mapping(metadata))
     assert verify.call_count == 2
 
 
@@ -180,7 +184,7 @@ async def test_remembered_tokens_are_bounded(
 ) -> None:
     monkeypatch.setattr(identity, "_KEPT_TOKENS", 3)
     for number in range(10):
-        await authenticator.identify(METHOD, bearer(issuer.token("gateway", jti=str(number))))
+        await authenticator.identify(METHOD, to_mapping(bearer(issuer.token("gateway", jti=str(number)))))
     assert len(authenticator._verified) == 3
 
 
@@ -188,9 +192,9 @@ async def test_a_remembered_token_is_still_held_against_the_table(
     authenticator: Authenticator, issuer: TokenIssuer
 ) -> None:
     metadata = bearer(issuer.token("gateway"))
-    await authenticator.identify(METHOD, metadata)
+    await authenticator.identify(METHOD, to_mapping(metadata))
     with pytest.raises(PermissionDeniedError):
-        await authenticator.identify("/test.v1.Toy/Other", metadata)
+        await authenticator.identify("/test.v1.Toy/Other", to_mapping(metadata))
 
 
 @pytest.mark.parametrize(

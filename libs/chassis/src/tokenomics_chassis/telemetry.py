@@ -153,6 +153,21 @@ def span(
     return _recorded(started)
 
 
+def call_span(name: str, traceparent: str | bytes | None) -> AbstractContextManager[Span] | None:
+    """Begin the span of a call that this process serves, in a task of its own.
+
+    Returns
+    -------
+    AbstractContextManager
+        The span, current in its body. ``None``: nobody records it, and its ids are the task's from here on.
+    """
+    made = span(name, traceparent=traceparent if isinstance(traceparent, str) else None, kind=SpanKind.SERVER)
+    if not isinstance(made, _Carried):
+        return made
+    _carried.set(made)
+    return None
+
+
 def _tracer_provider(resource: Resource) -> TracerProvider:
     """Begin to record spans, as the standard variables ask for."""
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
@@ -178,7 +193,7 @@ def _share_drawn_here(sampler: sampling.Sampler) -> float | None:
 def _is_drawn(parent: SpanContext | None, share: float) -> bool:
     if parent is not None:
         return parent.trace_flags.sampled
-    if trace.get_current_span().is_recording():
+    if _is_recording.get():
         return True
     return random.random() < share  # noqa: S311 - which traces are recorded is no secret
 
@@ -215,11 +230,14 @@ def parse_traceparent(traceparent: str | None) -> SpanContext | None:
 def _recorded(started: Span) -> Iterator[Span]:
     """Make the span current; of an error it keeps the type alone: messages may quote what is personal."""
     with trace.use_span(started, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+        outer = _is_recording.set(True)
         try:
             yield started
         except Exception as error:
             started.set_status(StatusCode.ERROR, type(error).__name__)
             raise
+        finally:
+            _is_recording.reset(outer)
 
 
 class _Carried:
@@ -249,6 +267,8 @@ class _Carried:
 
 
 _carried: ContextVar[_Carried | None] = ContextVar("carried", default=None)
+_is_recording: ContextVar[bool] = ContextVar("is_recording", default=False)
+"""Whether the span at hand is recorded; to ask the SDK takes six functions."""
 
 
 class _DurationsSource:

@@ -4,9 +4,9 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
@@ -37,8 +37,9 @@ _KEPT_TOKENS = 10_000
 _FETCH_TIMEOUT_SECONDS = 5
 _KEYS_LIVE = timedelta(minutes=5)
 _PAUSE_BETWEEN_LOADS = timedelta(seconds=5)
+_PAUSE_BETWEEN_LOOKS = timedelta(seconds=1)
 
-Metadata = Iterable[tuple[str, str | bytes]]
+Metadata = Collection[tuple[str, str | bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,8 @@ class KeySet:
     def __init__(self, fetch: Callable[[], Awaitable[bytes]], clock: Clock) -> None:
         self._fetch = fetch
         self._clock = clock
-        self._keys: Keys = {}
+        self.at_hand: Keys = {}
+        """Replaced as a whole, never changed."""
         self._tried_at = datetime.min.replace(tzinfo=UTC)
         self._loading = asyncio.Lock()
         self._refresh: asyncio.Task[None] | None = None
@@ -138,15 +140,12 @@ class KeySet:
 
         return cls(lambda: asyncio.to_thread(read), clock)
 
-    def __contains__(self, kid: object) -> bool:
-        return kid in self._keys
-
     async def get(self, kid: str) -> jwt.PyJWK | None:
         """Look up a key, loading the set when it is old or does not have it."""
         age = self._clock.steady() - self._tried_at
-        if age > _KEYS_LIVE or (kid not in self._keys and age > _PAUSE_BETWEEN_LOADS):
+        if age > _KEYS_LIVE or (kid not in self.at_hand and age > _PAUSE_BETWEEN_LOADS):
             await self._load_unless_just_tried()
-        return self._keys.get(kid)
+        return self.at_hand.get(kid)
 
     def refresh(self) -> None:
         """Load a set that is old in the background: where every token is known, nobody asks for a key."""
@@ -172,19 +171,25 @@ class KeySet:
             found = jwt.PyJWKSet.from_dict(json.loads(await self._fetch()))
         except (OSError, ValueError, jwt.PyJWTError) as error:
             log.warning("the issuer's keys could not be loaded", extra={"error": str(error)})
-            if not self._keys:
+            if not self.at_hand:
                 raise UnavailableError("the issuer's keys could not be loaded") from error
             return
-        self._keys = {key.key_id: key for key in found if key.key_id and key.algorithm_name in ALGORITHMS}
+        self.at_hand = {key.key_id: key for key in found if key.key_id and key.algorithm_name in ALGORITHMS}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Verified:
     caller: Caller
     identity: Identity
     """Of the caller that acts for nobody."""
     kid: str
     expires_at: datetime
+    keys: Keys
+    """Among which its key was found."""
+    looked_at: datetime
+    look_again_at: datetime
+    methods: set[str] = field(default_factory=set)
+    """Those that the caller was found to be allowed."""
 
 
 class Authenticator:
@@ -202,7 +207,7 @@ class Authenticator:
         self._callers = callers
         self._keys = keys
         self._clock = clock
-        self._verified: dict[str, _Verified] = {}
+        self._verified: dict[object, _Verified] = {}
 
     @classmethod
     async def load(cls, settings: RpcSettings, clock: Clock) -> Self:
@@ -230,7 +235,7 @@ class Authenticator:
             clock=clock,
         )
 
-    async def identify(self, method: str, metadata: Metadata) -> Identity:
+    async def identify(self, method: str, metadata: Mapping[str, str | bytes]) -> Identity:
         """Identify the caller of ``/package.Service/Method`` and check that it may call it.
 
         Raises
@@ -242,23 +247,32 @@ class Authenticator:
         UnavailableError
             The issuer's keys could never be loaded.
         """
-        token, on_behalf_of = _credentials(metadata)
         now = self._clock.now()
-        self._keys.refresh()
+        token = metadata.get("authorization")
         known = self._verified.get(token)
-        if known is None or known.expires_at <= now or known.kid not in self._keys:
+        if (
+            known is None
+            or not known.looked_at <= now < known.look_again_at
+            or known.keys is not self._keys.at_hand
+        ):
+            known = await self._look_again(token, known, now)
+        if method not in known.methods:
+            if not known.caller.may_call(method):
+                raise PermissionDeniedError(f"{known.caller.subject} may not call {method}")
+            known.methods.add(method)
+        person = metadata.get(ON_BEHALF_OF)
+        return known.identity if person is None else _acting_for(person, known.caller)
+
+    async def _look_again(self, token: object, known: _Verified | None, now: datetime) -> _Verified:
+        self._keys.refresh()
+        if known is None or known.expires_at <= now or known.kid not in self._keys.at_hand:
             self._verified.pop(token, None)
+            if not isinstance(token, str):
+                raise UnauthenticatedError("the call carries no token: send `authorization: Bearer <JWT>`")
             known = await self._verify(token)
-        caller = known.caller
-        if not caller.may_call(method):
-            raise PermissionDeniedError(f"{caller.subject} may not call {method}")
-        if on_behalf_of is None:
-            return known.identity
-        if not caller.may_act_for_people:
-            raise PermissionDeniedError(f"{caller.subject} may not act for people")
-        if not _SUBJECT.fullmatch(on_behalf_of):
-            raise PermissionDeniedError(f"{ON_BEHALF_OF} is not a subject id")
-        return Identity(caller.subject, on_behalf_of)
+        known.keys = self._keys.at_hand
+        known.looked_at, known.look_again_at = now, min(now + _PAUSE_BETWEEN_LOOKS, known.expires_at)
+        return known
 
     async def _verify(self, authorization: str) -> _Verified:
         scheme, _, token = authorization.partition(" ")
@@ -288,25 +302,35 @@ class Authenticator:
         caller = self._callers.get(subject)
         if caller is None:
             raise PermissionDeniedError(f"{subject} is not a known caller")
-        verified = _Verified(caller, Identity(subject), kid, datetime.fromtimestamp(claims["exp"], UTC))
+        expires_at = datetime.fromtimestamp(claims["exp"], UTC)
+        verified = _Verified(caller, Identity(subject), kid, expires_at, {}, expires_at, expires_at)
         while len(self._verified) >= _KEPT_TOKENS:
             del self._verified[next(iter(self._verified))]
         self._verified[authorization] = verified
         return verified
 
 
-def _credentials(metadata: Metadata) -> tuple[str, str | None]:
-    """Find the ``authorization`` value and the person acted for; said twice, neither can be trusted."""
-    token = on_behalf_of = None
-    for key, value in metadata:
-        if key == "authorization":
-            if token is not None:
-                raise UnauthenticatedError("authorization is given twice")
-            token = str(value)
-        elif key == ON_BEHALF_OF:
-            if on_behalf_of is not None:
-                raise PermissionDeniedError(f"{ON_BEHALF_OF} is given twice")
-            on_behalf_of = str(value)
-    if token is None:
-        raise UnauthenticatedError("the call carries no token: send `authorization: Bearer <JWT>`")
-    return token, on_behalf_of
+def to_mapping(metadata: Metadata) -> Mapping[str, str | bytes]:
+    """Return a call's metadata by key; who calls, and for whom, may be said once.
+
+    Raises
+    ------
+    UnauthenticatedError, PermissionDeniedError
+        Said twice, neither can be trusted.
+    """
+    by_key = dict(metadata)
+    if len(by_key) < len(metadata):
+        keys = [key for key, _ in metadata]
+        if keys.count("authorization") > 1:
+            raise UnauthenticatedError("authorization is given twice")
+        if keys.count(ON_BEHALF_OF) > 1:
+            raise PermissionDeniedError(f"{ON_BEHALF_OF} is given twice")
+    return by_key
+
+
+def _acting_for(person: object, caller: Caller) -> Identity:
+    if not caller.may_act_for_people:
+        raise PermissionDeniedError(f"{caller.subject} may not act for people")
+    if not isinstance(person, str) or not _SUBJECT.fullmatch(person):
+        raise PermissionDeniedError(f"{ON_BEHALF_OF} is not a subject id")
+    return Identity(caller.subject, person)

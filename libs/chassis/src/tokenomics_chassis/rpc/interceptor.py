@@ -9,7 +9,8 @@ import asyncio
 import inspect
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import cache
 from time import perf_counter
@@ -18,7 +19,6 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
-from opentelemetry.trace import SpanKind
 
 from tokenomics_chassis.dependencies import is_dependency_away
 from tokenomics_chassis.metrics import RPC_DURATION, Series
@@ -30,8 +30,13 @@ from tokenomics_chassis.rpc.errors import (
     RpcError,
     UnimplementedError,
 )
-from tokenomics_chassis.rpc.identity import Authenticator, Metadata, current_identity, set_current_identity
-from tokenomics_chassis.telemetry import TRACEPARENT, span
+from tokenomics_chassis.rpc.identity import (
+    Authenticator,
+    current_identity,
+    set_current_identity,
+    to_mapping,
+)
+from tokenomics_chassis.telemetry import TRACEPARENT, call_span
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +69,10 @@ class Interceptor:
     """
 
     def __init__(self, authenticator: Authenticator, *, default_deadline_seconds: float) -> None:
-        self._authenticator = authenticator
-        self._default_deadline_seconds = default_deadline_seconds
-        self._calls = 0
+        self.authenticator = authenticator
+        self.default_deadline_seconds = default_deadline_seconds
+        self.calls = 0
+        """Unary calls being answered."""
 
     def wrap(self, method: str, served: RpcHandler) -> RpcHandler:
         """Wrap the handler of one method, named ``/package.Service/Method``.
@@ -84,70 +90,85 @@ class Interceptor:
         handler = _asynchronous(method, function)
         if served.response_streaming:
             handler = _writing(handler)
-        unary = not served.request_streaming and not served.response_streaming
-
-        async def with_message(raw: bytes, context: Context) -> Any:
-            return await self._around(method, context, lambda: handler(decode(raw), context), unary=unary)
-
-        async def with_stream(requests: Any, context: Context) -> Any:
-            return await self._around(method, context, lambda: handler(requests, context))
-
         make: Any = _MAKERS[served.request_streaming, served.response_streaming]
         if served.request_streaming:
-            made: RpcHandler = make(with_stream, decode, encode)
-        else:
-            made = make(with_message, None, encode)  # decoded here: who is refused costs less
+            streaming = _Method(self, method, handler, _as_it_is, unary=False)
+            made: RpcHandler = make(streaming.serve, decode, encode)
+        else:  # decoded when it is known who asks: who is refused costs less
+            unary = not served.response_streaming
+            made = make(_Method(self, method, handler, decode, unary=unary).serve, None, encode)
         return made
 
-    async def _around(
-        self, method: str, context: Context, work: Callable[[], Awaitable[T]], *, unary: bool = False
-    ) -> T:
+
+class _Method:
+    """One method with all that is around its handler.
+
+    What runs on every call is kept short rather than apart: see ``docs/performance.md``.
+    """
+
+    def __init__(
+        self,
+        shared: Interceptor,
+        method: str,
+        handler: Handler,
+        decode: Callable[[Any], Any],
+        *,
+        unary: bool,
+    ) -> None:
+        self._shared = shared
+        self._method = method
+        self._handler = handler
+        self._decode = decode
+        self._unary = unary
+        self._record_ok = _durations(method, grpc.StatusCode.OK).record
+
+    async def serve(self, message: Any, context: Context) -> Any:
+        """Answer one call; the message is its request, or the stream of its requests."""
         begun = perf_counter()
-        code = grpc.StatusCode.OK
-        self._calls += unary
+        record = self._record_ok
+        shared, method, unary = self._shared, self._method, self._unary
+        shared.calls += unary
         try:
-            self._refuse_too_many()
-            metadata = context.invocation_metadata() or ()
-            set_current_identity(await self._authenticator.identify(method, metadata))
-            with span(method[1:], traceparent=_traceparent(metadata), kind=SpanKind.SERVER):
-                if unary and context.time_remaining() is None:
-                    return await self._within_default_deadline(work)
-                return await work()
+            if shared.calls > MOST_CALLS:
+                raise OverloadedError(f"{MOST_CALLS} calls are being answered already")  # noqa: TRY301 - as above
+            metadata = to_mapping(context.invocation_metadata() or ())
+            set_current_identity(await shared.authenticator.identify(method, metadata))
+            recorded = call_span(method[1:], metadata.get(TRACEPARENT))
+            request = self._decode(message)
+            if recorded is None and not (unary and context.time_remaining() is None):
+                return await self._handler(request, context)
+            with recorded or nullcontext():
+                return await self._within_deadline(request, context)
         except asyncio.CancelledError:
-            code = grpc.StatusCode.CANCELLED
+            record = _durations(method, grpc.StatusCode.CANCELLED).record
             raise
         except grpc.aio.AbortError:
-            code = context.code()
+            record = _durations(method, context.code()).record
             raise
         except Exception as error:
             answer = to_rpc_error(method, error)
-            code = answer.code
+            record = _durations(method, answer.code).record
             await context.abort_with_status(rpc_status.to_status(answer.to_status()))
             raise
         finally:
-            self._calls -= unary
-            _durations(method, code).record(perf_counter() - begun)
+            shared.calls -= unary
+            record(perf_counter() - begun)
 
-    def _refuse_too_many(self) -> None:
-        if self._calls > MOST_CALLS:
-            raise OverloadedError(f"{MOST_CALLS} calls are being answered already")
-
-    async def _within_default_deadline(self, work: Callable[[], Awaitable[T]]) -> T:
-        limit = asyncio.timeout(self._default_deadline_seconds)
+    async def _within_deadline(self, request: Any, context: Context) -> Any:
+        if not self._unary or context.time_remaining() is not None:
+            return await self._handler(request, context)
+        limit = asyncio.timeout(self._shared.default_deadline_seconds)
         try:
             async with limit:
-                return await work()
+                return await self._handler(request, context)
         except TimeoutError as error:
             if limit.expired():
                 raise DeadlineExceededError("the call took too long; set a deadline of your own") from error
             raise
 
 
-def _traceparent(metadata: Metadata) -> str | None:
-    for key, value in metadata:
-        if key == TRACEPARENT:
-            return str(value)
-    return None
+def _as_it_is(requests: T) -> T:
+    return requests
 
 
 @cache

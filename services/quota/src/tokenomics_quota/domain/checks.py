@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import NamedTuple
 
 from tokenomics_contracts.units import AccountId, SubjectId
@@ -80,3 +81,9 @@ class Decided(NamedTuple):
     decided_at: datetime
     traceparent: str | None
     """Trace of the call that asked, so that the record joins it."""
+
+
+called = partial(tuple.__new__, Call)
+capped = partial(tuple.__new__, Caps)
+answered = partial(tuple.__new__, Answer)
+"""Constructors for where they run once a call: a named tuple's own is Python code."""

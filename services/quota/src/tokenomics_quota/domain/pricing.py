@@ -13,11 +13,11 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, time
-from functools import lru_cache, partial
+from functools import partial
 from typing import Generic, Literal, NamedTuple, Protocol, Self, TypeAlias, TypeVar
 
 from tokenomics_contracts.events import policy
-from tokenomics_contracts.units import MAX_TOKENS, MicroUsd, ServiceTier
+from tokenomics_contracts.units import MicroUsd, ServiceTier
 
 Pricing: TypeAlias = Literal["reported", "book", "fallback"]
 
@@ -53,8 +53,8 @@ class Priced(NamedTuple):
     pricing: Pricing
 
 
-# A named tuple's own constructor is Python code; this one runs per event.
-_priced = partial(tuple.__new__, Priced)
+priced = partial(tuple.__new__, Priced)
+"""The constructor, for where it runs per event or call: a named tuple's own is Python code."""
 
 
 class Rates(NamedTuple):
@@ -181,43 +181,56 @@ class ModelPrice:
 
 
 class Tariff(NamedTuple):
-    """What one request is charged by."""
+    """What each token of one request adds to its exact cost, which is in pico-USD times basis points.
 
-    rates: Rates
-    basis_points: int
-    """Of the rates; 10,000 is all."""
+    A token that is part of another kind adds what it costs beyond that.
+    """
+
+    request: int
+    input: int
+    cached_input: int
+    cache_creation: int
+    output: int
+    reasoning: int
     pricing: Pricing
 
-    def cost(self, quantities: Quantities) -> MicroUsd:
-        """Return what these quantities cost, rounded half up to micro-USD."""
-        return MicroUsd((self._exact_cost(quantities) + _HALF) // _PER_MICRO)
+    @classmethod
+    def of(cls, rates: Rates, basis_points: int, pricing: Pricing) -> Self:
+        """Charge so many basis points of these rates."""
+        return cls(
+            request=rates.request * basis_points,
+            input=rates.input * basis_points,
+            cached_input=(rates.cached_input - rates.input) * basis_points,
+            cache_creation=(rates.cache_creation - rates.input) * basis_points,
+            output=rates.output * basis_points,
+            reasoning=(rates.reasoning - rates.output) * basis_points,
+            pricing=pricing,
+        )
 
-    def output_tokens_within(self, quantities: Quantities, *costs: MicroUsd) -> list[int] | None:
-        """Return the most output tokens with which the quantities cost no more than each of these.
-
-        0 where not even the input is within it; never more than an event may have. ``None``: output is free.
-        """
-        rate = self.rates.output * self.basis_points
-        if rate <= 0:
-            return None
-        output_tokens = quantities.output_tokens
-        # What costs less than half a micro-USD more is rounded down to it.
-        left = _HALF - 1 - self._exact_cost(quantities)
-        fitting = [output_tokens + (cost * _PER_MICRO + left) // rate for cost in costs]
-        return [MAX_TOKENS if most > MAX_TOKENS else max(most, 0) for most in fitting]
-
-    def _exact_cost(self, quantities: Quantities) -> int:
-        """Return the cost in pico-USD times basis points."""
+    def exact_cost(self, quantities: Quantities) -> int:
+        """Return what these quantities cost; :func:`in_micro_usd` rounds it."""
         input_tokens, cached, creation, output_tokens, reasoning, _ = quantities
-        input_rate, cached_rate, creation_rate, output_rate, reasoning_rate, request_rate = self.rates
+        request, per_input, per_cached, per_creation, per_output, per_reasoning, _ = self
         return (
-            request_rate
-            + (input_tokens - cached - creation) * input_rate
-            + cached * cached_rate
-            + creation * creation_rate
-            + (output_tokens - reasoning) * output_rate
-            + reasoning * reasoning_rate
-        ) * self.basis_points
+            request
+            + input_tokens * per_input
+            + cached * per_cached
+            + creation * per_creation
+            + output_tokens * per_output
+            + reasoning * per_reasoning
+        )
+
+    def more_output_tokens(self, exact_cost: int, within_micro_usd: MicroUsd) -> int:
+        """Return with how many more output tokens, at most, a cost rounds to no more than this.
+
+        Negative where it is more already. Output must not be free.
+        """
+        return (within_micro_usd * _PER_MICRO + _HALF - 1 - exact_cost) // self.output
+
+
+def in_micro_usd(exact_cost: int) -> MicroUsd:
+    """Round half up."""
+    return (exact_cost + _HALF) // _PER_MICRO  # type: ignore[return-value] # MicroUsd() would be a call
 
 
 Tariffs: TypeAlias = Steps[Steps[Steps[Tariff]]]
@@ -271,9 +284,7 @@ class PriceBook:
             key=lambda entry: -len(entry[1]),
         )
         self._default = default
-        self._tariffs: Callable[[str, str, ServiceTier], Tariffs] = lru_cache(_REMEMBERED_MODELS)(
-            self._work_out_tariffs
-        )
+        self._tariffs: dict[tuple[str, str, ServiceTier], Tariffs] = {}
 
     @classmethod
     def from_document(cls, document: policy.PriceBookDocument, *, version: int, default: PriceSource) -> Self:
@@ -301,7 +312,12 @@ class PriceBook:
 
     def tariff(self, provider: str, model: str, quantities: Quantities, at: datetime) -> Tariff:
         """Return what a request of this size at this time, in UTC, is charged by."""
-        by_date = self._tariffs(provider, model, quantities.service_tier)
+        key = (provider, model, quantities.service_tier)
+        by_date = self._tariffs.get(key)
+        if by_date is None:
+            if len(self._tariffs) >= _REMEMBERED_MODELS:
+                self._tariffs.clear()
+            by_date = self._tariffs[key] = self._work_out_tariffs(*key)
         # Most prices have no borders at all: asking first saves a third of the time.
         by_time = by_date.at(at.toordinal()) if by_date.borders else by_date.values[0]
         by_size = by_time.at(second_of_day(at)) if by_time.borders else by_time.values[0]
@@ -316,7 +332,7 @@ class PriceBook:
         basis_points = policy.FULL if own else self._service_tier_basis_points[service_tier]
 
         def tariff(rates: Rates) -> Tariff:
-            return Tariff(rates, basis_points, pricing)
+            return Tariff.of(rates, basis_points, pricing)
 
         by_date = own or model_price.standard
         return by_date.map(lambda by_time: by_time.map(lambda by_size: by_size.map(tariff)))
@@ -363,4 +379,4 @@ def price(
     if reported_micro_usd is not None:
         return Priced(reported_micro_usd, "reported")
     tariff = book.tariff(provider, model, quantities, at)
-    return _priced((tariff.cost(quantities), tariff.pricing))
+    return priced((in_micro_usd(tariff.exact_cost(quantities)), tariff.pricing))

@@ -9,6 +9,7 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tokenomics.quota.v1 import quota_pb2 as pb
+from tokenomics_chassis.memo import memo
 from tokenomics_chassis.rpc.errors import InvalidRequestError, RpcError
 from tokenomics_contracts.units import (
     IDENTIFIER_PATTERN,
@@ -71,20 +72,31 @@ _SERVICE_TIER: Final = "is not a service tier of this contract"
 _LABEL: Final = "must be a name of 1 to 128 printable characters without spaces"
 
 
-@lru_cache(maxsize=100_000)
 def is_identifier(text: str) -> bool:
     """Whether a text may name a subject, project, team or cost centre."""
     return re.fullmatch(IDENTIFIER_PATTERN, text) is not None
 
 
-@lru_cache(maxsize=10_000)
 def _is_label(text: str) -> bool:
     return re.fullmatch(LABEL_PATTERN, text) is not None
 
 
-@lru_cache(maxsize=10_000)
 def _is_slug(text: str) -> bool:
     return re.fullmatch(SLUG_PATTERN, text) is not None
+
+
+@memo(20_000)
+def _may_be_named(  # noqa: PLR0917 - in the order of the fields
+    subject: str, provider: str, model: str, project: str, use_case: str, data_class: str
+) -> bool:
+    return (
+        is_identifier(subject)
+        and _is_label(provider)
+        and _is_label(model)
+        and (not project or is_identifier(project))
+        and (not use_case or is_identifier(use_case))
+        and (not data_class or _is_slug(data_class))
+    )
 
 
 def call_from_pb(request: pb.CheckQuotaRequest) -> tuple[Call, CallPurpose]:
@@ -95,6 +107,7 @@ def call_from_pb(request: pb.CheckQuotaRequest) -> tuple[Call, CallPurpose]:
     InvalidRequestError
         Naming every field that is wrong.
     """
+    subject, provider, model, project = request.subject, request.provider, request.model, request.project
     input_tokens = request.estimated_input_tokens
     cached_tokens = request.estimated_cached_input_tokens
     output_tokens = request.estimated_output_tokens
@@ -102,19 +115,14 @@ def call_from_pb(request: pb.CheckQuotaRequest) -> tuple[Call, CallPurpose]:
     purpose = _CALL_PURPOSES.get(request.purpose)
     # One expression decides the usual case; what is wrong is worked out only when something is.
     if (
-        is_identifier(request.subject)
-        and _is_label(request.provider)
-        and _is_label(request.model)
-        and 0 <= cached_tokens <= input_tokens <= MAX_TOKENS
+        0 <= cached_tokens <= input_tokens <= MAX_TOKENS
         and 0 <= output_tokens <= MAX_TOKENS
         and service_tier is not None
         and purpose is not None
-        and (not request.project or is_identifier(request.project))
-        and (not request.use_case or is_identifier(request.use_case))
-        and (not request.data_class or _is_slug(request.data_class))
+        and _may_be_named(subject, provider, model, project, request.use_case, request.data_class)
     ):
         quantities = Quantities(input_tokens, cached_tokens, 0, output_tokens, 0, service_tier)
-        call = Call(request.subject, request.provider, request.model, quantities, request.project or None)
+        call = Call(subject, provider, model, quantities, project or None)
         return call, purpose
     raise InvalidRequestError(_violations(request))
 
@@ -240,7 +248,7 @@ def _part(number: int, message: bytes) -> bytes:
     return _part_prefix(number, len(message)) + message
 
 
-@lru_cache(maxsize=10_000)
+@memo(10_000)
 def _part_prefix(number: int, length: int) -> bytes:
     """Write what precedes the message: its tag, of wire type 2, and its length as a varint."""
     prefix = bytearray((number << 3 | 2,))
@@ -298,7 +306,7 @@ def answer_to_bytes(  # noqa: PLR0917 - the parts that it is put together from
     return b"".join((response.SerializeToString(), decided, accounts, freshness))
 
 
-@lru_cache(maxsize=1_000)
+@memo(1_000)
 def _decided_in_answer(
     decision: Decision, pricing: Pricing, quota_policy_version: int, price_book_version: int
 ) -> bytes:
@@ -310,7 +318,7 @@ def _decided_in_answer(
     ).SerializeToString()
 
 
-@lru_cache(maxsize=10_000)
+@memo(10_000)
 def _accounts_in_answer(touched: Touched) -> bytes:
     return _seen_in_answer(touched, everything)
 

@@ -1,16 +1,16 @@
 """Checking: may this call go ahead, at what price, and what unblocks the caller."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple, Self
 
-from tokenomics_contracts.units import MicroUsd, SubjectId
+from tokenomics_contracts.units import MAX_TOKENS, MicroUsd, SubjectId
 from tokenomics_quota.domain.accounts import Account, AccountKind
 from tokenomics_quota.domain.balance import Balance, Headroom, Touched, headroom_of
-from tokenomics_quota.domain.checks import Answer, Call, Caps, Reason, Unblock
+from tokenomics_quota.domain.checks import Answer, Call, Caps, Reason, Unblock, answered, capped
 from tokenomics_quota.domain.friction import Band, Decision, ask
 from tokenomics_quota.domain.policies import QuotaPolicy
-from tokenomics_quota.domain.pricing import PriceBook, Priced, Quantities, Tariff
+from tokenomics_quota.domain.pricing import PriceBook, Tariff, in_micro_usd, priced
 from tokenomics_quota.projections.governance import Governance
 
 _NUDGE: Final = "You have used most of this period's allowance; a smaller model or a shorter context helps."
@@ -61,28 +61,30 @@ def check(
     caps are those of the accounts that may be seen, for a cap tells how much is left.
     """
     governance, quota_policy, book, _ = terms
-    tariff = book.tariff(call.provider, call.model, call.quantities, now)
-    cost = tariff.cost(call.quantities)
-    headroom = touched.headroom
-    is_asked = headroom is not None and cost > headroom.before_asking
-    asking = _asking(touched.balances, cost) if is_asked else ()
+    quantities = call.quantities
+    tariff = book.tariff(call.provider, call.model, quantities, now)
+    exact_cost = tariff.exact_cost(quantities)
+    cost = in_micro_usd(exact_cost)
+    balances, headroom = touched.balances, touched.headroom
+    asking: Sequence[_Asking] = ()
+    if headroom is not None and cost > headroom.before_asking:
+        asking = _asking(balances, cost)
     if sees is not everything:
-        headroom = headroom_of(balance for balance in touched.balances if sees(balance.account))
-    return Answer(
-        asking[0].decision if asking else Decision.ALLOW,
-        [_reason(each) for each in asking] if asking else (),
-        touched.balances,
-        Priced(cost, tariff.pricing),
-        None if headroom is None else _caps(headroom, tariff, call.quantities),
-        [
-            _unblock(governance, each, now)
-            for each in asking
-            if each.decision >= Decision.JUSTIFICATION_REQUIRED
-        ]
-        if asking
-        else (),
-        quota_policy.version,
-        book.version,
+        headroom = headroom_of(balance for balance in balances if sees(balance.account))
+    caps = None
+    if headroom is not None and tariff.output:
+        caps = _caps(headroom, tariff, exact_cost, quantities.output_tokens)
+    return answered(
+        (
+            asking[0].decision if asking else Decision.ALLOW,
+            [_reason(each) for each in asking] if asking else (),
+            balances,
+            priced((cost, tariff.pricing)),
+            caps,
+            _unblocks(governance, asking, now) if asking else (),
+            quota_policy.version,
+            book.version,
+        )
     )
 
 
@@ -151,6 +153,12 @@ def _reason(asking: _Asking) -> Reason:
     return Reason(code, _MESSAGES[balance.shared, band], balance.account.account_id)
 
 
+def _unblocks(governance: Governance, asking: Iterable[_Asking], now: datetime) -> list[Unblock]:
+    return [
+        _unblock(governance, each, now) for each in asking if each.decision >= Decision.JUSTIFICATION_REQUIRED
+    ]
+
+
 def _unblock(governance: Governance, asking: _Asking, now: datetime) -> Unblock:
     asked, balance, _ = asking
     if asked is Decision.JUSTIFICATION_REQUIRED:
@@ -159,6 +167,12 @@ def _unblock(governance: Governance, asking: _Asking, now: datetime) -> Unblock:
     return Unblock(asked, f"Ask for a grant on {balance.account.account_id}.", who)
 
 
-def _caps(headroom: Headroom, tariff: Tariff, quantities: Quantities) -> Caps | None:
-    fitting = tariff.output_tokens_within(quantities, headroom.within_bands, headroom.within_limits)
-    return None if fitting is None else Caps(*fitting)
+def _caps(headroom: Headroom, tariff: Tariff, exact_cost: int, output_tokens: int) -> Caps:
+    within_band = output_tokens + tariff.more_output_tokens(exact_cost, headroom.within_bands)
+    within_limit = output_tokens + tariff.more_output_tokens(exact_cost, headroom.within_limits)
+    return capped(
+        (
+            0 if within_band < 0 else min(MAX_TOKENS, within_band),
+            0 if within_limit < 0 else min(MAX_TOKENS, within_limit),
+        )
+    )
