@@ -193,16 +193,39 @@ def encode(
         `time` is naive.
     """
     value = event.model_dump_json(by_alias=True, exclude_none=True).encode()
-    headers = [
+    return enveloped(
+        value,
+        type_name=event.type_name,
+        key=event.key,
+        id=id,
+        source=source,
+        time=time,
+        traceparent=traceparent,
+    )
+
+
+def enveloped(
+    data: bytes,
+    *,
+    type_name: str,
+    key: str,
+    id: str,  # noqa: A002 - CloudEvents' word
+    source: str,
+    time: datetime,
+    traceparent: str | None,
+) -> EncodedEvent:
+    """Write data that was serialized as its event's model would; for the rest see `encode`."""
+    key_bytes = key.encode()
+    headers: tuple[tuple[str, bytes], ...] = (
         ("ce_specversion", b"1.0"),
         ("ce_id", id.encode()),
         ("ce_source", source.encode()),
-        ("ce_type", event.type_name.encode()),
+        ("ce_type", type_name.encode()),
         ("ce_time", format_time(time).encode()),
-        ("ce_subject", event.key.encode()),
-        ("content-type", JSON.encode()),
-    ]
+        ("ce_subject", key_bytes),
+        ("content-type", _JSON_BYTES),
+    )
     if traceparent is not None:
-        headers.append(("traceparent", traceparent.encode()))
-    decode(headers, value)
-    return EncodedEvent(event.key.encode(), tuple(headers), value)
+        headers += (("traceparent", traceparent.encode()),)
+    decode(headers, data)
+    return EncodedEvent(key_bytes, headers, data)

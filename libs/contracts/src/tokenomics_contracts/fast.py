@@ -1,28 +1,44 @@
-"""The hot path: `usage.recorded` without pydantic, several times as fast and equal to it.
+"""The hot paths without pydantic, several times as fast and equal to it.
 
-Only input that is plainly good is taken here. Everything else goes to the pydantic model, which has the last
-word, so that a rejection has the same code and message on both paths. A test holds the two equal on generated
-input.
+`usage.recorded` is read here, `decision.recorded` is written. Only what is plainly good is taken. Everything
+else goes to the pydantic model, which has the last word, so that a rejection has the same code and message on
+both paths. Tests hold the two equal on generated input.
 """
 
 import re
 import sys
+from collections.abc import Sequence
+from datetime import datetime
 from functools import lru_cache
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args
 
 import msgspec
+from pydantic import ValidationError
 
-from tokenomics_contracts.cloudevents import Envelope
+from tokenomics_contracts.cloudevents import EncodedEvent, Envelope, enveloped
+from tokenomics_contracts.events.policy import problems_of
+from tokenomics_contracts.events.quota import DecisionRecorded
 from tokenomics_contracts.events.usage import UsageRecorded
 from tokenomics_contracts.json_data import require_shallow
 from tokenomics_contracts.registry import REGISTRY
+from tokenomics_contracts.rejection import EventRejected, RejectionCode
 from tokenomics_contracts.units import (
+    ACCOUNT_ID_PATTERN,
+    CALLER_PATTERN,
     IDENTIFIER_PATTERN,
     LABEL_PATTERN,
     MAX_COST_MICRO_USD,
+    MAX_LIMIT_MICRO_USD,
+    MAX_OFFSET,
     MAX_TOKENS,
+    MAX_TOTAL_MICRO_USD,
+    MAX_VERSION,
+    POSITION_PATTERN,
     SLUG_PATTERN,
+    AccountId,
+    Band,
     DecisionId,
+    DecisionName,
     HoldId,
     MicroUsd,
     ProjectId,
@@ -128,3 +144,134 @@ def _judged_by_the_model(envelope: Envelope) -> UsageRecordedData:
     event = REGISTRY.parse(envelope)
     assert isinstance(event, UsageRecorded)
     return UsageRecordedData(**event.model_dump())
+
+
+class DecidedAccountData(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
+    """The data of `DecidedAccount`, field for field."""
+
+    account_id: AccountId
+    limit_micro_usd: MicroUsd | None = None
+    posted_micro_usd: MicroUsd
+    pending_micro_usd: MicroUsd
+    band: Band
+
+
+class DecisionRecordedData(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
+    """The data of `DecisionRecorded`, field for field in its order. Types are taken to be as declared."""
+
+    decision_id: DecisionId
+    subject: SubjectId
+    caller: str
+    decision: DecisionName
+    reason_codes: tuple[str, ...]
+    provider: str
+    model: str
+    project: ProjectId | None = None
+    purpose: Purpose
+    estimated_cost_micro_usd: MicroUsd
+    policy_version: int | None = None
+    price_book_version: int | None = None
+    accounts: Sequence[DecidedAccountData]
+    positions: dict[str, int]
+    stale: bool
+
+
+_ENCODER: Final = msgspec.json.Encoder()
+_account_id: Final = re.compile(ACCOUNT_ID_PATTERN).fullmatch
+_caller: Final = re.compile(CALLER_PATTERN).fullmatch
+_position: Final = re.compile(POSITION_PATTERN).fullmatch
+_BANDS: Final = frozenset(get_args(Band))
+_DECISIONS: Final = frozenset(get_args(DecisionName))
+_PURPOSES: Final = frozenset(get_args(Purpose))
+
+
+@lru_cache(maxsize=16_384)
+def _is_account_id(account_id: str) -> bool:
+    return _account_id(account_id) is not None
+
+
+@lru_cache(maxsize=4_096)
+def _is_call(caller: str, project: str | None, provider: str, model: str) -> bool:
+    return (
+        _caller(caller) is not None
+        and (project is None or _identifier(project) is not None)
+        and _label(provider) is not None
+        and _label(model) is not None
+    )
+
+
+@lru_cache(maxsize=1_024)
+def _are_slugs(codes: tuple[str, ...]) -> bool:
+    return all(map(_slug, codes))
+
+
+@lru_cache(maxsize=1_024)
+def _are_positions(keys: tuple[str, ...]) -> bool:
+    return all(map(_position, keys))
+
+
+def encode_decision_recorded(
+    decided: DecisionRecordedData,
+    *,
+    id: str,  # noqa: A002 - CloudEvents' word
+    source: str,
+    time: datetime,
+    traceparent: str | None = None,
+) -> EncodedEvent:
+    """Write a `tokenomics.decision.recorded.v1` event, byte for byte as `cloudevents.encode` would.
+
+    Raises
+    ------
+    EventRejected
+        `invalid_data`: the model refuses it. Or as `cloudevents.encode`.
+    ValueError
+        `time` is naive.
+    """
+    data = _ENCODER.encode(decided) if _is_plainly_good(decided) else _written_by_the_model(decided)
+    return enveloped(
+        data,
+        type_name=DecisionRecorded.type_name,
+        key=decided.subject,
+        id=id,
+        source=source,
+        time=time,
+        traceparent=traceparent,
+    )
+
+
+def _is_plainly_good(decided: DecisionRecordedData) -> bool:
+    for account in decided.accounts:
+        limit = account.limit_micro_usd
+        if not (
+            _is_account_id(account.account_id)
+            and (limit is None or 0 <= limit <= MAX_LIMIT_MICRO_USD)
+            and 0 <= account.posted_micro_usd <= MAX_TOTAL_MICRO_USD
+            and 0 <= account.pending_micro_usd <= MAX_TOTAL_MICRO_USD
+            and account.band in _BANDS
+        ):
+            return False
+    policy_version, price_book_version = decided.policy_version, decided.price_book_version
+    offsets = decided.positions.values()
+    return (
+        _identifier(decided.decision_id) is not None
+        and _is_subject(decided.subject)
+        and _is_call(decided.caller, decided.project, decided.provider, decided.model)
+        and decided.decision in _DECISIONS
+        and _are_slugs(decided.reason_codes)
+        and decided.purpose in _PURPOSES
+        and 0 <= decided.estimated_cost_micro_usd <= MAX_TOTAL_MICRO_USD
+        and (policy_version is None or 1 <= policy_version <= MAX_VERSION)
+        and (price_book_version is None or 1 <= price_book_version <= MAX_VERSION)
+        and _are_positions(tuple(decided.positions))
+        and min(offsets, default=0) >= 0
+        and max(offsets, default=0) <= MAX_OFFSET
+    )
+
+
+def _written_by_the_model(decided: DecisionRecordedData) -> bytes:
+    try:
+        event = DecisionRecorded.model_validate(msgspec.to_builtins(decided))
+    except ValidationError as error:
+        message = "; ".join(map(str, problems_of(error)))
+        raise EventRejected(RejectionCode.INVALID_DATA, message) from None
+    return event.model_dump_json(by_alias=True, exclude_none=True).encode()

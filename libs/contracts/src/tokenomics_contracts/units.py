@@ -65,6 +65,12 @@ MAX_LIMIT_MICRO_USD: Final = 10**15
 MAX_TOTAL_MICRO_USD: Final = 2**63 - 1
 """Upper bound of a sum: what a ledger's 64 bits hold, as nothing else bounds how much is summed."""
 
+MAX_VERSION: Final = 2**31 - 1
+"""Upper bound of a policy's version."""
+
+MAX_OFFSET: Final = 2**63 - 1
+"""Upper bound of a position in the log."""
+
 MAX_EVENT_NAME_LENGTH: Final = 256
 """Longest CloudEvents `id` and `source`, in characters."""
 
@@ -83,6 +89,9 @@ LABEL_PATTERN: Final = r"^[!-~]{1,128}$"
 
 SLUG_PATTERN: Final = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
 """Codes and classes: never prose."""
+
+CALLER_PATTERN: Final = r"^[!-~]{1,256}$"
+"""Names of workloads, as their tokens say them."""
 
 ALIAS_PATTERN: Final = r"^alias:[0-9a-f]{32,128}$"
 """A keyed hash of an e-mail address, an SSO id or an API key, written as tools send it as subject."""
@@ -174,8 +183,8 @@ Cost = Annotated[MicroUsd, Field(strict=True, ge=0, le=MAX_COST_MICRO_USD)]
 Limit = Annotated[MicroUsd, Field(strict=True, ge=0, le=MAX_LIMIT_MICRO_USD)]
 Total = Annotated[MicroUsd, Field(strict=True, ge=0, le=MAX_TOTAL_MICRO_USD)]
 Ratio = Annotated[BasisPoints, Field(strict=True, ge=0, le=1_000_000)]
-Version = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
-Offset = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
+Version = Annotated[int, Field(strict=True, ge=1, le=MAX_VERSION)]
+Offset = Annotated[int, Field(strict=True, ge=0, le=MAX_OFFSET)]
 PartitionNumber = Annotated[int, Field(strict=True, ge=0, le=999_999)]
 Milliseconds = Annotated[int, Field(strict=True, ge=0, le=86_400_000)]
 
@@ -198,7 +207,7 @@ Account = Annotated[AccountId, StringConstraints(pattern=ACCOUNT_ID_PATTERN)]
 Period = Annotated[PeriodId, StringConstraints(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")]
 Label = Annotated[str, StringConstraints(pattern=LABEL_PATTERN)]
 Slug = Annotated[str, StringConstraints(pattern=SLUG_PATTERN)]
-Caller = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,256}$")]
+Caller = Annotated[str, StringConstraints(pattern=CALLER_PATTERN)]
 EventName = Annotated[
     str, StringConstraints(min_length=1, max_length=MAX_EVENT_NAME_LENGTH), AfterValidator(_event_name)
 ]
