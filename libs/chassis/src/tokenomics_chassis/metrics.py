@@ -138,6 +138,15 @@ DEGRADED_CALLS = _meter.create_counter(
     ),
 )
 
+DECISIONS_UNRECORDED = _meter.create_counter(
+    "tokenomics.decisions.unrecorded",
+    unit="{decision}",
+    description=(
+        "Decisions that were answered and left no record. Attributes: cause (contract: can't be told as an"
+        " event; database: refused)."
+    ),
+)
+
 OUTBOX_EVENTS = _meter.create_gauge(
     "tokenomics.outbox.events", unit="{event}", description="Events that the relay has not sent yet."
 )

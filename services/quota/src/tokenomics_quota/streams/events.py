@@ -7,15 +7,11 @@ from tokenomics_chassis.outbox import OutboxEvent
 from tokenomics_chassis.parking import Skip
 from tokenomics_chassis.records import Record
 from tokenomics_contracts.catalogue import own_topic
-from tokenomics_contracts.cloudevents import decode, encode
+from tokenomics_contracts.cloudevents import EncodedEvent, decode, encode
 from tokenomics_contracts.events import policy
 from tokenomics_contracts.events.base import Event
-from tokenomics_contracts.events.quota import (
-    DecidedAccount,
-    DecisionRecorded,
-    ParkedSkipped,
-    ThresholdCrossed,
-)
+from tokenomics_contracts.events.quota import ParkedSkipped, ThresholdCrossed
+from tokenomics_contracts.fast import DecidedAccountData, DecisionRecordedData, encode_decision_recorded
 from tokenomics_contracts.registry import parse
 from tokenomics_contracts.rejection import EventRejected, RejectionCode
 from tokenomics_contracts.units import DecisionId, ProjectId, SubjectId
@@ -45,14 +41,24 @@ def outbox_event(
         time=time,
         traceparent=traceparent,
     )
+    return _to_own_topic(encoded)
+
+
+def _to_own_topic(encoded: EncodedEvent) -> OutboxEvent:
     return OutboxEvent(OWN_TOPIC, encoded.key, encoded.headers, encoded.value)
 
 
 def decision_event(decided: Decided) -> OutboxEvent:
-    """Encode a decision record."""
+    """Encode a decision record.
+
+    Raises
+    ------
+    EventRejected
+        The contract has no such event. The message names fields, never values.
+    """
     call, answer = decided.call, decided.answer
     own = answer.balances[0].account
-    event = DecisionRecorded(
+    data = DecisionRecordedData(
         decision_id=DecisionId(decided.decision_id),
         subject=SubjectId(own.owner_id if own.kind is AccountKind.SUBJECT else call.subject),
         caller=decided.caller,
@@ -65,8 +71,8 @@ def decision_event(decided: Decided) -> OutboxEvent:
         estimated_cost_micro_usd=answer.estimate.cost_micro_usd,
         policy_version=answer.quota_policy_version or None,
         price_book_version=answer.price_book_version or None,
-        accounts=tuple(
-            DecidedAccount(
+        accounts=[
+            DecidedAccountData(
                 account_id=balance.account.account_id,
                 limit_micro_usd=balance.limit_micro_usd,
                 posted_micro_usd=balance.posted_micro_usd,
@@ -74,16 +80,18 @@ def decision_event(decided: Decided) -> OutboxEvent:
                 band=balance.band.label,
             )
             for balance in answer.balances
-        ),
+        ],
         positions=dict(decided.next_offsets),
         stale=decided.stale,
     )
-    return outbox_event(
-        event,
-        aggregate_id=f"decision/{decided.decision_id}",
+    encoded = encode_decision_recorded(
+        data,
+        id=str(event_id(f"decision/{decided.decision_id}", 1)),
+        source=SOURCE,
         time=decided.decided_at,
         traceparent=decided.traceparent,
     )
+    return _to_own_topic(encoded)
 
 
 def threshold_event(due: DueThreshold, now: datetime) -> tuple[UUID, OutboxEvent]:
