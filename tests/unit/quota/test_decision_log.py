@@ -94,6 +94,24 @@ async def test_checks_have_their_turn_while_many_decisions_are_told() -> None:
     assert max(map(len, log.written)) == decision_log.GROUP
 
 
+async def test_what_came_while_a_group_was_written_waits_for_others_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decision_log, "LINGER_SECONDS", 0.1)
+    log, stopping = KeptInMemory(), asyncio.Event()
+    running = asyncio.create_task(log.run(stopping))
+    await log.add(decided("d1"))
+    while not log.written:  # noqa: ASYNC110 - the group is being written from here on
+        await asyncio.sleep(0)
+    await log.add(decided("d2"))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    await log.add(decided("d3"))
+    stopping.set()
+    await running
+    assert log.written == [["decision/d1"], ["decision/d2", "decision/d3"]]
+
+
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [

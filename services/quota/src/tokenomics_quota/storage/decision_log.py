@@ -29,7 +29,7 @@ SLICE = 100
 """Decisions that are told as events before others get their turn: less than 2 ms."""
 
 LINGER_SECONDS = 0.05
-"""How long the first of a group waits for others: a transaction for each would cost more than the checks."""
+"""How long less than a group waits for others: a transaction for each would cost more than the checks."""
 
 _REFUSALS = (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError)
 """What PostgreSQL says of a record, not of itself."""
@@ -85,9 +85,10 @@ class OutboxDecisionLog:
                 first.cancel()
                 return []
             group = [first.result()]
-            await wait_for(stopping, LINGER_SECONDS)
         else:
             group = []
+        if len(group) + self._waiting.qsize() < GROUP:
+            await wait_for(stopping, LINGER_SECONDS)
         while len(group) < GROUP and not self._waiting.empty():
             group.append(self._waiting.get_nowait())
         return group
