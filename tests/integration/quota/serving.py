@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,9 @@ from google.rpc.error_details_pb2 import BadRequest
 from grpc_status import rpc_status
 
 from tests.integration.quota.harness import Quota
+from tests.support.clocks import SetClock
 from tests.support.grpc import TokenIssuer, bearer, rpc_settings, served
-from tests.support.quota_events import NOW, NoPrices, person, price_book, quota_policy, usage
+from tests.support.quota_events import NoPrices, person, price_book, quota_policy, usage
 from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics.quota.v1.quota_pb2_grpc import QuotaServiceStub, add_QuotaServiceServicer_to_server
 from tokenomics_chassis.postgres import session
@@ -33,18 +33,6 @@ if TYPE_CHECKING:
     from tokenomics.quota.v1.quota_pb2_grpc import QuotaServiceAsyncStub
 
 CALLER = "system:serviceaccount:ai:portal"
-
-
-@dataclass
-class SetClock:
-    time: datetime = NOW
-    set_back_by: timedelta = timedelta()
-
-    def now(self) -> datetime:
-        return self.time
-
-    def steady(self) -> datetime:
-        return self.time + self.set_back_by
 
 
 @dataclass

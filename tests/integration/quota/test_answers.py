@@ -11,12 +11,12 @@ from tests.integration.quota.harness import Quota
 from tests.integration.quota.serving import (
     CALLER,
     Served,
-    SetClock,
     check_request,
     company,
     refused,
     violated_fields,
 )
+from tests.support.clocks import SetClock
 from tests.support.quota_events import NOW, NoPrices, person, price_book, quota_policy, usage
 from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics_chassis.changes import POLL_SECONDS
@@ -414,9 +414,9 @@ def test_a_stale_view_says_so_though_the_clock_was_set_back() -> None:
     view, moments = QuotaView(Governance(NoPrices())), Moments(meter, clock)
     meter.observe_ends({}, clock.steady())
     meter.observe_view({})
-    assert moments.at(view, clock.now()).stale is False
+    assert moments.at(view, clock.now()).freshness.stale is False
     clock.time, clock.set_back_by = NOW - timedelta(hours=1), timedelta(hours=1, seconds=11)
-    assert moments.at(view, clock.now()).stale is True
+    assert moments.at(view, clock.now()).freshness.stale is True
 
 
 def test_a_view_a_moment_behind_a_busy_log_is_not_stale() -> None:

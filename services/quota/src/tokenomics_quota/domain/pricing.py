@@ -53,8 +53,9 @@ class Priced(NamedTuple):
     pricing: Pricing
 
 
+counted = partial(tuple.__new__, Quantities)
 priced = partial(tuple.__new__, Priced)
-"""The constructor, for where it runs per event or call: a named tuple's own is Python code."""
+"""Constructors for where they run per event or call: a named tuple's own is Python code."""
 
 
 class Rates(NamedTuple):

@@ -23,10 +23,10 @@ from tokenomics_contracts.units import (
 from tokenomics_contracts.units import Purpose as CallPurpose
 from tokenomics_quota.domain.accounts import AccountKind, Purpose
 from tokenomics_quota.domain.balance import Balance, Touched
-from tokenomics_quota.domain.checks import Answer, Call, Reason, Unblock
+from tokenomics_quota.domain.checks import Answer, Call, Reason, Unblock, called
 from tokenomics_quota.domain.degradation import Degraded
 from tokenomics_quota.domain.friction import Band, Decision
-from tokenomics_quota.domain.pricing import Pricing, Quantities
+from tokenomics_quota.domain.pricing import Pricing, Quantities, counted
 from tokenomics_quota.usecases.checking import Sight, everything
 
 _KINDS: Final = {
@@ -121,8 +121,8 @@ def call_from_pb(request: pb.CheckQuotaRequest) -> tuple[Call, CallPurpose]:
         and purpose is not None
         and _may_be_named(subject, provider, model, project, request.use_case, request.data_class)
     ):
-        quantities = Quantities(input_tokens, cached_tokens, 0, output_tokens, 0, service_tier)
-        call = Call(subject, provider, model, quantities, project or None)
+        quantities = counted((input_tokens, cached_tokens, 0, output_tokens, 0, service_tier))
+        call = called((subject, provider, model, quantities, project or None))
         return call, purpose
     raise InvalidRequestError(_violations(request))
 
@@ -286,22 +286,21 @@ def answer_to_bytes(  # noqa: PLR0917 - the parts that it is put together from
     degraded
         How far calls go on from a stale view.
     """
+    decision, reasons, _, (cost_micro_usd, pricing), caps, unblocks, quota_policy, price_book = answer
     response = pb.CheckQuotaResponse()
     response.decision_id = decision_id
-    response.estimated_cost_micro_usd = answer.estimate.cost_micro_usd
-    if (fitting := answer.caps) is not None:
-        caps = response.caps
-        caps.output_tokens_within_band, caps.output_tokens_within_limit = fitting
+    response.estimated_cost_micro_usd = cost_micro_usd
+    if caps is not None:
+        fitting = response.caps
+        fitting.output_tokens_within_band, fitting.output_tokens_within_limit = caps
     if degraded is not None:
         degradation = response.degradation
         degradation.cap_micro_usd, degradation.remaining_micro_usd = degraded
-    if answer.reasons:
-        response.reasons.extend(map(_reason_to_pb, answer.reasons))
-        response.unblocks.extend(map(_unblock_to_pb, answer.unblocks))
-        response.nudge.text = answer.reasons[0].message
-    decided = _decided_in_answer(
-        answer.decision, answer.estimate.pricing, answer.quota_policy_version, answer.price_book_version
-    )
+    if reasons:
+        response.reasons.extend(map(_reason_to_pb, reasons))
+        response.unblocks.extend(map(_unblock_to_pb, unblocks))
+        response.nudge.text = reasons[0].message
+    decided = _decided_in_answer(decision, pricing, quota_policy, price_book)
     accounts = _accounts_in_answer(touched) if sees is everything else _seen_in_answer(touched, sees)
     return b"".join((response.SerializeToString(), decided, accounts, freshness))
 

@@ -9,6 +9,7 @@ from tokenomics_chassis.clock import Clock
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.freshness import FreshnessMeter
 from tokenomics_quota.usecases.checking import Terms
+from tokenomics_quota.usecases.degrading import StaleTab
 
 _TENTH: Final = timedelta(milliseconds=100)
 _RESOLUTION: Final = timedelta(microseconds=1)
@@ -25,7 +26,8 @@ class Moment(NamedTuple):
     """The freshness as the part of a serialized ``CheckQuotaResponse`` that it is."""
     lag: timedelta | None
     """``None``: the view was never level with the log."""
-    stale: bool
+    tab: StaleTab | None
+    """Of what is let through while the view is stale; ``None``: it isn't."""
 
 
 class _Kept(NamedTuple):
@@ -70,7 +72,10 @@ class Moments:
                 turns.append(now + degrade.stale_after - lag + _RESOLUTION)
         freshness = _freshness(view, lag, stale=stale)
         in_answer = pb.CheckQuotaResponse(freshness=freshness).SerializeToString()
-        moment = Moment(terms, view.next_offsets, freshness, in_answer, lag, stale)
+        tab = None
+        if stale:
+            tab = (self._kept and self._kept.moment.tab) or StaleTab()
+        moment = Moment(terms, view.next_offsets, freshness, in_answer, lag, tab)
         return _Kept(now, min(turns), view, view.refresh_began, self._meter.level_at, moment)
 
 

@@ -5,7 +5,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import datetime
 from itertools import takewhile
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import grpc
 
@@ -52,7 +52,6 @@ from tokenomics_quota.rpc.convert import (
 )
 from tokenomics_quota.rpc.moments import Moment, Moments
 from tokenomics_quota.usecases.checking import Sight, check, everything, sight_of
-from tokenomics_quota.usecases.degrading import StaleTab
 from tokenomics_quota.usecases.freshening import Freshening
 
 _PAGE_SIZE = 100
@@ -67,12 +66,8 @@ _YIELD_EVERY_CHECKS = 25
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class _Asked(NamedTuple):
-    """A call to decide, with the accounts that decide it."""
-
-    call: Call
-    purpose: CallPurpose
-    touched: Touched
+_Asked = tuple[Call, CallPurpose, Touched]
+"""A call to decide, with the accounts that decide it."""
 
 
 class QuotaServicer(QuotaServiceServicer):
@@ -110,13 +105,19 @@ class QuotaServicer(QuotaServiceServicer):
         self._new_id = new_id
         self._longest_wait_seconds = longest_wait_seconds
         self._draining = draining
-        self._tab = StaleTab()
 
     async def CheckQuota(  # type: ignore[override]  # noqa: N802 - its answer comes serialized; the contract's name
         self, request: pb.CheckQuotaRequest, context: Context
     ) -> bytes:
         """Decide one call; an answer other than a plain ALLOW leaves a decision record."""
-        return await self._check(request, context)
+        if not is_content(request) and (failures := await self._freshen([request], context)):
+            raise failures[0]
+        view, now = self._ready()
+        asked = _ask(view, request, now)
+        answer, record = self._decide(asked, self._moments.at(view, now), _sight(view, now), now)
+        if record is not None:
+            await self._decisions.add(record)
+        return answer
 
     async def BatchCheckQuota(  # type: ignore[override]  # noqa: N802 - as above
         self, request: pb.BatchCheckQuotaRequest, context: Context
@@ -128,23 +129,26 @@ class QuotaServicer(QuotaServiceServicer):
         if not all(map(is_content, request.checks)):
             failures = await self._freshen(request.checks, context)
         view, now = self._ready()
-        moment, sees = self._moment(view, now), _sight(view, now)
-        asked: list[_Asked | Exception] = []
+        moment, sees = self._moments.at(view, now), _sight(view, now)
+        results = [b""] * len(request.checks)
+        asked: list[tuple[int, _Asked]] = []
         for place, each in enumerate(request.checks):
+            if place in failures:
+                results[place] = failure_to_result(failures[place])
+                continue
             try:
-                asked.append(failures.get(place) or _ask(view, each, now))
-            except Exception as error:  # noqa: BLE001 - told in the place of this one's answer
-                asked.append(error)
+                asked.append((place, _ask(view, each, now)))
+            except Exception as error:  # noqa: BLE001 - mapped and logged as a call's error is; the others go on
+                results[place] = failure_to_result(to_rpc_error("BatchCheckQuota", error))
         # From here on the view isn't looked at: it may move on while others have their turn.
-        results = []
-        for count, one in enumerate(asked, start=1):
+        for count, (place, one) in enumerate(asked, start=1):
             try:
                 answer, record = self._decide(one, moment, sees, now)
                 if record is not None:
                     await self._decisions.add(record)
-                results.append(answer_to_result(answer))
-            except Exception as error:  # noqa: BLE001 - mapped and logged as a call's error is; the others go on
-                results.append(failure_to_result(to_rpc_error("BatchCheckQuota", error)))
+                results[place] = answer_to_result(answer)
+            except Exception as error:  # noqa: BLE001 - as above
+                results[place] = failure_to_result(to_rpc_error("BatchCheckQuota", error))
             if count % _YIELD_EVERY_CHECKS == 0:
                 await asyncio.sleep(0)
         return batch_to_bytes(results)
@@ -156,7 +160,7 @@ class QuotaServicer(QuotaServiceServicer):
 
         async def answer(request: pb.StreamCheckQuotaRequest) -> bytes:
             try:
-                result = answer_to_result(await self._check(request.check, context))
+                result = answer_to_result(await self.CheckQuota(request.check, context))
             except Exception as error:  # noqa: BLE001 - as above
                 result = failure_to_result(to_rpc_error("StreamCheckQuota", error))
             return streamed_to_bytes(request.sequence, result)
@@ -169,16 +173,6 @@ class QuotaServicer(QuotaServiceServicer):
             draining=self._draining,
         )
 
-    async def _check(self, request: pb.CheckQuotaRequest, context: Context) -> bytes:
-        if not is_content(request) and (failures := await self._freshen([request], context)):
-            raise failures[0]
-        view, now = self._ready()
-        asked = _ask(view, request, now)
-        answer, record = self._decide(asked, self._moment(view, now), _sight(view, now), now)
-        if record is not None:
-            await self._decisions.add(record)
-        return answer
-
     async def _freshen(self, checks: Sequence[pb.CheckQuotaRequest], context: Context) -> dict[int, RpcError]:
         self._ready()
         left = cast("float | None", context.time_remaining())  # its stub leaves out that there may be none
@@ -186,26 +180,19 @@ class QuotaServicer(QuotaServiceServicer):
             left = self._longest_wait_seconds
         return await as_fresh_as_asked(self._freshening, checks, left)
 
-    def _moment(self, view: QuotaView, now: datetime) -> Moment:
-        moment = self._moments.at(view, now)
-        if not moment.stale:
-            self._tab.close()
-        return moment
-
     def _decide(
-        self, asked: _Asked | Exception, moment: Moment, sees: Sight, now: datetime
+        self, asked: _Asked, moment: Moment, sees: Sight, now: datetime
     ) -> tuple[bytes, Decided | None]:
         """Decide one call: return the answer, serialized, and the record to leave before it is given."""
-        if isinstance(asked, Exception):
-            raise asked
         call, purpose, touched = asked
-        terms, next_offsets, _, freshness, lag, stale = moment
+        terms, next_offsets, _, freshness, lag, tab = moment
         answer = check(terms, touched, call, now, sees)
-        _authorize(sees, touched.balances[0].account)
+        if sees is not everything:
+            _authorize(sees, touched.balances[0].account)
         check_bound(answer.estimate.cost_micro_usd, "estimated_input_tokens", "estimated_output_tokens")
         degraded = None
-        if stale:
-            degraded = self._tab.admit(answer, terms.quota_policy.degrade, lag, sees)
+        if tab is not None:
+            degraded = tab.admit(answer, terms.quota_policy.degrade, lag, sees)
         decision_id = self._new_id()
         record = None
         if answer.decision is not Decision.ALLOW:
@@ -216,7 +203,7 @@ class QuotaServicer(QuotaServiceServicer):
                 current_identity().caller,
                 answer,
                 next_offsets,
-                stale,
+                tab is not None,
                 now,
                 current_traceparent(),
             )
@@ -305,7 +292,7 @@ class QuotaServicer(QuotaServiceServicer):
 
 def _ask(view: QuotaView, request: pb.CheckQuotaRequest, now: datetime) -> _Asked:
     call, purpose = call_from_pb(request)
-    return _Asked(call, purpose, view.touched_by(call.subject, call.project_id, now))
+    return call, purpose, view.touched_by(call.subject, call.project_id, now)
 
 
 def _candidates(

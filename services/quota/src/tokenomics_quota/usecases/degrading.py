@@ -41,14 +41,13 @@ class StaleCapReachedError(UnavailableError):
 
 
 class StaleTab:
-    """Adds up, by account, the estimates of what one server lets through while its view is stale."""
+    """Adds up, by account, the estimates of what one server lets through while its view is stale.
+
+    A new one begins when the view becomes stale again.
+    """
 
     def __init__(self) -> None:
         self._let_through: dict[AccountId, MicroUsd] = {}
-
-    def close(self) -> None:
-        """Forget what was let through: the view is level again."""
-        self._let_through.clear()
 
     def admit(self, answer: Answer, degrade: Degrade, lag: timedelta | None, sees: Sight) -> Degraded:
         """Let an answer go out, or not; what lets its call go on is added up.
