@@ -179,6 +179,16 @@ async def test_governing_events_are_read_from_the_version_they_came_with(ledger:
     assert list(await ledger.governing_events(after=version + 1)) == [second, replaced]
 
 
+async def test_a_governing_event_is_found_by_its_identity_within_its_topic(ledger: Ledger) -> None:
+    event = governing_event_from_record(record(person("ada"), "ada"))
+    assert event is not None
+    await ledger.lock_governance(exclusive=True)
+    await ledger.put_governing_events([event], (await ledger.governing_version()).number + 1)
+    asked = [event.identity, b"n" * 16]
+    assert await ledger.governing_holders(event.topic, asked) == {event.identity: event}
+    assert await ledger.governing_holders("another", asked) == {}
+
+
 async def test_repeats_are_kept_once_and_taken_once(ledger: Ledger) -> None:
     orders = [LogOrder(1, 0, 5), LogOrder(2, 0, 6)]
     await ledger.put_repeats(TOPIC, {b"a" * 16: orders, b"b" * 16: [LogOrder(3, 1, 1)]})

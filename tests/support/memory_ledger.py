@@ -36,6 +36,12 @@ class MemoryLedger:
         in_order = sorted(self.governing.values(), key=itemgetter(0))
         return [event for version, event in in_order if version > after]
 
+    async def governing_holders(
+        self, topic: str, identities: Iterable[bytes]
+    ) -> Mapping[bytes, GoverningEvent]:
+        held = {identity: self.governing.get((topic, identity)) for identity in identities}
+        return {identity: holder[1] for identity, holder in held.items() if holder}
+
     async def put_governing_events(self, events: Iterable[GoverningEvent], version: int) -> None:
         for event in events:
             self.governing[event.topic, event.identity] = (version, event)

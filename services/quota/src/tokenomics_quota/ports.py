@@ -50,6 +50,12 @@ class Ledger(Protocol):
         """Return the events that came into force after a version of the governing state."""
         ...
 
+    async def governing_holders(
+        self, topic: str, identities: Iterable[bytes]
+    ) -> Mapping[bytes, GoverningEvent]:
+        """Return the events in force that hold these identities among those of a topic."""
+        ...
+
     async def put_governing_events(self, events: Iterable[GoverningEvent], version: int) -> None:
         """Write events into force, replacing holders of their identities, as this version."""
         ...

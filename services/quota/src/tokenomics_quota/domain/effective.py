@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from tokenomics_quota.domain.timeline import Timeline
@@ -30,16 +31,31 @@ class LogOrder(NamedTuple):
 
 
 class Effective(NamedTuple, Generic[Value]):
-    """A value with the instant it takes effect from and its place in the log."""
+    """A value with the instant it takes effect from and the event that states it.
+
+    One flat tuple: there is one for every person.
+    """
 
     effective_from: datetime
-    order: LogOrder
+    applies_from: datetime
+    """First event time it governs: its effective time, but never beyond the governing reach."""
+    append_ms: int
+    partition: int
+    record_offset: int
+    identity: bytes
+    """Of the event, among those of its topic: another event that takes its identity takes its place."""
     value: Value
 
     @property
-    def applies_from(self) -> datetime:
-        """First event time it governs: its effective time, but never beyond the governing reach."""
-        return max(self.effective_from, self.order.appended_at - GOVERNING_REACH)
+    def order(self) -> LogOrder:
+        """Place of the event in the log."""
+        return LogOrder(self.append_ms, self.partition, self.record_offset)
+
+
+def effective(value: Value, effective_from: datetime, order: LogOrder, identity: bytes) -> Effective[Value]:
+    """Return a value as the event at a place of the log, with an identity, states it."""
+    applies_from = max(effective_from, order.appended_at - GOVERNING_REACH)
+    return Effective(effective_from, applies_from, *order, identity, value)
 
 
 Rank = Callable[[Effective[Any]], Any]
@@ -58,11 +74,14 @@ def latest_published(version: Effective[Any]) -> LogOrder:
     return version.order
 
 
+_APPLIES_FROM = attrgetter("applies_from")
+
+
 def in_force(versions: Iterable[Effective[Value]], rank: Rank) -> Timeline[Effective[Value] | None]:
     """Return which version is in force at each instant: of those that apply, the highest in rank."""
     steps: list[tuple[datetime, Effective[Value] | None]] = []
     best: Effective[Value] | None = None
-    for version in sorted(versions, key=lambda candidate: candidate.applies_from):
+    for version in sorted(versions, key=_APPLIES_FROM):
         if best is None or rank(version) > rank(best):
             best = version
         steps.append((version.applies_from, best))

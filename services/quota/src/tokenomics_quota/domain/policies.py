@@ -1,5 +1,6 @@
 """What a quota policy says: limits, thresholds, time zone; and who may back-fill."""
 
+from datetime import datetime
 from typing import NamedTuple
 
 from tokenomics_contracts.units import MicroUsd
@@ -33,6 +34,22 @@ class QuotaPolicy(NamedTuple):
 
 NO_POLICY = QuotaPolicy(0, "UTC", DEFAULT_THRESHOLDS, {}, None, {}, DEFAULT_DEGRADE)
 """Before the first policy: periods turn in UTC, nothing is limited, everything is counted."""
+
+
+class SourceMayBackfill(NamedTuple):
+    """One source's entry, from the policy's effective time on."""
+
+    source: str
+    until: datetime | None
+    """Exclusive, by append time; ``None``: for good."""
+    counts_in_balances: bool
+
+
+class SourcesPolicy(NamedTuple):
+    """A sources policy: who may bring in events that are too late."""
+
+    version: int
+    may_backfill: tuple[SourceMayBackfill, ...]
 
 
 class BackfillPermission(NamedTuple):

@@ -1,7 +1,7 @@
 """Values that hold from an instant on, looked up by time."""
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
@@ -25,15 +25,16 @@ class Timeline(Generic[Value]):
     __slots__ = ("_starts", "_values")
 
     def __init__(self, steps: Iterable[tuple[datetime, Value]], before: Value) -> None:
-        self._starts: list[datetime] = []
-        self._values: list[Value] = [before]
+        starts: list[datetime] = []
+        values = [before]
         for start, value in sorted(steps, key=lambda step: step[0]):
-            if self._starts and self._starts[-1] == start:
-                self._starts.pop()
-                self._values.pop()
-            if value != self._values[-1]:
-                self._starts.append(start)
-                self._values.append(value)
+            if starts and starts[-1] == start:
+                starts.pop()
+                values.pop()
+            if value != values[-1]:
+                starts.append(start)
+                values.append(value)
+        self._starts, self._values = tuple(starts), tuple(values)
 
     def at(self, instant: datetime) -> Value:
         """Return the value that holds at the instant."""
@@ -45,7 +46,7 @@ class Timeline(Generic[Value]):
         return self._starts[following] if following < len(self._starts) else _NEVER
 
     @property
-    def starts(self) -> list[datetime]:
+    def starts(self) -> Sequence[datetime]:
         """The instants at which the value may change, ascending."""
         return self._starts
 

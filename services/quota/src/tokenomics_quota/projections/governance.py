@@ -1,9 +1,11 @@
 """What governs facts and limits: the directory and the policies, folded from their events."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from copy import copy
 from datetime import datetime
-from typing import NamedTuple, TypeVar
+from itertools import chain
+from sys import intern
+from typing import Any, NamedTuple, TypeVar
 
 from tokenomics_contracts.events.base import Event
 from tokenomics_contracts.events.directory import (
@@ -21,14 +23,27 @@ from tokenomics_contracts.events.policy import (
     QuotaDocument,
     SourcesDocument,
 )
-from tokenomics_contracts.units import MicroUsd, SubjectId
+from tokenomics_contracts.units import CostCentreId, MicroUsd, ProjectId, SubjectId, TeamId
 from tokenomics_quota.domain.accounts import AccountKind
 from tokenomics_quota.domain.degradation import Degrade
-from tokenomics_quota.domain.directory import Attribution, Directory, Member, MemberVersion, Unit
-from tokenomics_quota.domain.effective import Effective, LogOrder, in_force, latest_published
+from tokenomics_quota.domain.directory import (
+    Attribution,
+    Directory,
+    Member,
+    MemberVersion,
+    Unit,
+    UnitKey,
+)
+from tokenomics_quota.domain.effective import Effective, LogOrder, effective, in_force, latest_published
 from tokenomics_quota.domain.friction import Thresholds
 from tokenomics_quota.domain.periods import MonthCalendar, calendar
-from tokenomics_quota.domain.policies import NO_POLICY, BackfillPermission, QuotaPolicy
+from tokenomics_quota.domain.policies import (
+    NO_POLICY,
+    BackfillPermission,
+    QuotaPolicy,
+    SourceMayBackfill,
+    SourcesPolicy,
+)
 from tokenomics_quota.domain.pricing import PriceBook, PriceSource
 from tokenomics_quota.domain.timeline import Timeline
 
@@ -47,7 +62,7 @@ POLICY_KINDS = frozenset({"quota", "price_book", "sources"})
 
 
 class GoverningEvent(NamedTuple):
-    """A directory or policy event in force."""
+    """A directory or policy event, as log and ledger hold it; what it says is all that a state keeps."""
 
     topic: str
     identity: bytes
@@ -69,14 +84,11 @@ class Scope(NamedTuple):
     """All facts."""
 
 
-Entity = tuple[str, str]
-"""What a governing event describes: ("member", id), (kind of unit, id) or ("policy", kind)."""
-
-
 class Governance:
     """Directory and policies as of every instant.
 
-    A value: events make another, which shares what they don't touch.
+    A value: events make another, which shares what they don't touch. It holds what the events say, ready for
+    look-ups; the events themselves are the ledger's.
 
     Parameters
     ----------
@@ -92,9 +104,9 @@ class Governance:
     def __init__(self, default_prices: PriceSource) -> None:
         self.version = 0
         self._default_prices = default_prices
-        self._events: dict[tuple[str, bytes], GoverningEvent] = {}
-        self._by_entity: dict[Entity, dict[bytes, GoverningEvent]] = {}
-        self._policies: dict[str, Sequence[Effective[PolicyPublished]]] = dict.fromkeys(POLICY_KINDS, ())
+        self._policies: Mapping[str, tuple[Effective[Any], ...]] = dict.fromkeys(POLICY_KINDS, ())
+        """By kind: of ``QuotaPolicy``, ``PriceBook`` and ``SourcesPolicy``."""
+        self._attributions: dict[str, Timeline[Attribution]] = {}
         self.directory = Directory()
         self.quota_policies: Timeline[QuotaPolicy] = Timeline((), before=NO_POLICY)
         self.calendars: Timeline[MonthCalendar] = Timeline((), before=calendar(NO_POLICY.time_zone))
@@ -103,61 +115,69 @@ class Governance:
         )
 
     def with_events(self, events: Iterable[GoverningEvent], version: int) -> "Governance":
-        """Return the state after these events have come into force or taken another's identity."""
+        """Return the state after these events, one of an identity, have come into force.
+
+        One that takes another's identity takes its place.
+        """
+        members: list[tuple[str, MemberVersion]] = []
+        units: list[tuple[UnitKey, Effective[Unit]]] = []
+        policies: list[tuple[str, Effective[Any]]] = []
+        for governing in events:
+            event = governing.event
+            if isinstance(event, PolicyPublished):
+                policies.append((event.kind, _effective(governing, self._policy(event))))
+            elif isinstance(event, PersonUpserted | PersonLeft | ServiceUpserted):
+                members.append((intern(event.key), _effective(governing, _member(event))))
+            else:
+                kind = intern(event.key_field.removesuffix("_id"))
+                units.append(((kind, intern(event.key)), _effective(governing, _unit(event))))
         after = copy(self)
         after.version = version
-        after._events = self._events.copy()
-        after._by_entity = self._by_entity.copy()
-        touched: set[Entity] = set()
-        for event in events:
-            key = (event.topic, event.identity)
-            former = after._events.get(key)
-            after._events[key] = event
-            for entity in {_entity(event), *([_entity(former)] if former else [])}:
-                if entity not in touched:
-                    touched.add(entity)
-                    after._by_entity[entity] = dict(after._by_entity.get(entity, {}))
-            if former:
-                del after._by_entity[_entity(former)][event.identity]
-            after._by_entity[_entity(event)][event.identity] = event
-        after._describe(touched)
+        if members or units:
+            after.directory = self.directory.changed(members, units)
+            after._attributions = {}
+        if policies:
+            after._publish(policies)
         return after
 
-    def _describe(self, touched: Iterable[Entity]) -> None:
-        members: dict[str, Sequence[MemberVersion]] = {}
-        units: dict[tuple[str, str], Sequence[Effective[Unit]]] = {}
-        for kind, owner_id in touched:
-            described = self._by_entity[kind, owner_id].values()
-            if kind == _MEMBER:
-                members[owner_id] = [_effective(each, _member) for each in described]
-            elif kind == _POLICY:
-                versions = [_effective(each, _policy) for each in described]
-                self._policies = {**self._policies, owner_id: versions}
-                self._convert(owner_id)
-            else:
-                units[kind, owner_id] = [_effective(each, _unit) for each in described]
-        if members or units:
-            self.directory = self.directory.changed(members, units)
+    def _publish(self, policies: Iterable[tuple[str, Effective[Any]]]) -> None:
+        published = dict(self._policies)
+        for policy_kind, policy in policies:
+            for kind, versions in published.items():
+                published[kind] = tuple(each for each in versions if each.identity != policy.identity)
+            published[policy_kind] += (policy,)
+        self._policies = published
+        self.quota_policies = self._timeline("quota", NO_POLICY)
+        self.calendars = Timeline(
+            [(start, calendar(policy.time_zone)) for start, policy in self.quota_policies.steps()],
+            before=calendar(NO_POLICY.time_zone),
+        )
+        self.price_books = self._timeline("price_book", PriceBook.before_any_policy(self._default_prices))
 
-    def _convert(self, kind: str) -> None:
-        if kind == "quota":
-            self.quota_policies = self._timeline(kind, _quota_policy, NO_POLICY)
-            self.calendars = Timeline(
-                [(start, calendar(policy.time_zone)) for start, policy in self.quota_policies.steps()],
-                before=calendar(NO_POLICY.time_zone),
-            )
-        elif kind == "price_book":
-            self.price_books = self._timeline(
-                kind, self._price_book, PriceBook.before_any_policy(self._default_prices)
-            )
+    def _timeline(self, kind: str, before: Value) -> Timeline[Value]:
+        steps = in_force(self._policies[kind], latest_published).steps()
+        return Timeline([(start, version.value) for start, version in steps if version is not None], before)
 
-    def holder(self, topic: str, identity: bytes) -> GoverningEvent | None:
-        """Return the event that holds an identity."""
-        return self._events.get((topic, identity))
+    def _policy(self, published: PolicyPublished) -> QuotaPolicy | PriceBook | SourcesPolicy:
+        document, version = published.document, published.version
+        if isinstance(document, QuotaDocument):
+            return _quota_policy(document, version)
+        if isinstance(document, PriceBookDocument):
+            return PriceBook.from_document(document, version=version, default=self._default_prices)
+        assert isinstance(document, SourcesDocument)
+        return _sources_policy(document, version)
 
     def attribution(self, subject: str) -> Timeline[Attribution]:
-        """Return who carries the usage of a subject id or alias, over time."""
-        return self.directory.attribution(subject)
+        """Return who carries the usage of a subject id or alias, over time.
+
+        It is kept for who asks again, as the fold does for each event; who asks once asks the directory.
+        """
+        timeline = self._attributions.get(subject)
+        if timeline is None:
+            timeline = self.directory.attribution(subject)
+            if timeline.starts:  # kept for nobody unknown: such names are without number
+                self._attributions[subject] = timeline
+        return timeline
 
     def limit(self, kind: AccountKind, owner_id: str, at: datetime) -> MicroUsd | None:
         """Return the limit of an account at an instant; ``None`` is unlimited.
@@ -177,11 +197,8 @@ class Governance:
         """Return when time alone may change a limit next: a version takes effect, or the period turns."""
         calendar = self.calendars.at(after)
         _, turn = calendar.bounds(calendar.period_of(after))
-        starts = (
-            _effective_from(governing)
-            for (kind, owner_id), described in self._by_entity.items()
-            if kind == _MEMBER or (kind, owner_id) == (_POLICY, "quota")
-            for governing in described.values()
+        starts = chain(
+            self.directory.member_changes(), (version.effective_from for version in self._policies["quota"])
         )
         return min([turn, *(start for start in starts if start > after)])
 
@@ -198,16 +215,13 @@ class Governance:
         answer is the same whether policy or usage was read first.
         """
         for version in sorted(self._policies["sources"], key=latest_published):
-            document = version.value.document
-            assert isinstance(document, SourcesDocument)
-            for entry in document.sources:
+            for entry in version.value.may_backfill:
                 if (
                     entry.source == source
-                    and entry.may_backfill
                     and version.effective_from <= appended_at
-                    and (entry.backfill_until is None or appended_at < entry.backfill_until)
+                    and (entry.until is None or appended_at < entry.until)
                 ):
-                    return BackfillPermission(True, entry.backfill_counts_in_balances)
+                    return BackfillPermission(True, entry.counts_in_balances)
         return BackfillPermission(allowed=False, counts_in_balances=False)
 
     def scopes(self, before: "Governance", events: Iterable[GoverningEvent]) -> list[Scope]:
@@ -224,16 +238,13 @@ class Governance:
         return merged
 
     def _scope(self, before: "Governance", governing: GoverningEvent) -> Scope | None:
-        event = governing.event
+        event, since = governing.event, _effective(governing, None).applies_from
         if isinstance(event, PolicyPublished):
-            since = Effective(event.effective_from, governing.order, event).applies_from
             if event.kind == "price_book":
                 return Scope(since, priced=True)
             if event.kind == "quota" and before.calendars.steps() != self.calendars.steps():
                 return Scope(since, everything=True)
             return None
-        assert isinstance(event, DIRECTORY_EVENTS)
-        since = Effective(event.effective_from, governing.order, event).applies_from
         if isinstance(event, TeamUpserted):
             return Scope(since, _union(state.directory.ever_in_team(event.key) for state in (before, self)))
         if isinstance(event, PersonUpserted | PersonLeft | ServiceUpserted):
@@ -241,92 +252,69 @@ class Governance:
             return Scope(since, aliases | {event.key})
         return None
 
-    def _timeline(
-        self, kind: str, convert: Callable[[PolicyPublished], Value], before: Value
-    ) -> Timeline[Value]:
-        """Convert each version once, however many instants it is in force from."""
-        converted = {version.order: convert(version.value) for version in self._policies[kind]}
-        steps = in_force(self._policies[kind], latest_published).steps()
-        return Timeline(
-            [(start, converted[version.order]) for start, version in steps if version is not None], before
-        )
-
-    def _price_book(self, published: PolicyPublished) -> PriceBook:
-        assert isinstance(published.document, PriceBookDocument)
-        return PriceBook.from_document(
-            published.document, version=published.version, default=self._default_prices
-        )
-
 
 def _union(sets: Iterable[Iterable[str]]) -> frozenset[str]:
     return frozenset().union(*sets)
 
 
-_MEMBER = "member"
-_POLICY = "policy"
-
-
-def _entity(governing: GoverningEvent) -> Entity:
-    event = governing.event
-    if isinstance(event, PolicyPublished):
-        return _POLICY, event.kind
-    if isinstance(event, PersonUpserted | PersonLeft | ServiceUpserted):
-        return _MEMBER, event.key
-    return event.key_field.removesuffix("_id"), event.key
-
-
-def _effective_from(governing: GoverningEvent) -> datetime:
+def _effective(governing: GoverningEvent, value: Value) -> Effective[Value]:
     assert isinstance(governing.event, PolicyPublished | DirectoryEvent)
-    return governing.event.effective_from
+    return effective(value, governing.event.effective_from, governing.order, governing.identity)
 
 
-def _effective(governing: GoverningEvent, describe: Callable[[Event], Value]) -> Effective[Value]:
-    return Effective(_effective_from(governing), governing.order, describe(governing.event))
-
-
-def _policy(event: Event) -> PolicyPublished:
-    assert isinstance(event, PolicyPublished)
-    return event
+# Ids and names are interned: many people share few roles and teams, and totals repeat everybody's id.
 
 
 def _unit(event: Event) -> Unit:
     assert isinstance(event, TeamUpserted | ProjectUpserted | CostCentreUpserted)
     cost_centre_id = None if isinstance(event, CostCentreUpserted) else event.cost_centre_id
-    return Unit(SubjectId(event.owner_id) if event.owner_id else None, cost_centre_id)
+    return Unit(
+        owner_id=SubjectId(intern(event.owner_id)) if event.owner_id else None,
+        cost_centre_id=CostCentreId(intern(cost_centre_id)) if cost_centre_id else None,
+    )
 
 
-def _member(event: Event) -> Member | None:
+def _member(event: PersonUpserted | PersonLeft | ServiceUpserted) -> Member | None:
     if isinstance(event, PersonLeft):
         return None
-    assert isinstance(event, PersonUpserted | ServiceUpserted)
     if isinstance(event, PersonUpserted):
         responsible_id, cost_centre_id = event.manager_id, event.cost_centre_id
-        privileges = frozenset[str](event.privileges)
+        privileges: tuple[str, ...] = event.privileges
     else:
-        responsible_id, cost_centre_id, privileges = event.responsible_person_id, None, frozenset()
+        responsible_id, cost_centre_id, privileges = event.responsible_person_id, None, ()
     return Member(
-        subject_id=SubjectId(event.key),
-        role=event.role,
-        team_id=event.team_id,
-        cost_centre_id=cost_centre_id,
-        responsible_id=SubjectId(responsible_id) if responsible_id else None,
-        project_ids=frozenset(event.project_ids),
-        aliases=frozenset(event.aliases),
+        subject_id=SubjectId(intern(event.key)),
+        role=intern(event.role),
+        team_id=TeamId(intern(event.team_id)),
+        cost_centre_id=CostCentreId(intern(cost_centre_id)) if cost_centre_id else None,
+        responsible_id=SubjectId(intern(responsible_id)) if responsible_id else None,
+        project_ids=tuple(ProjectId(intern(project_id)) for project_id in event.project_ids),
+        aliases=event.aliases,
         privileges=privileges,
     )
 
 
-def _quota_policy(published: PolicyPublished) -> QuotaPolicy:
-    document = published.document
-    assert isinstance(document, QuotaDocument)
+def _quota_policy(document: QuotaDocument, version: int) -> QuotaPolicy:
     return QuotaPolicy(
-        version=published.version,
+        version=version,
         time_zone=document.time_zone,
         thresholds=Thresholds.from_policy(document.thresholds),
         allowances={allowance.role: allowance.limit_micro_usd for allowance in document.allowances},
         default_allowance=document.default_allowance_micro_usd,
         budgets={
-            (AccountKind(budget.kind), budget.owner_id): budget.limit_micro_usd for budget in document.budgets
+            (AccountKind(budget.kind), intern(budget.owner_id)): budget.limit_micro_usd
+            for budget in document.budgets
         },
         degrade=Degrade.from_policy(document.degrade),
+    )
+
+
+def _sources_policy(document: SourcesDocument, version: int) -> SourcesPolicy:
+    return SourcesPolicy(
+        version,
+        tuple(
+            SourceMayBackfill(entry.source, entry.backfill_until, entry.backfill_counts_in_balances)
+            for entry in document.sources
+            if entry.may_backfill
+        ),
     )

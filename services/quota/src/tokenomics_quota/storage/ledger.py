@@ -92,6 +92,17 @@ class PostgresLedger:
         )
         return [governing_event_from_row(row) for row in rows]
 
+    async def governing_holders(
+        self, topic: str, identities: Iterable[bytes]
+    ) -> Mapping[bytes, GoverningEvent]:
+        """Read the events that hold these identities."""
+        rows = await self._connection.fetch(
+            "SELECT * FROM governing_event WHERE topic = $1 AND identity = ANY($2::bytea[])",
+            topic,
+            list(identities),
+        )
+        return {row["identity"]: governing_event_from_row(row) for row in rows}
+
     async def put_governing_events(self, events: Iterable[GoverningEvent], version: int) -> None:
         """Upsert the events and move the version."""
         rows = [

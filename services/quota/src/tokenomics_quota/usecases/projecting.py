@@ -128,13 +128,14 @@ async def apply_governing(
 ) -> GoverningApplied:
     """Bring governing events into force and derive again just the facts that they touch."""
     before = await known.locked(ledger, exclusive=True)
+    holders = await ledger.governing_holders(source.topic, {event.identity for event in events})
     accepted: dict[bytes, GoverningEvent] = {}
     ousted: list[GoverningEvent] = []
     conflicts, mismatches = list[LogOrder](), list[LogOrder]()
     displaced, repeated, outdone = list[LogOrder](), dict[bytes, set[LogOrder]](), set[bytes]()
     after = before
     for event in events:
-        holder = accepted.get(event.identity) or before.holder(event.topic, event.identity)
+        holder = accepted.get(event.identity) or holders.get(event.identity)
         verdict = judge(holder, event) if holder is not None else None
         if verdict is Verdict.CONFLICTS:
             conflicts.append(event.order)
