@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from tokenomics_contracts.units import (
@@ -16,14 +15,9 @@ from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose
 from tokenomics_quota.domain.balance import Balance, Touched, headroom_of
 from tokenomics_quota.domain.timeline import Timeline
 from tokenomics_quota.projections.governance import Governance
+from tokenomics_quota.projections.totals import PeriodTotals
 
 _RESOLUTION: Final = timedelta(microseconds=1)
-
-_Posted = tuple[MicroUsd, MicroUsd]
-"""Operational and experiment, of one (kind, owner) in one period."""
-
-_NOTHING_POSTED: Final[_Posted] = (MicroUsd(0), MicroUsd(0))
-_NO_LINES: Final[Mapping[str, _Posted]] = {}
 
 _MOST_KEPT = 10_000
 
@@ -63,8 +57,7 @@ class QuotaView:
         self.refresh_began: float | None = None
         self._kept: dict[tuple[str, str | None], _Kept] = {}
         self._kept_under = governance
-        self._posted: dict[PeriodId, dict[str, _Posted]] = {}
-        self._ordered: dict[PeriodId, Sequence[AccountId]] = {}
+        self._totals: dict[PeriodId, PeriodTotals] = {}
         self._totals_version = 0
 
     def put_totals(self, totals: Mapping[AccountId, MicroUsd]) -> None:
@@ -72,53 +65,40 @@ class QuotaView:
         self._totals_version += bool(totals)
         for account, total in totals.items():
             kind, owner_id, purpose, period = split_account_id(account)
-            lines = self._posted.setdefault(period, {})
-            line = f"{kind}/{owner_id}"
-            operational, experiment = lines.get(line, _NOTHING_POSTED)
-            lines[line] = (operational, total) if purpose == "experiment" else (total, experiment)
+            if period not in self._totals:
+                self._totals[period] = PeriodTotals(period)
+            self._totals[period].put(kind, owner_id, purpose, total)
 
     def clear_totals(self) -> None:
         """Forget all totals."""
         self._totals_version += 1
-        self._posted.clear()
-        self._ordered.clear()
+        self._totals.clear()
 
     def drop_before(self, period: PeriodId) -> None:
         """Forget the totals of periods before this one."""
         self.horizon = period
         self._totals_version += 1
-        for earlier in [known for known in self._posted if known < period]:
-            del self._posted[earlier]
-            self._ordered.pop(earlier, None)
+        for earlier in [known for known in self._totals if known < period]:
+            del self._totals[earlier]
 
     def posted(self, account: Account) -> MicroUsd:
         """Return what is posted to an account; for purpose ``all`` both purposes together."""
         kind, owner_id, purpose, period = account
-        operational, experiment = self._posted.get(period, _NO_LINES).get(
-            f"{kind}/{owner_id}", _NOTHING_POSTED
-        )
-        if purpose is Purpose.ALL:
-            return MicroUsd(operational + experiment)
-        return experiment if purpose is Purpose.EXPERIMENT else operational
+        totals = self._totals.get(period)
+        return totals.posted(kind, owner_id, purpose) if totals else MicroUsd(0)
 
     def is_touched(self, account: Account) -> bool:
         """Whether a cost of its period touched an account, for whatever purpose; free usage leaves none."""
-        return f"{account.kind}/{account.owner_id}" in self._posted.get(account.period, _NO_LINES)
+        totals = self._totals.get(account.period)
+        return totals is not None and totals.is_touched(account.kind, account.owner_id)
 
     def touched(self, period: PeriodId) -> Sequence[AccountId]:
         """Return the accounts, for purpose ``all``, that a cost of a period touched, by id.
 
         The sequence given stays as it is. Asking again costs nothing unless accounts were added.
         """
-        lines = self._posted.get(period, _NO_LINES)
-        ordered = self._ordered.get(period, ())
-        if len(ordered) != len(lines):
-            # Lines keep the order they came in: those added are the last, and sorting what is nearly sorted
-            # is cheap.
-            added = islice(lines, len(ordered), None)
-            ordered = sorted([*ordered, *(AccountId(f"{line}/all/{period}") for line in added)])
-            self._ordered[period] = ordered
-        return ordered
+        totals = self._totals.get(period)
+        return totals.touched() if totals else ()
 
     def instant_in(self, period: PeriodId, now: datetime) -> datetime:
         """Return the instant of a period that is nearest to now: a past one is judged as it ended."""
