@@ -105,7 +105,7 @@ def test_what_is_kept_of_a_caller_is_what_would_be_worked_out_anew() -> None:
             made.put_totals({AccountId(line): MicroUsd(posted)})
             kept = made.touched_by("ada", "apollo", instant)
             anew = [made.balance(each, instant) for each in made.accounts_of("ada", "apollo", instant)]
-            assert (kept.balances, kept.headroom) == (anew, headroom_of(anew))
+            assert (kept.balances, kept.headroom) == (tuple(anew), headroom_of(anew))
             seen.add(tuple((each.account, each.limit_micro_usd) for each in kept.balances))
     assert len(seen) >= 5
 

@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
 
+_EVER = datetime.min.replace(tzinfo=UTC)
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -39,6 +40,11 @@ class Timeline(Generic[Value]):
     def at(self, instant: datetime) -> Value:
         """Return the value that holds at the instant."""
         return self._values[bisect_right(self._starts, instant)]
+
+    def since(self, instant: datetime) -> datetime:
+        """Return when the value at an instant began to hold; the first of all times for ever."""
+        following = bisect_right(self._starts, instant)
+        return self._starts[following - 1] if following else _EVER
 
     def until(self, instant: datetime) -> datetime:
         """Return when the value at an instant ends to hold; the last of all times for never."""

@@ -13,6 +13,7 @@ from tokenomics_contracts.units import (
 )
 from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose
 from tokenomics_quota.domain.balance import Balance, Touched, headroom_of
+from tokenomics_quota.domain.directory import Attribution
 from tokenomics_quota.domain.timeline import Timeline
 from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.projections.totals import PeriodTotals
@@ -55,7 +56,9 @@ class QuotaView:
         self.as_of: datetime | None = None
         self.refreshed_at: datetime | None = None
         self.refresh_began: float | None = None
-        self._kept: dict[tuple[str, str | None], _Kept] = {}
+        self._kept: dict[str | tuple[str, str], _Kept] = {}
+        self._balances: dict[Account, Balance] = {}
+        """Of shared accounts, as they were last kept of a caller."""
         self._kept_under = governance
         self._totals: dict[PeriodId, PeriodTotals] = {}
         self._totals_version = 0
@@ -67,7 +70,7 @@ class QuotaView:
             kind, owner_id, purpose, period = split_account_id(account)
             if period not in self._totals:
                 self._totals[period] = PeriodTotals(period)
-            self._totals[period].put(kind, owner_id, purpose, total)
+            self._totals[period].put(kind, self.governance.remembered(owner_id), purpose, total)
 
     def clear_totals(self) -> None:
         """Forget all totals."""
@@ -132,10 +135,13 @@ class QuotaView:
         """
         if self._kept_under is not self.governance or len(self._kept) > _MOST_KEPT:
             self._kept.clear()
+            self._balances.clear()
             self._kept_under = self.governance
-        key = (subject, project_id)
+        key = (subject, project_id) if project_id else subject
         kept = self._kept.get(key)
         if kept is None or not kept.since <= now < kept.until:
+            subject = self.governance.remembered(subject)  # so that the key holds no text of its own
+            key = (subject, project_id) if project_id else subject
             kept = self._kept[key] = self._keep(subject, project_id, now)
         elif kept.totals_version != self._totals_version:
             touched = self._as_posted(kept.touched)
@@ -145,44 +151,63 @@ class QuotaView:
     def _keep(self, subject: str, project_id: str | None, now: datetime) -> _Kept:
         """Work out balances, and until when they hold: the first turn of all that was asked for them."""
         governance = self.governance
-        balances = [self.balance(account, now) for account in self.accounts_of(subject, project_id, now)]
+        # Asked of the directory, so that it isn't kept beside what follows from it.
+        attribution = governance.directory.attribution(subject)
+        calendar = governance.calendars.at(now)
+        period = calendar.period_of(now)
+        accounts = _accounts(attribution.at(now), project_id, period)
+        balances = tuple(self._one_for_all(self.balance(account, now)) for account in accounts)
         timelines: list[Timeline[Any]] = [
-            governance.attribution(subject),
+            attribution,
             governance.calendars,
             governance.quota_policies,
             *(
-                governance.directory.member(balance.account.owner_id)
-                for balance in balances
-                if balance.account.kind is AccountKind.SUBJECT
+                governance.directory.member(account.owner_id)
+                for account in accounts
+                if account.kind is AccountKind.SUBJECT
             ),
         ]
-        ends = [timeline.until(now) for timeline in timelines] + [balance.resets_at for balance in balances]
-        touched = Touched(balances, headroom_of(balances))
-        return _Kept(now, min(ends), touched, self._totals_version)
+        start, end = calendar.bounds(period)
+        since = max(start, *(timeline.since(now) for timeline in timelines))
+        until = min(end, *(timeline.until(now) for timeline in timelines))
+        return _Kept(since, until, Touched(balances, headroom_of(balances)), self._totals_version)
 
     def _as_posted(self, touched: Touched) -> Touched:
         posted = [self.posted(balance.account) for balance in touched.balances]
         if posted == [balance.posted_micro_usd for balance in touched.balances]:
             return touched
-        balances = [
-            balance._replace(posted_micro_usd=amount)
+        balances = tuple(
+            self._one_for_all(balance._replace(posted_micro_usd=amount))
             for balance, amount in zip(touched.balances, posted, strict=True)
-        ]
+        )
         return Touched(balances, headroom_of(balances))
+
+    def _one_for_all(self, balance: Balance) -> Balance:
+        """Return the one object that all callers whose calls count on a shared account keep of it."""
+        if not balance.shared:
+            return balance
+        known = self._balances.get(balance.account)
+        if known != balance:
+            known = self._balances[balance.account] = balance
+        return known
 
     def accounts_of(self, subject: str, project_id: str | None, now: datetime) -> list[Account]:
         """Return the accounts that a call of a subject (or alias) would be counted on now."""
         period = self.governance.calendars.at(now).period_of(now)
-        subject_id, team_id, cost_centre_id = self.governance.attribution(subject).at(now)
-        accounts = [
-            Account(AccountKind.SUBJECT, subject_id, Purpose.ALL, period)
-            if subject_id
-            else Account(AccountKind.UNATTRIBUTED, UNATTRIBUTED, Purpose.ALL, period)
-        ]
-        if project_id:
-            accounts.append(Account(AccountKind.PROJECT, project_id, Purpose.ALL, period))
-        if team_id:
-            accounts.append(Account(AccountKind.TEAM, team_id, Purpose.ALL, period))
-        if cost_centre_id:
-            accounts.append(Account(AccountKind.COST_CENTRE, cost_centre_id, Purpose.ALL, period))
-        return accounts
+        return _accounts(self.governance.directory.attribution(subject).at(now), project_id, period)
+
+
+def _accounts(attribution: Attribution, project_id: str | None, period: PeriodId) -> list[Account]:
+    subject_id, team_id, cost_centre_id = attribution
+    accounts = [
+        Account(AccountKind.SUBJECT, subject_id, Purpose.ALL, period)
+        if subject_id
+        else Account(AccountKind.UNATTRIBUTED, UNATTRIBUTED, Purpose.ALL, period)
+    ]
+    if project_id:
+        accounts.append(Account(AccountKind.PROJECT, project_id, Purpose.ALL, period))
+    if team_id:
+        accounts.append(Account(AccountKind.TEAM, team_id, Purpose.ALL, period))
+    if cost_centre_id:
+        accounts.append(Account(AccountKind.COST_CENTRE, cost_centre_id, Purpose.ALL, period))
+    return accounts

@@ -1,10 +1,9 @@
 """What governs facts and limits: the directory and the policies, folded from their events."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from datetime import datetime
 from itertools import chain
-from sys import intern
 from typing import Any, NamedTuple, TypeVar
 
 from tokenomics_contracts.events.base import Event
@@ -107,6 +106,8 @@ class Governance:
         self._policies: Mapping[str, tuple[Effective[Any], ...]] = dict.fromkeys(POLICY_KINDS, ())
         """By kind: of ``QuotaPolicy``, ``PriceBook`` and ``SourcesPolicy``."""
         self._attributions: dict[str, Timeline[Attribution]] = {}
+        self._texts: dict[str, str] = {}
+        """One object for each id and name; states made of one another share the table, which only grows."""
         self.directory = Directory()
         self.quota_policies: Timeline[QuotaPolicy] = Timeline((), before=NO_POLICY)
         self.calendars: Timeline[MonthCalendar] = Timeline((), before=calendar(NO_POLICY.time_zone))
@@ -123,14 +124,14 @@ class Governance:
         units: list[tuple[UnitKey, Effective[Unit]]] = []
         policies: list[tuple[str, Effective[Any]]] = []
         for governing in events:
-            event = governing.event
+            event, one = governing.event, self._remember
             if isinstance(event, PolicyPublished):
                 policies.append((event.kind, _effective(governing, self._policy(event))))
             elif isinstance(event, PersonUpserted | PersonLeft | ServiceUpserted):
-                members.append((intern(event.key), _effective(governing, _member(event))))
+                members.append((one(event.key), _effective(governing, _member(event, one))))
             else:
-                kind = intern(event.key_field.removesuffix("_id"))
-                units.append(((kind, intern(event.key)), _effective(governing, _unit(event))))
+                unit_key = (one(event.key_field.removesuffix("_id")), one(event.key))
+                units.append((unit_key, _effective(governing, _unit(event, one))))
         after = copy(self)
         after.version = version
         if members or units:
@@ -161,16 +162,26 @@ class Governance:
     def _policy(self, published: PolicyPublished) -> QuotaPolicy | PriceBook | SourcesPolicy:
         document, version = published.document, published.version
         if isinstance(document, QuotaDocument):
-            return _quota_policy(document, version)
+            return _quota_policy(document, version, self._remember)
         if isinstance(document, PriceBookDocument):
             return PriceBook.from_document(document, version=version, default=self._default_prices)
         assert isinstance(document, SourcesDocument)
         return _sources_policy(document, version)
 
+    def _remember(self, text: str) -> str:
+        return self._texts.setdefault(text, text)
+
+    def remembered(self, text: str) -> str:
+        """Return the directory's own object for an id that it has, the text itself for another.
+
+        An id stands in many places: in each it takes 8 bytes when all hold one object.
+        """
+        return self._texts.get(text, text)
+
     def attribution(self, subject: str) -> Timeline[Attribution]:
         """Return who carries the usage of a subject id or alias, over time.
 
-        It is kept for who asks again, as the fold does for each event; who asks once asks the directory.
+        Kept for who asks again, as the fold does with every event; who asks once asks the directory.
         """
         timeline = self._attributions.get(subject)
         if timeline is None:
@@ -262,19 +273,16 @@ def _effective(governing: GoverningEvent, value: Value) -> Effective[Value]:
     return effective(value, governing.event.effective_from, governing.order, governing.identity)
 
 
-# Ids and names are interned: many people share few roles and teams, and totals repeat everybody's id.
-
-
-def _unit(event: Event) -> Unit:
+def _unit(event: Event, one: Callable[[str], str]) -> Unit:
     assert isinstance(event, TeamUpserted | ProjectUpserted | CostCentreUpserted)
     cost_centre_id = None if isinstance(event, CostCentreUpserted) else event.cost_centre_id
     return Unit(
-        owner_id=SubjectId(intern(event.owner_id)) if event.owner_id else None,
-        cost_centre_id=CostCentreId(intern(cost_centre_id)) if cost_centre_id else None,
+        owner_id=SubjectId(one(event.owner_id)) if event.owner_id else None,
+        cost_centre_id=CostCentreId(one(cost_centre_id)) if cost_centre_id else None,
     )
 
 
-def _member(event: PersonUpserted | PersonLeft | ServiceUpserted) -> Member | None:
+def _member(event: PersonUpserted | PersonLeft | ServiceUpserted, one: Callable[[str], str]) -> Member | None:
     if isinstance(event, PersonLeft):
         return None
     if isinstance(event, PersonUpserted):
@@ -283,18 +291,18 @@ def _member(event: PersonUpserted | PersonLeft | ServiceUpserted) -> Member | No
     else:
         responsible_id, cost_centre_id, privileges = event.responsible_person_id, None, ()
     return Member(
-        subject_id=SubjectId(intern(event.key)),
-        role=intern(event.role),
-        team_id=TeamId(intern(event.team_id)),
-        cost_centre_id=CostCentreId(intern(cost_centre_id)) if cost_centre_id else None,
-        responsible_id=SubjectId(intern(responsible_id)) if responsible_id else None,
-        project_ids=tuple(ProjectId(intern(project_id)) for project_id in event.project_ids),
+        subject_id=SubjectId(one(event.key)),
+        role=one(event.role),
+        team_id=TeamId(one(event.team_id)),
+        cost_centre_id=CostCentreId(one(cost_centre_id)) if cost_centre_id else None,
+        responsible_id=SubjectId(one(responsible_id)) if responsible_id else None,
+        project_ids=tuple(ProjectId(one(project_id)) for project_id in event.project_ids),
         aliases=event.aliases,
         privileges=privileges,
     )
 
 
-def _quota_policy(document: QuotaDocument, version: int) -> QuotaPolicy:
+def _quota_policy(document: QuotaDocument, version: int, one: Callable[[str], str]) -> QuotaPolicy:
     return QuotaPolicy(
         version=version,
         time_zone=document.time_zone,
@@ -302,7 +310,7 @@ def _quota_policy(document: QuotaDocument, version: int) -> QuotaPolicy:
         allowances={allowance.role: allowance.limit_micro_usd for allowance in document.allowances},
         default_allowance=document.default_allowance_micro_usd,
         budgets={
-            (AccountKind(budget.kind), intern(budget.owner_id)): budget.limit_micro_usd
+            (AccountKind(budget.kind), one(budget.owner_id)): budget.limit_micro_usd
             for budget in document.budgets
         },
         degrade=Degrade.from_policy(document.degrade),

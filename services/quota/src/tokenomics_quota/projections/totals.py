@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from sys import intern
 from typing import Final
 
 from tokenomics_contracts.units import AccountId, MicroUsd, PeriodId
@@ -13,10 +12,7 @@ _NOTHING: Final = MicroUsd(0)
 
 
 class PeriodTotals:
-    """Posted totals of a period by kind, owner and purpose.
-
-    Ids are interned: an owner's stands in the directory and in other periods too.
-    """
+    """Posted totals of a period by kind, owner and purpose."""
 
     __slots__ = ("_counted", "_experiment", "_operational", "_ordered", "_period")
 
@@ -31,7 +27,6 @@ class PeriodTotals:
 
     def put(self, kind: str, owner_id: str, purpose: str, total: MicroUsd) -> None:
         """Replace what is posted for one purpose, ``operational`` or ``experiment``."""
-        owner_id = intern(owner_id)
         operational = self._operational.setdefault(kind, {})
         if purpose == Purpose.EXPERIMENT:
             operational.setdefault(owner_id, _NOTHING)
