@@ -1,11 +1,13 @@
 """What a serving process keeps in memory for each subject that is active.
 
 The view of a large company is made in this process from what the database would give: the governing events in
-force, the totals of this period and of the one before, and what is kept of a caller once it has asked.
+force, the totals of this period and of the one before, and what is kept of a caller that asks and, after all
+totals have moved, asks again. Rows and times are made while it is counted, as they are when the view is fed.
 """
 
 import gc
 import tracemalloc
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +30,7 @@ _PEOPLE = 20_000
 _PEOPLE_OF_A_TEAM = 12
 _KIBIBYTE = 1_024
 _APPENDED_MS = 1_700_000_000_000
+_BETWEEN_CALLS = timedelta(microseconds=1)
 
 
 def measure(scale: Scale) -> list[Row]:
@@ -35,27 +38,28 @@ def measure(scale: Scale) -> list[Row]:
     people = int(scale.of(_PEOPLE, at_least=500))
     now = SystemClock().now()
     simulation = simulate(now=now, people=people, teams=people // _PEOPLE_OF_A_TEAM, events=people)
-    rows = _governing_rows(simulation)
+    events = _governing_events(simulation)
     subjects = [member.subject for member in simulation.company.members]
     view = QuotaView(Governance(DefaultPriceBook()))
     gc.collect()
     tracemalloc.start()
-    view.governance = view.governance.with_events(map(governing_event_from_row, rows), 1)
+    view.governance = view.governance.with_events(map(governing_event_from_row, _rows(events)), 1)
     calendar = view.governance.calendars.at(now)
     this_period = calendar.period_of(now)
     start, _ = calendar.bounds(this_period)
-    for period in (calendar.period_of(start - timedelta(days=1)), this_period):
+    earlier_period = calendar.period_of(start - timedelta(days=1))
+    for period, posted in ((earlier_period, 1_000_000), (this_period, 2_000_000), (this_period, 3_000_000)):
         view.put_totals(
             {
                 AccountId(f"{account.kind}/{account.owner_id}/operational/{period}"): MicroUsd(
-                    1_000_000 + number
+                    posted + number
                 )
                 for number, subject in enumerate(subjects)
                 for account in view.accounts_of(subject, None, now)
             }
         )
-    for subject in subjects:
-        view.touched_by(subject, None, now)
+        for number, subject in enumerate(subjects):
+            view.touched_by(subject, None, now + number * _BETWEEN_CALLS)
     gc.collect()
     allocated, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -64,8 +68,8 @@ def measure(scale: Scale) -> list[Row]:
     ]
 
 
-def _governing_rows(simulation: Simulation) -> list[dict[str, object]]:
-    """Return directory and policies as the database's rows."""
+def _governing_events(simulation: Simulation) -> list[tuple[str, bytes]]:
+    """Return types and data of directory and policies."""
     with TemporaryDirectory() as folder:
         files = write_simulation(simulation, Path(folder))
         events: list[Event] = [
@@ -73,15 +77,21 @@ def _governing_rows(simulation: Simulation) -> list[dict[str, object]]:
             *(entry.event for entry in read_directory(files.directory)),
         ]
     return [
-        {
-            "topic": topic_of(event.type_name).name,
+        (event.type_name, event.model_dump_json(by_alias=True, exclude_none=True).encode())
+        for event in events
+    ]
+
+
+def _rows(events: Iterable[tuple[str, bytes]]) -> Iterator[dict[str, object]]:
+    """Give the database's rows of governing events, each with values of its own."""
+    for number, (event_type, data) in enumerate(events):
+        yield {
+            "topic": topic_of(event_type).name,
             "identity": number.to_bytes(16),
             "digest": number.to_bytes(32),
             "append_ms": _APPENDED_MS + number,
             "partition": 0,
             "record_offset": number,
-            "event_type": event.type_name,
-            "data": event.model_dump_json(by_alias=True, exclude_none=True).encode(),
+            "event_type": event_type,
+            "data": data,
         }
-        for number, event in enumerate(events)
-    ]
