@@ -26,7 +26,8 @@ from tokenomics_tools.bench.plant import Scale
 from tokenomics_tools.bench.rows import Bar, Row
 from tokenomics_tools.simulator import Simulation, simulate, write_simulation
 
-_PEOPLE = 20_000
+_PEOPLE = 9_500
+"""No more callers, bots among them, than the view keeps at a time: beyond, it lets go of all of them."""
 _PEOPLE_OF_A_TEAM = 12
 _KIBIBYTE = 1_024
 _APPENDED_MS = 1_700_000_000_000
