@@ -1,25 +1,22 @@
 """Answering a stream of requests on a stream of answers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 import grpc
 
 from tokenomics_chassis.rpc.errors import StoppingError
-
-Request = TypeVar("Request")
 
 MOST_WAITING: Final = 64
 """Requests of one stream that wait at a time; at so many nothing is read, which holds the sender back."""
 
 
 async def exchange(
-    requests: AsyncIterator[Request],
     context: grpc.aio.ServicerContext[Any, Any],
-    answer: Callable[[Request], Awaitable[Any]],
+    answer: Callable[[Any], Awaitable[Any]],
     *,
-    may_wait: Callable[[Request], bool],
+    may_wait: Callable[[Any], bool],
     draining: asyncio.Event,
 ) -> None:
     """Answer each request, until the client has ended its side or the process stops.
@@ -37,68 +34,78 @@ async def exchange(
     StoppingError
         The process stops. The client may have sent what was never read.
     """
-    writing, room = asyncio.Lock(), asyncio.Semaphore(MOST_WAITING)
+    writing, waiting = asyncio.Lock(), 0
+    room = asyncio.Semaphore(MOST_WAITING)
 
-    async def answer_now(request: Request) -> None:
-        message = await answer(request)
-        async with writing:
-            await context.write(message)
-
-    async def answer_in_time(request: Request) -> None:
+    async def answer_in_time(request: Any) -> None:
+        nonlocal waiting
         try:
-            await answer_now(request)
+            message = await answer(request)
+            async with writing:
+                await context.write(message)
         finally:
+            waiting -= 1
             room.release()
 
-    reader = _Reader(requests, draining)
+    reading = _Reading(draining)
     try:
-        async with asyncio.TaskGroup() as waiting:
-            async for request in reader.until_drained():
+        async with asyncio.TaskGroup() as beside:
+            while not draining.is_set():
+                reading.goes_on = True
+                try:
+                    request = await context.read()
+                except asyncio.CancelledError:
+                    if reading.was_interrupted():
+                        break
+                    raise
+                finally:
+                    reading.goes_on = False
+                if request is grpc.aio.EOF:
+                    break
                 if may_wait(request):
                     await room.acquire()
-                    waiting.create_task(answer_in_time(request))
-                else:
-                    await answer_now(request)
+                    waiting += 1
+                    beside.create_task(answer_in_time(request))
+                elif waiting:
+                    message = await answer(request)
+                    async with writing:
+                        await context.write(message)
+                else:  # nobody else writes, nor begins to before this is written
+                    await context.write(await answer(request))
     finally:
-        reader.close()
+        reading.end()
     if draining.is_set():
         raise StoppingError("the server is stopping; ask again what has no answer")
 
 
-class _Reader:
-    """Reads until the stream ends, or until the process stops, in the midst of a read if need be.
+class _Reading:
+    """Interrupts a read under way when the process stops.
 
-    A read is interrupted by cancelling its task, so that one that isn't interrupted costs nothing.
+    It cancels the reader's task, so that a read which isn't interrupted costs nothing.
+
+    Attributes
+    ----------
+    goes_on
+        Whether the task reads at the moment; it says so itself.
     """
 
-    def __init__(self, requests: AsyncIterator[Request], draining: asyncio.Event) -> None:
-        self._requests = requests
+    def __init__(self, draining: asyncio.Event) -> None:
+        self.goes_on = False
         self._draining = draining
         task = asyncio.current_task()
         assert task is not None
         self._task = task
-        self._is_reading = False
         self._interrupting = asyncio.create_task(self._interrupt())
 
-    async def until_drained(self) -> AsyncIterator[Any]:
-        while not self._draining.is_set():
-            self._is_reading = True
-            try:
-                request = await anext(self._requests)
-            except StopAsyncIteration:
-                return
-            except asyncio.CancelledError:
-                if self._draining.is_set() and not self._task.uncancel():
-                    return
-                raise
-            finally:
-                self._is_reading = False
-            yield request
+    def was_interrupted(self) -> bool:
+        """Whether the task was cancelled by this alone; then it is no longer."""
+        return self._draining.is_set() and not self._task.uncancel()
 
-    def close(self) -> None:
+    def end(self) -> None:
+        """Nothing is read any more."""
         self._interrupting.cancel()
 
     async def _interrupt(self) -> None:
         await self._draining.wait()
-        if self._is_reading:
+        if self.goes_on:
             self._task.cancel()

@@ -64,6 +64,9 @@ _UNBLOCKS: Final = {
     Decision.JUSTIFICATION_REQUIRED: pb.UNBLOCK_KIND_JUSTIFY,
     Decision.APPROVAL_REQUIRED: pb.UNBLOCK_KIND_REQUEST_APPROVAL,
 }
+_ANSWER: Final = pb.CheckResult.ANSWER_FIELD_NUMBER
+_RESULTS: Final = pb.BatchCheckQuotaResponse.RESULTS_FIELD_NUMBER
+_RESULT: Final = pb.StreamCheckQuotaResponse.RESULT_FIELD_NUMBER
 _SEVEN_BITS: Final = 0x7F
 
 _IDENTIFIER: Final = "must be an identifier: letters, digits and . _ : -, at most 128, no e-mail address"
@@ -222,7 +225,7 @@ def check_bound(cost_micro_usd: MicroUsd, *fields: str) -> None:
 
 def answer_to_result(answer: bytes) -> bytes:
     """Write a check's serialized answer as a serialized ``CheckResult``."""
-    return _part(pb.CheckResult.ANSWER_FIELD_NUMBER, answer)
+    return _part(_ANSWER, answer)
 
 
 def failure_to_result(error: RpcError) -> bytes:
@@ -234,13 +237,13 @@ def failure_to_result(error: RpcError) -> bytes:
 
 def batch_to_bytes(results: Iterable[bytes]) -> bytes:
     """Join serialized results into a serialized ``BatchCheckQuotaResponse``."""
-    return b"".join(_part(pb.BatchCheckQuotaResponse.RESULTS_FIELD_NUMBER, result) for result in results)
+    return b"".join(_part(_RESULTS, result) for result in results)
 
 
 def streamed_to_bytes(sequence: int, result: bytes) -> bytes:
     """Write a serialized ``StreamCheckQuotaResponse``."""
     answer = pb.StreamCheckQuotaResponse(sequence=sequence).SerializeToString()
-    return answer + _part(pb.StreamCheckQuotaResponse.RESULT_FIELD_NUMBER, result)
+    return answer + _part(_RESULT, result)
 
 
 def _part(number: int, message: bytes) -> bytes:

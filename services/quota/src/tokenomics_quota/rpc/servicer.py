@@ -2,7 +2,7 @@
 
 import asyncio
 from bisect import bisect_left, bisect_right
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from itertools import takewhile
 from typing import Any, cast
@@ -154,7 +154,7 @@ class QuotaServicer(QuotaServiceServicer):
         return batch_to_bytes(results)
 
     async def StreamCheckQuota(  # type: ignore[override]  # noqa: N802 - as above, and it writes them itself
-        self, requests: AsyncIterator[pb.StreamCheckQuotaRequest], context: Context
+        self, _requests: object, context: Context
     ) -> None:
         """Decide calls as they come; those that wait for the view hold up no other."""
 
@@ -166,7 +166,6 @@ class QuotaServicer(QuotaServiceServicer):
             return streamed_to_bytes(request.sequence, result)
 
         await exchange(
-            requests,
             context,
             answer,
             may_wait=lambda request: not is_content(request.check),
