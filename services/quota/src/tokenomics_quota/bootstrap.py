@@ -279,7 +279,7 @@ def serve() -> ExitCode:
                 freshening,
                 decisions,
                 clock=_CLOCK,
-                new_id=lambda: _IDS.randbytes(16).hex(),
+                new_id=lambda: f"{_IDS.getrandbits(128):032x}",
                 longest_wait_seconds=settings.grpc_default_deadline_seconds,
                 draining=process.draining,
             ),

@@ -88,20 +88,6 @@ def _is_slug(text: str) -> bool:
     return re.fullmatch(SLUG_PATTERN, text) is not None
 
 
-@memo(20_000)
-def _may_be_named(  # noqa: PLR0917 - in the order of the fields
-    subject: str, provider: str, model: str, project: str, use_case: str, data_class: str
-) -> bool:
-    return (
-        is_identifier(subject)
-        and _is_label(provider)
-        and _is_label(model)
-        and (not project or is_identifier(project))
-        and (not use_case or is_identifier(use_case))
-        and (not data_class or _is_slug(data_class))
-    )
-
-
 def call_from_pb(request: pb.CheckQuotaRequest) -> tuple[Call, CallPurpose]:
     """Read what is to be checked.
 
@@ -114,20 +100,52 @@ def call_from_pb(request: pb.CheckQuotaRequest) -> tuple[Call, CallPurpose]:
     input_tokens = request.estimated_input_tokens
     cached_tokens = request.estimated_cached_input_tokens
     output_tokens = request.estimated_output_tokens
-    service_tier = _TIERS.get(request.service_tier)
-    purpose = _CALL_PURPOSES.get(request.purpose)
-    # One expression decides the usual case; what is wrong is worked out only when something is.
+    circumstances = _circumstances(
+        subject,
+        provider,
+        model,
+        project,
+        request.use_case,
+        request.data_class,
+        request.service_tier,
+        request.purpose,
+    )
+    # What is wrong is worked out only when something is.
     if (
-        0 <= cached_tokens <= input_tokens <= MAX_TOKENS
-        and 0 <= output_tokens <= MAX_TOKENS
-        and service_tier is not None
-        and purpose is not None
-        and _may_be_named(subject, provider, model, project, request.use_case, request.data_class)
+        circumstances is None
+        or not 0 <= cached_tokens <= input_tokens <= MAX_TOKENS
+        or not 0 <= output_tokens <= MAX_TOKENS
     ):
-        quantities = counted((input_tokens, cached_tokens, 0, output_tokens, 0, service_tier))
-        call = called((subject, provider, model, quantities, project or None))
-        return call, purpose
-    raise InvalidRequestError(_violations(request))
+        raise InvalidRequestError(_violations(request))
+    service_tier, purpose = circumstances
+    quantities = counted((input_tokens, cached_tokens, 0, output_tokens, 0, service_tier))
+    return called((subject, provider, model, quantities, project or None)), purpose
+
+
+@memo(20_000)
+def _circumstances(  # noqa: PLR0917 - in the order of the fields
+    subject: str,
+    provider: str,
+    model: str,
+    project: str,
+    use_case: str,
+    data_class: str,
+    service_tier: int,
+    purpose: int,
+) -> tuple[ServiceTier, CallPurpose] | None:
+    """Return service tier and purpose of a call whose other circumstances may be named so."""
+    if (
+        is_identifier(subject)
+        and _is_label(provider)
+        and _is_label(model)
+        and (not project or is_identifier(project))
+        and (not use_case or is_identifier(use_case))
+        and (not data_class or _is_slug(data_class))
+        and service_tier in _TIERS
+        and purpose in _CALL_PURPOSES
+    ):
+        return _TIERS[service_tier], _CALL_PURPOSES[purpose]
+    return None
 
 
 def _violations(request: pb.CheckQuotaRequest) -> dict[str, str]:
@@ -240,10 +258,25 @@ def batch_to_bytes(results: Iterable[bytes]) -> bytes:
     return b"".join(_part(_RESULTS, result) for result in results)
 
 
-def streamed_to_bytes(sequence: int, result: bytes) -> bytes:
-    """Write a serialized ``StreamCheckQuotaResponse``."""
-    answer = pb.StreamCheckQuotaResponse(sequence=sequence).SerializeToString()
-    return answer + _part(_RESULT, result)
+def streamed_to_bytes(sequence: int, answer: bytes) -> bytes:
+    """Write a check's serialized answer as a serialized ``StreamCheckQuotaResponse``."""
+    response = pb.StreamCheckQuotaResponse()
+    response.sequence = sequence
+    return response.SerializeToString() + _streamed_prefix(len(answer)) + answer
+
+
+def streamed_failure_to_bytes(sequence: int, error: RpcError) -> bytes:
+    """Write why a check has no answer as a serialized ``StreamCheckQuotaResponse``."""
+    response = pb.StreamCheckQuotaResponse(sequence=sequence)
+    response.result.MergeFromString(failure_to_result(error))
+    return response.SerializeToString()
+
+
+@memo(10_000)
+def _streamed_prefix(length: int) -> bytes:
+    """Write what precedes the answer in its result, and that in the response."""
+    in_result = _part_prefix(_ANSWER, length)
+    return _part_prefix(_RESULT, len(in_result) + length) + in_result
 
 
 def _part(number: int, message: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 import asyncio
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from itertools import takewhile
 from typing import Any, cast
@@ -47,6 +47,7 @@ from tokenomics_quota.rpc.convert import (
     is_identifier,
     kind_from_pb,
     pricing_to_pb,
+    streamed_failure_to_bytes,
     streamed_to_bytes,
     time_from_pb,
 )
@@ -112,9 +113,7 @@ class QuotaServicer(QuotaServiceServicer):
         """Decide one call; an answer other than a plain ALLOW leaves a decision record."""
         if not is_content(request) and (failures := await self._freshen([request], context)):
             raise failures[0]
-        view, now = self._ready()
-        asked = _ask(view, request, now)
-        answer, record = self._decide(asked, self._moments.at(view, now), _sight(view, now), now)
+        answer, record = self._check(request)
         if record is not None:
             await self._decisions.add(record)
         return answer
@@ -158,12 +157,26 @@ class QuotaServicer(QuotaServiceServicer):
     ) -> None:
         """Decide calls as they come; those that wait for the view hold up no other."""
 
-        async def answer(request: pb.StreamCheckQuotaRequest) -> bytes:
+        def answer(request: pb.StreamCheckQuotaRequest) -> bytes | Awaitable[bytes]:
+            check = request.check
+            if not is_content(check):
+                return answer_in_time(request.sequence, self.CheckQuota(check, context))
             try:
-                result = answer_to_result(await self.CheckQuota(request.check, context))
+                answered, record = self._check(check)
             except Exception as error:  # noqa: BLE001 - as above
-                result = failure_to_result(to_rpc_error("StreamCheckQuota", error))
-            return streamed_to_bytes(request.sequence, result)
+                return failure(request.sequence, error)
+            if record is not None:
+                return answer_in_time(request.sequence, self._recorded(answered, record))
+            return streamed_to_bytes(request.sequence, answered)
+
+        async def answer_in_time(sequence: int, answering: Awaitable[bytes]) -> bytes:
+            try:
+                return streamed_to_bytes(sequence, await answering)
+            except Exception as error:  # noqa: BLE001 - as above
+                return failure(sequence, error)
+
+        def failure(sequence: int, error: Exception) -> bytes:
+            return streamed_failure_to_bytes(sequence, to_rpc_error("StreamCheckQuota", error))
 
         await exchange(
             context,
@@ -171,6 +184,15 @@ class QuotaServicer(QuotaServiceServicer):
             may_wait=lambda request: not is_content(request.check),
             draining=self._draining,
         )
+
+    async def _recorded(self, answer: bytes, record: Decided) -> bytes:
+        await self._decisions.add(record)
+        return answer
+
+    def _check(self, request: pb.CheckQuotaRequest) -> tuple[bytes, Decided | None]:
+        """Decide one call from the view as it is: see :meth:`_decide`."""
+        view, now = self._ready()
+        return self._decide(_ask(view, request, now), self._moments.at(view, now), _sight(view, now), now)
 
     async def _freshen(self, checks: Sequence[pb.CheckQuotaRequest], context: Context) -> dict[int, RpcError]:
         self._ready()
