@@ -161,8 +161,10 @@ def call_span(name: str, traceparent: str | bytes | None) -> AbstractContextMana
     AbstractContextManager
         The span, current in its body. ``None``: nobody records it, and its ids are the task's from here on.
     """
-    made = span(name, traceparent=traceparent if isinstance(traceparent, str) else None, kind=SpanKind.SERVER)
-    if not isinstance(made, _Carried):
+    if not isinstance(traceparent, str):
+        traceparent = None
+    made = span(name, traceparent=traceparent, kind=SpanKind.SERVER)
+    if type(made) is not _Carried:
         return made
     _carried.set(made)
     return None

@@ -133,19 +133,31 @@ class QuotaView:
         What follows from governance is worked out once and kept for as long as it holds; then a check costs
         one look-up an account, and none while no totals have moved.
         """
+        kept = self._kept.get((subject, project_id) if project_id else subject)
+        if kept is not None:
+            since, until, touched, totals_version = kept
+            if (
+                totals_version == self._totals_version
+                and since <= now < until
+                and self._kept_under is self.governance
+            ):
+                return touched
+        return self._touched_anew(subject, project_id, now)
+
+    def _touched_anew(self, subject: str, project_id: str | None, now: datetime) -> Touched:
         if self._kept_under is not self.governance or len(self._kept) > _MOST_KEPT:
             self._kept.clear()
             self._balances.clear()
             self._kept_under = self.governance
+        subject = self.governance.remembered(subject)  # so that the key holds no text of its own
         key = (subject, project_id) if project_id else subject
         kept = self._kept.get(key)
         if kept is None or not kept.since <= now < kept.until:
-            subject = self.governance.remembered(subject)  # so that the key holds no text of its own
-            key = (subject, project_id) if project_id else subject
-            kept = self._kept[key] = self._keep(subject, project_id, now)
-        elif kept.totals_version != self._totals_version:
+            kept = self._keep(subject, project_id, now)
+        else:
             touched = self._as_posted(kept.touched)
-            kept = self._kept[key] = kept._replace(touched=touched, totals_version=self._totals_version)
+            kept = kept._replace(touched=touched, totals_version=self._totals_version)
+        self._kept[key] = kept
         return kept.touched
 
     def _keep(self, subject: str, project_id: str | None, now: datetime) -> _Kept:

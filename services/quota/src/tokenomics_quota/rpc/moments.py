@@ -49,17 +49,18 @@ class Moments:
 
     def at(self, view: QuotaView, now: datetime) -> Moment:
         """Return the moment of an answer given now."""
-        kept = self._kept
-        if (
-            kept is None
-            or not kept.since <= now < kept.until
-            or kept.view is not view
-            or kept.refresh_began != view.refresh_began
-            or kept.level_at is not self._meter.level_at
-            or kept.moment.terms.governance is not view.governance
-        ):
-            kept = self._kept = self._keep(view, now)
-        return kept.moment
+        if self._kept is not None:
+            since, until, kept_view, refresh_began, level_at, moment = self._kept
+            if (
+                since <= now < until
+                and kept_view is view
+                and refresh_began == view.refresh_began
+                and level_at is self._meter.level_at
+                and moment.terms.governance is view.governance
+            ):
+                return moment
+        self._kept = self._keep(view, now)
+        return self._kept.moment
 
     def _keep(self, view: QuotaView, now: datetime) -> _Kept:
         lag, terms = self._meter.lag(self._clock.steady()), Terms.at(view.governance, now)
