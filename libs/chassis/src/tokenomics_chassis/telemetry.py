@@ -52,7 +52,7 @@ _TRACEPARENT = re.compile(r"00-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-(?
 _RATIO = re.compile(r"root:TraceIdRatioBased\{([^}]+)\}")
 _SCOPE = "tokenomics"
 _SEND_SECONDS = 2
-_ids = random.SystemRandom()
+_ids = random.Random()  # noqa: S311 - seeded by the system; trace ids are unique, and no secret
 
 
 @dataclass
