@@ -7,13 +7,14 @@ from typing import Any
 
 from aiokafka import TopicPartition
 
-from tests.support.quota_events import NOW
+from tests.support.quota_events import NOW, NoPrices
 from tokenomics_chassis.clock import SystemClock
 from tokenomics_chassis.postgres import Backoff
 from tokenomics_chassis.serving import Serving
 from tokenomics_contracts.catalogue import topics
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.freshness import FreshnessMeter
+from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.streams.log_ends import LogEnds
 
 POLICY = next(topic for topic in topics() if topic.name == "tokenomics.policy.v1")
@@ -53,6 +54,27 @@ async def test_one_read_serves_all_who_asked_before_it_began_and_nobody_who_aske
         assert not during.done()
         broker.let_go.release()
         assert set((await during).values()) == {2}
+        stopping.set()
+        broker.let_go.release()
+        await watching
+
+
+async def test_a_view_is_not_level_with_a_log_that_lacks_what_it_has_applied() -> None:
+    broker: Any = Broker()
+    meter, serving, view = FreshnessMeter(), Serving[QuotaView](), QuotaView(Governance(NoPrices()))
+    view.next_offsets = {"tokenomics.policy.v1/0": 3}
+    serving.put(1, view, 1)
+    ends, stopping = LogEnds("unused", [POLICY], serving, meter, SystemClock()), asyncio.Event()
+    everything = asyncio.create_task(ends.next())
+    watching = asyncio.create_task(ends._watch(broker, stopping, Backoff()))
+    async with asyncio.timeout(5):
+        for read in (1, 2, 3):
+            while broker.reads < read:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
+            assert (meter.level_at, everything.done()) == (None, False)
+            broker.let_go.release()
+        await everything  # the third read found all three records
+        assert meter.level_at is not None
         stopping.set()
         broker.let_go.release()
         await watching

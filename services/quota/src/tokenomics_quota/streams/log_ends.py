@@ -1,6 +1,7 @@
 """Watches the ends of the log, so that answers can say, and callers ask, how fresh they are."""
 
 import asyncio
+import logging
 from collections.abc import Collection, Mapping
 from datetime import timedelta
 
@@ -14,6 +15,8 @@ from tokenomics_chassis.serving import Serving
 from tokenomics_contracts.catalogue import Topic
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.freshness import FreshnessMeter
+
+log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 
@@ -48,6 +51,7 @@ class LogEnds:
         self._clock = clock
         self._signal = Signal(asyncio.Event(), POLL_SECONDS)
         self._asking: list[asyncio.Future[Mapping[str, int]]] = []
+        self._shorter = False
         self.read_at: float | None = None
 
     async def next(self) -> Mapping[str, int]:
@@ -85,16 +89,35 @@ class LogEnds:
     async def _watch(self, consumer: AIOKafkaConsumer, stopping: asyncio.Event, backoff: Backoff) -> None:
         while not stopping.is_set():
             at, began = self._clock.steady(), asyncio.get_running_loop().time()
-            served = len(self._asking)
+            served, applied = len(self._asking), self._applied()
             found = await consumer.end_offsets(self._partitions)
             ends = {f"{tp.topic}/{tp.partition}": end for tp, end in found.items()}
             self.read_at = began
-            asking, self._asking = self._asking[:served], self._asking[served:]
-            for asked in asking:
-                if not asked.done():  # who gave up is gone
-                    asked.set_result(ends)
-            self._meter.observe_ends(ends, at)
-            view = self._serving.current
-            self._meter.observe_view(view.next_offsets if view else {})
+            if self._is_whole(ends, applied):
+                asking, self._asking = self._asking[:served], self._asking[served:]
+                for asked in asking:
+                    if not asked.done():  # who gave up is gone
+                        asked.set_result(ends)
+                self._meter.observe_ends(ends, at)
+                self._meter.observe_view(self._applied())
             backoff.reset()
             await self._signal.wait()
+
+    def _applied(self) -> Mapping[str, int]:
+        view = self._serving.current
+        return view.next_offsets if view else {}
+
+    def _is_whole(self, ends: Mapping[str, int], applied: Mapping[str, int]) -> bool:
+        """Whether the log holds all that had been applied before its ends were read.
+
+        Where it doesn't, a topic was made anew or lost its tail, and no view is level with it: the lag grows.
+        A broker that has just come up may look like that for a moment.
+        """
+        shorter = {part: end for part, end in ends.items() if end < applied.get(part, 0)}
+        if shorter and not self._shorter:
+            told = ", ".join(
+                f"{part} ends at {end}, {applied[part]} is applied" for part, end in shorter.items()
+            )
+            log.error("the log is shorter than what is applied: %s", told)
+        self._shorter = bool(shorter)
+        return not shorter
