@@ -191,7 +191,7 @@ def test_a_call_that_fits_the_headroom_is_one_that_no_account_asks_anything_of(
         budgets=[] if team_limit is None else [budget],
     )
     answer = check(made, call(tokens=tokens), NOW)
-    asked = [ask(balance.standing_with(MicroUsd(tokens))) for balance in answer.balances]
+    asked = [ask(each.band_with(MicroUsd(tokens)), shared=each.shared) for each in answer.balances]
     assert answer.decision == max(asked)
     assert len(answer.reasons) == sum(each is not Decision.ALLOW for each in asked)
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenomics_contracts.units import BasisPoints, MicroUsd
-from tokenomics_quota.domain.friction import DEFAULT_THRESHOLDS, Band, Decision, Standing, Thresholds, ask
+from tokenomics_quota.domain.friction import DEFAULT_THRESHOLDS, Band, Decision, Thresholds, ask
 
 LIMIT = MicroUsd(1_000_000)
 THRESHOLDS = Thresholds(BasisPoints(6_000), BasisPoints(8_500), BasisPoints(11_000))
@@ -50,7 +50,7 @@ def test_what_fits_the_room_stays_in_the_band_and_one_more_leaves_it(used: int, 
 
 
 def test_a_shared_account_asks_its_members_only_at_its_limit() -> None:
-    asked = [ask(Standing(shared=True, band=band)) for band in Band]
+    asked = [ask(band, shared=True) for band in Band]
     assert asked == [Decision.ALLOW, Decision.ALLOW, Decision.ALLOW, Decision.APPROVAL_REQUIRED]
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tokenomics_contracts.units import MicroUsd
 from tokenomics_quota.domain.accounts import Account, AccountKind
-from tokenomics_quota.domain.friction import Band, Standing, Thresholds
+from tokenomics_quota.domain.friction import Band, Thresholds
 
 
 class Balance(NamedTuple):
@@ -37,10 +37,10 @@ class Balance(NamedTuple):
         """Whether it belongs to more than the subject itself."""
         return self.account.kind is not AccountKind.SUBJECT
 
-    def standing_with(self, amount_micro_usd: MicroUsd) -> Standing:
+    def band_with(self, amount_micro_usd: MicroUsd) -> Band:
         """Return where it would stand with an amount more."""
-        used = MicroUsd(self.used_micro_usd + amount_micro_usd)
-        return Standing(self.shared, self.thresholds.band(used, self.limit_micro_usd))
+        used = self.posted_micro_usd + self.pending_micro_usd + amount_micro_usd
+        return self.thresholds.band(MicroUsd(used), self.limit_micro_usd)
 
 
 class Headroom(NamedTuple):

@@ -101,19 +101,14 @@ _BANDS = (Band.NUDGE, Band.JUSTIFY, Band.APPROVE)
 DEFAULT_THRESHOLDS = Thresholds.from_policy(policy.Thresholds())
 
 
-class Standing(NamedTuple):
-    """What a call would make of one account."""
-
-    shared: bool
-    band: Band
+_ASKED = tuple(Decision)
+"""By band."""
 
 
-def ask(standing: Standing) -> Decision:
-    """Return what one account asks of the caller.
+def ask(band: Band, *, shared: bool) -> Decision:
+    """Return what an account asks of the caller that stands in this band with the call.
 
     A shared account in the nudge or justify band alerts its owner, not its members: members are asked
     only once its limit is reached.
     """
-    if standing.shared and standing.band is not Band.APPROVE:
-        return Decision.ALLOW
-    return Decision(standing.band)
+    return Decision.ALLOW if shared and band is not Band.APPROVE else _ASKED[band]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Final, NamedTuple, Self
 
 from tokenomics_contracts.units import MAX_TOKENS, MicroUsd, SubjectId
@@ -99,11 +100,14 @@ class _Asking(NamedTuple):
 
 def _asking(balances: Iterable[Balance], cost_micro_usd: MicroUsd) -> list[_Asking]:
     """Return the accounts that ask something of the caller, those that ask for most first."""
-    standings = [(balance, balance.standing_with(cost_micro_usd)) for balance in balances]
-    all_asking = [_Asking(ask(standing), balance, standing.band) for balance, standing in standings]
-    return sorted(
-        (each for each in all_asking if each.decision is not Decision.ALLOW), key=lambda each: -each.decision
-    )
+    asking = []
+    for balance in balances:
+        band = balance.band_with(cost_micro_usd)
+        asked = ask(band, shared=balance.shared)
+        if asked is not Decision.ALLOW:
+            asking.append(_Asking(asked, balance, band))
+    asking.sort(key=attrgetter("decision"), reverse=True)  # which keeps the order of those that ask the same
+    return asking
 
 
 def sight_of(governance: Governance, person: str, now: datetime) -> Sight:
