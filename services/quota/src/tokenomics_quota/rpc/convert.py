@@ -100,24 +100,22 @@ def call_from_pb(request: pb.CheckQuotaRequest) -> tuple[Call, CallPurpose]:
     input_tokens = request.estimated_input_tokens
     cached_tokens = request.estimated_cached_input_tokens
     output_tokens = request.estimated_output_tokens
-    circumstances = _circumstances(
-        subject,
-        provider,
-        model,
-        project,
-        request.use_case,
-        request.data_class,
-        request.service_tier,
-        request.purpose,
-    )
     # What is wrong is worked out only when something is.
-    if (
-        circumstances is None
-        or not 0 <= cached_tokens <= input_tokens <= MAX_TOKENS
-        or not 0 <= output_tokens <= MAX_TOKENS
-    ):
+    if not (0 <= cached_tokens <= input_tokens <= MAX_TOKENS and 0 <= output_tokens <= MAX_TOKENS):
         raise InvalidRequestError(_violations(request))
-    service_tier, purpose = circumstances
+    try:
+        service_tier, purpose = _circumstances(
+            subject,
+            provider,
+            model,
+            project,
+            request.use_case,
+            request.data_class,
+            request.service_tier,
+            request.purpose,
+        )
+    except ValueError:
+        raise InvalidRequestError(_violations(request)) from None
     quantities = counted((input_tokens, cached_tokens, 0, output_tokens, 0, service_tier))
     return called((subject, provider, model, quantities, project or None)), purpose
 
@@ -132,8 +130,14 @@ def _circumstances(  # noqa: PLR0917 - in the order of the fields
     data_class: str,
     service_tier: int,
     purpose: int,
-) -> tuple[ServiceTier, CallPurpose] | None:
-    """Return service tier and purpose of a call whose other circumstances may be named so."""
+) -> tuple[ServiceTier, CallPurpose]:
+    """Return service tier and purpose of a call whose other circumstances may be named so.
+
+    Raises
+    ------
+    ValueError
+        They may not. That isn't remembered: what is refused may be of any length.
+    """
     if (
         is_identifier(subject)
         and _is_label(provider)
@@ -145,7 +149,7 @@ def _circumstances(  # noqa: PLR0917 - in the order of the fields
         and purpose in _CALL_PURPOSES
     ):
         return _TIERS[service_tier], _CALL_PURPOSES[purpose]
-    return None
+    raise ValueError
 
 
 def _violations(request: pb.CheckQuotaRequest) -> dict[str, str]:
