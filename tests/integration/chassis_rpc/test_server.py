@@ -36,6 +36,7 @@ from tokenomics_chassis.process import Process
 from tokenomics_chassis.rpc import interceptor
 from tokenomics_chassis.rpc.errors import InvalidRequestError, QuotaExceededError, UnavailableError
 from tokenomics_chassis.rpc.identity import current_identity
+from tokenomics_chassis.rpc.streams import exchange
 from tokenomics_chassis.telemetry import current_traceparent
 
 GATEWAY = "system:serviceaccount:ai:gateway"
@@ -92,6 +93,14 @@ class Toy:
         async for each in requests:
             yield each
 
+    async def exchange(self, _requests: AsyncIterator[StringValue], context: Any) -> None:
+        await exchange(
+            context,
+            lambda request: request.SerializeToString(),
+            may_wait=lambda request: request.value == "later",
+            draining=asyncio.Event(),
+        )
+
 
 def add_toy(toy: Toy, server: grpc.aio.Server) -> None:
     """Register as generated code does."""
@@ -104,6 +113,7 @@ def add_toy(toy: Toy, server: grpc.aio.Server) -> None:
         "Repeat": (grpc.unary_stream_rpc_method_handler, toy.repeat),
         "Join": (grpc.stream_unary_rpc_method_handler, toy.join),
         "Echo": (grpc.stream_stream_rpc_method_handler, toy.echo),
+        "Exchange": (grpc.stream_stream_rpc_method_handler, toy.exchange),
     }
     handlers = {
         name: make(handler, StringValue.FromString, StringValue.SerializeToString)
@@ -339,6 +349,19 @@ async def test_a_request_that_is_no_message_is_the_callers_fault(rpc: ServedRpc,
     raw_stream: Any = rpc.channel.stream_unary(f"/{SERVICE}/Join")
     code, _ = await refusal(raw_stream([b"\xff\xff\xff"], metadata=bearer(issuer.token(GATEWAY))))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_an_exchange_that_reads_what_is_no_message_answers_the_others_and_ends(
+    rpc: ServedRpc, issuer: TokenIssuer
+) -> None:
+    raw: Any = rpc.channel.stream_stream(f"/{SERVICE}/Exchange")
+    for sent in ("now", "later"):
+        message = StringValue(value=sent).SerializeToString()
+        stream = raw([message, b"\xff\xff\xff"], metadata=bearer(issuer.token(GATEWAY)), timeout=5)
+        assert await stream.read() == message
+        code, status = await refusal(stream.read())
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert detail(status, ErrorInfo).reason == "INVALID_REQUEST"
 
 
 async def test_what_a_handler_aborts_by_hand_stays_as_it_is(rpc: ServedRpc, issuer: TokenIssuer) -> None:

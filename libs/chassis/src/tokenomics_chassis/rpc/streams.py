@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import grpc
 
-from tokenomics_chassis.rpc.errors import StoppingError
+from tokenomics_chassis.rpc.errors import InvalidRequestError, RpcError, StoppingError
 
 MOST_WAITING: Final = 64
 """Requests of one stream that wait at a time; at so many nothing is read, which holds the sender back."""
@@ -19,7 +19,7 @@ async def exchange(
     may_wait: Callable[[Any], bool],
     draining: asyncio.Event,
 ) -> None:
-    """Answer each request, until the client has ended its side or the process stops.
+    """Answer each request, until the client ends its side or sends what is no request, or the process stops.
 
     Requests are answered in the order they come, one read after the other is answered; those that may have to
     wait are answered beside the others, whenever they are done. What was read is answered in any case.
@@ -34,6 +34,8 @@ async def exchange(
     ------
     StoppingError
         The process stops. The client may have sent what was never read.
+    InvalidRequestError
+        The client sent what is no request.
     """
     writing, waiting = asyncio.Lock(), 0
     room = asyncio.Semaphore(MOST_WAITING)
@@ -55,8 +57,8 @@ async def exchange(
                 reading.goes_on = True
                 try:
                     request = await context.read()
-                except asyncio.CancelledError:
-                    if reading.was_interrupted():
+                except (asyncio.CancelledError, InvalidRequestError) as error:
+                    if reading.ends_with(error):
                         break
                     raise
                 finally:
@@ -77,8 +79,8 @@ async def exchange(
                     await context.write(message)
     finally:
         reading.end()
-    if draining.is_set():
-        raise StoppingError("the server is stopping; ask again what has no answer")
+    if (reason := reading.broken_off_because()) is not None:
+        raise reason
 
 
 class _Reading:
@@ -95,14 +97,28 @@ class _Reading:
     def __init__(self, draining: asyncio.Event) -> None:
         self.goes_on = False
         self._draining = draining
+        self._unreadable: InvalidRequestError | None = None
         task = asyncio.current_task()
         assert task is not None
         self._task = task
         self._interrupting = asyncio.create_task(self._interrupt())
 
-    def was_interrupted(self) -> bool:
-        """Whether the task was cancelled by this alone; then it is no longer."""
+    def ends_with(self, error: BaseException) -> bool:
+        """Whether what a read raised only ends the reading.
+
+        Then what is under way is answered first: a write that is cut off leaves a call without an end. A task
+        that was cancelled by this alone no longer is.
+        """
+        if isinstance(error, InvalidRequestError):
+            self._unreadable = error
+            return True
         return self._draining.is_set() and not self._task.uncancel()
+
+    def broken_off_because(self) -> RpcError | None:
+        """Return why the client was not read to its end; ``None``: it was."""
+        if self._unreadable is None and self._draining.is_set():
+            return StoppingError("the server is stopping; ask again what has no answer")
+        return self._unreadable
 
     def end(self) -> None:
         """Nothing is read any more."""
