@@ -5,8 +5,12 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
+from unittest.mock import AsyncMock, Mock
 
+import grpc
 import pytest
+from google.protobuf.wrappers_pb2 import StringValue
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -14,6 +18,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from tokenomics_chassis import telemetry
 from tokenomics_chassis.logs import configure_logging
 from tokenomics_chassis.metrics import Durations
+from tokenomics_chassis.rpc.identity import Identity
+from tokenomics_chassis.rpc.interceptor import Interceptor
 from tokenomics_chassis.settings import LogFormat, LogLevel
 from tokenomics_chassis.telemetry import current_traceparent, parse_traceparent, span
 
@@ -77,6 +83,24 @@ def test_of_traces_begun_here_the_share_is_recorded_each_whole(recorded: InMemor
     found = recorded.get_finished_spans()
     assert 200 < names(recorded).count("outer") < 400
     assert set(Counter(each.context.trace_id for each in found if each.context).values()) == {2}
+
+
+@pytest.mark.parametrize("recorded", [0.0], indirect=True)
+async def test_a_call_whose_request_cant_be_read_leaves_its_span(recorded: InMemorySpanExporter) -> None:
+    async def never(_request: Any, _context: Any) -> None:
+        raise AssertionError
+
+    handler: Any = grpc.unary_unary_rpc_method_handler(never, StringValue.FromString)
+    authenticator = Mock(identify=AsyncMock(return_value=Identity("gateway")))
+    wrapped = Interceptor(authenticator, default_deadline_seconds=1).wrap("/test.v1.Toy/Get", handler)
+    context = Mock(
+        invocation_metadata=lambda: (("traceparent", TRACEPARENT),),
+        time_remaining=lambda: 1.0,
+        abort_with_status=AsyncMock(side_effect=grpc.aio.AbortError),
+    )
+    with pytest.raises(grpc.aio.AbortError):
+        await cast("Any", wrapped.unary_unary)(b"\xff", context)
+    assert names(recorded) == ["test.v1.Toy/Get"]
 
 
 @contextmanager

@@ -134,11 +134,10 @@ class _Method:
             metadata = to_mapping(context.invocation_metadata() or ())
             set_current_identity(await shared.authenticator.identify(method, metadata))
             recorded = call_span(method[1:], metadata.get(TRACEPARENT))
-            request = self._decode(message)
             if recorded is None and not (unary and context.time_remaining() is None):
-                return await self._handler(request, context)
+                return await self._handler(self._decode(message), context)
             with recorded or nullcontext():
-                return await self._within_deadline(request, context)
+                return await self._within_deadline(self._decode(message), context)
         except asyncio.CancelledError:
             record = _durations(method, grpc.StatusCode.CANCELLED).record
             raise
