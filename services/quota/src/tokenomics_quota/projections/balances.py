@@ -39,7 +39,8 @@ class QuotaView:
     horizon
         Totals of this period and later ones are at hand; earlier ones are not in the view.
     next_offsets
-        How far each partition is applied, by ``topic/partition``; replaced as a whole, never changed.
+        How far each partition is applied, by ``topic/partition``; replaced as a whole by each refresh, never
+        changed.
     as_of
         Append time of the newest event applied.
     refreshed_at

@@ -34,7 +34,6 @@ class _Kept(NamedTuple):
     since: datetime
     until: datetime
     view: QuotaView
-    refresh_began: float | None
     level_at: datetime | None
     moment: Moment
 
@@ -50,11 +49,11 @@ class Moments:
     def at(self, view: QuotaView, now: datetime) -> Moment:
         """Return the moment of an answer given now."""
         if self._kept is not None:
-            since, until, kept_view, refresh_began, level_at, moment = self._kept
+            since, until, kept_view, level_at, moment = self._kept
             if (
                 since <= now < until
                 and kept_view is view
-                and refresh_began == view.refresh_began
+                and moment.next_offsets is view.next_offsets
                 and level_at is self._meter.level_at
                 and moment.terms.governance is view.governance
             ):
@@ -77,7 +76,7 @@ class Moments:
         if stale:
             tab = (self._kept and self._kept.moment.tab) or StaleTab()
         moment = Moment(terms, view.next_offsets, freshness, in_answer, lag, tab)
-        return _Kept(now, min(turns), view, view.refresh_began, self._meter.level_at, moment)
+        return _Kept(now, min(turns), view, self._meter.level_at, moment)
 
 
 def _freshness(view: QuotaView, lag: timedelta | None, *, stale: bool) -> pb.Freshness:
