@@ -129,6 +129,18 @@ async def test_a_withdrawn_key_ends_its_remembered_tokens_though_no_other_token_
         await authenticator.identify(METHOD, to_mapping(withdrawn))
 
 
+async def test_a_key_replaced_under_its_own_id_ends_its_remembered_tokens(
+    authenticator: Authenticator, keys: KeySet, published: Published, issuer: TokenIssuer
+) -> None:
+    signed_before, other = bearer(issuer.token("gateway")), TokenIssuer(kid=issuer.kid)
+    await authenticator.identify(METHOD, to_mapping(signed_before))
+    published.jwks = other.jwks()
+    await keys.load()
+    with pytest.raises(UnauthenticatedError):
+        await authenticator.identify(METHOD, to_mapping(signed_before))
+    await authenticator.identify(METHOD, to_mapping(bearer(other.token("gateway"))))
+
+
 async def test_a_withdrawn_key_ends_though_the_clock_was_set_back(
     authenticator: Authenticator, published: Published, clock: SettableClock, issuer: TokenIssuer
 ) -> None:

@@ -147,6 +147,11 @@ class KeySet:
             await self._load_unless_just_tried()
         return self.at_hand.get(kid)
 
+    def has(self, key: jwt.PyJWK) -> bool:
+        """Whether a key is still the issuer's: another one may have taken its id."""
+        at_hand = self.at_hand.get(key.key_id or "")
+        return at_hand is not None and at_hand.key == key.key
+
     def refresh(self) -> None:
         """Load a set that is old in the background: where every token is known, nobody asks for a key."""
         is_old = self._clock.steady() - self._tried_at > _KEYS_LIVE
@@ -182,7 +187,7 @@ class _Verified:
     caller: Caller
     identity: Identity
     """Of the caller that acts for nobody."""
-    kid: str
+    key: jwt.PyJWK
     expires_at: datetime
     keys: Keys
     """Among which its key was found."""
@@ -265,7 +270,7 @@ class Authenticator:
 
     async def _look_again(self, token: object, known: _Verified | None, now: datetime) -> _Verified:
         self._keys.refresh()
-        if known is None or known.expires_at <= now or known.kid not in self._keys.at_hand:
+        if known is None or known.expires_at <= now or not self._keys.has(known.key):
             self._verified.pop(token, None)
             if not isinstance(token, str):
                 raise UnauthenticatedError("the call carries no token: send `authorization: Bearer <JWT>`")
@@ -303,7 +308,7 @@ class Authenticator:
         if caller is None:
             raise PermissionDeniedError(f"{subject} is not a known caller")
         expires_at = datetime.fromtimestamp(claims["exp"], UTC)
-        verified = _Verified(caller, Identity(subject), kid, expires_at, {}, expires_at, expires_at)
+        verified = _Verified(caller, Identity(subject), key, expires_at, {}, expires_at, expires_at)
         while len(self._verified) >= _KEPT_TOKENS:
             del self._verified[next(iter(self._verified))]
         self._verified[authorization] = verified
