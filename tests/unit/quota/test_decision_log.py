@@ -145,3 +145,18 @@ async def test_a_group_of_which_nothing_can_be_told_does_not_end_the_log(unrecor
     stopping.set()
     await running
     assert log.written == [["decision/d2"]]
+
+
+@pytest.mark.parametrize("moments", range(4))
+async def test_a_decision_that_comes_with_the_stop_is_written(moments: int) -> None:
+    log, stopping = KeptInMemory(), asyncio.Event()
+    running = asyncio.create_task(log.run(stopping))
+    await asyncio.sleep(0.001)
+    stopping.set()
+    for _ in range(moments):
+        await asyncio.sleep(0)
+    if running.done():
+        return
+    await log.add(decided("last"))
+    await running
+    assert log.written == [["decision/last"]]

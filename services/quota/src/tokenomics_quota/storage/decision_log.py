@@ -78,15 +78,16 @@ class OutboxDecisionLog:
 
     async def _next_group(self, stopping: asyncio.Event, stop: "asyncio.Task[bool]") -> list[Decided]:
         """Wait for the first decision; an empty group says that a stop came and nothing is left."""
+        group: list[Decided] = []
         if self._waiting.empty():
             first = asyncio.create_task(self._waiting.get())
             await asyncio.wait({first, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if not first.done():
+            if first.done():
+                group.append(first.result())
+            else:
                 first.cancel()
-                return []
-            group = [first.result()]
-        else:
-            group = []
+                if self._waiting.empty():
+                    return group
         if len(group) + self._waiting.qsize() < GROUP:
             await wait_for(stopping, LINGER_SECONDS)
         while len(group) < GROUP and not self._waiting.empty():
