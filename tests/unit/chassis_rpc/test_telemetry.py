@@ -137,6 +137,15 @@ def test_a_line_is_json_with_its_values_and_its_trace(capsys: pytest.CaptureFixt
     assert "trace_id" not in second
 
 
+def test_a_series_that_has_no_duration_yet_is_no_point() -> None:
+    durations = Durations("d", "a test", (0.001,))
+    series = durations.series({"a": "1"})
+    assert durations.points(0, 1) == []
+    series.record(0.5)
+    (point,) = durations.points(0, 1)
+    assert (point.count, point.min) == (1, 0.5)
+
+
 def test_durations_fall_into_their_buckets() -> None:
     durations = Durations("d", "a test", (0.001, 0.01))
     for seconds in (0.0005, 0.001, 0.005, 3.0):

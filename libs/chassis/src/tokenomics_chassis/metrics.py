@@ -80,11 +80,16 @@ class Durations:
         return self._series.setdefault(tuple(sorted(attributes.items())), Series(self._bounds_seconds))
 
     def points(self, since_ns: int, now_ns: int) -> list[HistogramDataPoint]:
-        """Read everything recorded between the two times, in nanoseconds since 1970; a point a series."""
+        """Read everything recorded between the two times, in nanoseconds since 1970; a point a series.
+
+        A series that has nothing yet is left out: it has no smallest duration.
+        """
         points = []
         for attributes, series in tuple(self._series.items()):
             series.add_up()
             counts = tuple(series.counts)
+            if not any(counts):
+                continue
             points.append(
                 HistogramDataPoint(
                     attributes=dict(attributes),
