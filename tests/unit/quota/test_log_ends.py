@@ -80,6 +80,27 @@ async def test_a_view_is_not_level_with_a_log_that_lacks_what_it_has_applied() -
         await watching
 
 
+async def test_who_gave_up_is_not_kept_while_the_log_lacks_what_is_applied() -> None:
+    broker: Any = Broker()
+    serving, view = Serving[QuotaView](), QuotaView(Governance(NoPrices()))
+    view.next_offsets = {"tokenomics.policy.v1/0": 1_000}
+    serving.put(1, view, 1)
+    ends, stopping = LogEnds("unused", [POLICY], serving, FreshnessMeter(), SystemClock()), asyncio.Event()
+    watching = asyncio.create_task(ends._watch(broker, stopping, Backoff()))
+    async with asyncio.timeout(5):
+        for read in range(1, 6):
+            while broker.reads < read:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
+            gave_up = asyncio.create_task(ends.next())
+            await asyncio.sleep(0)
+            gave_up.cancel()
+            broker.let_go.release()
+        assert len(ends._asking) <= 2
+        stopping.set()
+        broker.let_go.release()
+        await watching
+
+
 def test_ends_that_many_ask_for_do_not_fill_the_meter() -> None:
     meter = FreshnessMeter()
     for millisecond in range(5_000):

@@ -89,6 +89,7 @@ class LogEnds:
     async def _watch(self, consumer: AIOKafkaConsumer, stopping: asyncio.Event, backoff: Backoff) -> None:
         while not stopping.is_set():
             at, began = self._clock.steady(), asyncio.get_running_loop().time()
+            self._asking = [asked for asked in self._asking if not asked.done()]  # who gave up is gone
             served, applied = len(self._asking), self._applied()
             found = await consumer.end_offsets(self._partitions)
             ends = {f"{tp.topic}/{tp.partition}": end for tp, end in found.items()}
@@ -96,7 +97,7 @@ class LogEnds:
             if self._is_whole(ends, applied):
                 asking, self._asking = self._asking[:served], self._asking[served:]
                 for asked in asking:
-                    if not asked.done():  # who gave up is gone
+                    if not asked.done():
                         asked.set_result(ends)
                 self._meter.observe_ends(ends, at)
                 self._meter.observe_view(self._applied())
