@@ -37,7 +37,7 @@ class Want(NamedTuple):
     next_offsets: Mapping[str, int]
     """By ``topic/partition``."""
     refreshed_since: float | None = None
-    """Time of the event loop's clock at or after which the refresh began that brought it there."""
+    """Time of the event loop's clock after which the refresh began that brought it there."""
 
     def missing_in(self, view: QuotaView | None) -> str | None:
         """Say what the view lacks."""
@@ -48,7 +48,7 @@ class Want(NamedTuple):
             if (have := applied.get(partition, 0)) < wanted:
                 return f"{partition} is applied up to offset {have}, {wanted} is asked for"
         since = self.refreshed_since
-        if since is not None and (view.refresh_began is None or view.refresh_began < since):
+        if since is not None and (view.refresh_began is None or view.refresh_began <= since):
             return "the view hasn't been refreshed since the call began"
         return None
 
