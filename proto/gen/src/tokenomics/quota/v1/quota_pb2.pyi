@@ -422,7 +422,7 @@ class CheckQuotaResponse(_message.Message):
 
     @_builtins.property
     def caps(self) -> Global___Caps:
-        """How large the call may be. Absent when no account that it touches has a limit."""
+        """How large the call may be. Absent when no account that it touches has a limit, or output costs nothing."""
 
     @_builtins.property
     def nudge(self) -> Global___Nudge:
