@@ -126,6 +126,7 @@ def span(
     kind: SpanKind = SpanKind.INTERNAL,
     attributes: Attributes = None,
     links: Iterable[str | None] = (),
+    drawn: bool = False,
 ) -> AbstractContextManager[Span]:
     """Do work under a span that is current in the body: a child of ``traceparent``, else of the current span.
 
@@ -135,11 +136,13 @@ def span(
         Ids in them must be pseudonymous.
     links
         ``traceparent`` of other causes, for work on a batch of records; malformed ones are left out.
+    drawn
+        Whether it has been drawn already from those that are recorded.
     """
     if _tracing.tracer is None or (traceparent is None and _carried.get() is not None):
         return _Carried(traceparent)
     parent = parse_traceparent(traceparent)
-    if _tracing.share is not None and not _is_drawn(parent, _tracing.share):
+    if _tracing.share is not None and not drawn and not _is_drawn(parent, _tracing.share):
         return _Carried(traceparent)
     started = _tracing.tracer.start_span(
         name,
@@ -161,10 +164,13 @@ def call_span(name: str, traceparent: str | bytes | None) -> AbstractContextMana
     AbstractContextManager
         The span, current in its body. ``None``: nobody records it, and its ids are the task's from here on.
     """
-    if not isinstance(traceparent, str):
-        traceparent = None
-    made = span(name, traceparent=traceparent, kind=SpanKind.SERVER)
-    if type(made) is not _Carried:
+    share = _tracing.share
+    if traceparent is None and share is not None and random.random() >= share:  # noqa: S311 - no secret
+        _carried.set(_Carried(None))  # by far the most calls: a short way for them
+        return None
+    parent = traceparent if isinstance(traceparent, str) else None
+    made = span(name, traceparent=parent, kind=SpanKind.SERVER, drawn=parent is None)
+    if not isinstance(made, _Carried):
         return made
     _carried.set(made)
     return None

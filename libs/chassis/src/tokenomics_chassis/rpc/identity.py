@@ -240,6 +240,19 @@ class Authenticator:
             clock=clock,
         )
 
+    def remembered(self, method: str, metadata: Mapping[str, str | bytes]) -> Identity | None:
+        """Return who calls for itself, where nothing has to be looked up; a short way for most calls."""
+        known = self._verified.get(metadata.get("authorization"))
+        if (
+            known is None
+            or method not in known.methods
+            or ON_BEHALF_OF in metadata
+            or known.keys is not self._keys.at_hand
+            or not known.looked_at <= self._clock.now() < known.look_again_at
+        ):
+            return None
+        return known.identity
+
     async def identify(self, method: str, metadata: Mapping[str, str | bytes]) -> Identity:
         """Identify the caller of ``/package.Service/Method`` and check that it may call it.
 

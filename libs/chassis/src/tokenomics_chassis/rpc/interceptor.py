@@ -117,6 +117,7 @@ class _Method:
     ) -> None:
         self._shared = shared
         self._method = method
+        self._span_name = method[1:]
         self._handler = handler
         self._decode = decode
         self._unary = unary
@@ -132,8 +133,11 @@ class _Method:
             if shared.calls > MOST_CALLS:
                 raise OverloadedError(f"{MOST_CALLS} calls are being answered already")  # noqa: TRY301 - as above
             metadata = to_mapping(context.invocation_metadata() or ())
-            set_current_identity(await shared.authenticator.identify(method, metadata))
-            recorded = call_span(method[1:], metadata.get(TRACEPARENT))
+            authenticator = shared.authenticator
+            set_current_identity(
+                authenticator.remembered(method, metadata) or await authenticator.identify(method, metadata)
+            )
+            recorded = call_span(self._span_name, metadata.get(TRACEPARENT))
             if recorded is None and not (unary and context.time_remaining() is None):
                 return await self._handler(self._decode(message), context)
             with recorded or nullcontext():

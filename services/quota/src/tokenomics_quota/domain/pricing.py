@@ -17,7 +17,7 @@ from functools import partial
 from typing import Generic, Literal, NamedTuple, Protocol, Self, TypeAlias, TypeVar
 
 from tokenomics_contracts.events import policy
-from tokenomics_contracts.units import MicroUsd, ServiceTier
+from tokenomics_contracts.units import MAX_TOKENS, MicroUsd, ServiceTier
 
 Pricing: TypeAlias = Literal["reported", "book", "fallback"]
 
@@ -221,12 +221,18 @@ class Tariff(NamedTuple):
             + reasoning * per_reasoning
         )
 
-    def more_output_tokens(self, exact_cost: int, within_micro_usd: MicroUsd) -> int:
-        """Return with how many more output tokens, at most, a cost rounds to no more than this.
+    def output_tokens_within(self, micro_usd: MicroUsd, exact_cost: int, output_tokens: int) -> int:
+        """Return how many output tokens may be, at most, for the cost to round to no more than this.
 
-        Negative where it is more already. Output must not be free.
+        0 where not even the input fits; never more than an event may have. Output must not be free.
+
+        Parameters
+        ----------
+        exact_cost, output_tokens
+            Of the same quantities, with some output.
         """
-        return (within_micro_usd * _PER_MICRO + _HALF - 1 - exact_cost) // self.output
+        most = output_tokens + (micro_usd * _PER_MICRO + _HALF - 1 - exact_cost) // self.output
+        return 0 if most < 0 else min(most, MAX_TOKENS)
 
 
 def in_micro_usd(exact_cost: int) -> MicroUsd:

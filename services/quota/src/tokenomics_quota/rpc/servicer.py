@@ -136,7 +136,9 @@ class QuotaServicer(QuotaServiceServicer):
                 results[place] = failure_to_result(failures[place])
                 continue
             try:
-                asked.append((place, _ask(view, each, now)))
+                call, purpose = call_from_pb(each)
+                touched = view.touched_by(call.subject, call.project_id, now)
+                asked.append((place, (call, purpose, touched)))
             except Exception as error:  # noqa: BLE001 - mapped and logged as a call's error is; the others go on
                 results[place] = failure_to_result(to_rpc_error("BatchCheckQuota", error))
         # From here on the view isn't looked at: it may move on while others have their turn.
@@ -192,7 +194,9 @@ class QuotaServicer(QuotaServiceServicer):
     def _check(self, request: pb.CheckQuotaRequest) -> tuple[bytes, Decided | None]:
         """Decide one call from the view as it is: see :meth:`_decide`."""
         view, now = self._ready()
-        return self._decide(_ask(view, request, now), self._moments.at(view, now), _sight(view, now), now)
+        call, purpose = call_from_pb(request)
+        asked = (call, purpose, view.touched_by(call.subject, call.project_id, now))
+        return self._decide(asked, self._moments.at(view, now), _sight(view, now), now)
 
     async def _freshen(self, checks: Sequence[pb.CheckQuotaRequest], context: Context) -> dict[int, RpcError]:
         self._ready()
@@ -309,11 +313,6 @@ class QuotaServicer(QuotaServiceServicer):
         if view is None:
             raise UnavailableError("the view is being loaded")
         return view, self._clock.now()
-
-
-def _ask(view: QuotaView, request: pb.CheckQuotaRequest, now: datetime) -> _Asked:
-    call, purpose = call_from_pb(request)
-    return call, purpose, view.touched_by(call.subject, call.project_id, now)
 
 
 def _candidates(

@@ -5,13 +5,13 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Final, NamedTuple, Self
 
-from tokenomics_contracts.units import MAX_TOKENS, MicroUsd, SubjectId
+from tokenomics_contracts.units import MicroUsd, SubjectId
 from tokenomics_quota.domain.accounts import Account, AccountKind
-from tokenomics_quota.domain.balance import Balance, Headroom, Touched, headroom_of
-from tokenomics_quota.domain.checks import Answer, Call, Caps, Reason, Unblock, answered, capped
+from tokenomics_quota.domain.balance import Balance, Touched, headroom_of
+from tokenomics_quota.domain.checks import Answer, Call, Reason, Unblock, answered, capped
 from tokenomics_quota.domain.friction import Band, Decision, ask
 from tokenomics_quota.domain.policies import QuotaPolicy
-from tokenomics_quota.domain.pricing import PriceBook, Tariff, in_micro_usd, priced
+from tokenomics_quota.domain.pricing import PriceBook, in_micro_usd, priced
 from tokenomics_quota.projections.governance import Governance
 
 _NUDGE: Final = "You have used most of this period's allowance; a smaller model or a shorter context helps."
@@ -74,7 +74,13 @@ def check(
         headroom = headroom_of(balance for balance in balances if sees(balance.account))
     caps = None
     if headroom is not None and tariff.output:
-        caps = _caps(headroom, tariff, exact_cost, quantities.output_tokens)
+        output = quantities.output_tokens
+        caps = capped(
+            (
+                tariff.output_tokens_within(headroom.within_bands, exact_cost, output),
+                tariff.output_tokens_within(headroom.within_limits, exact_cost, output),
+            )
+        )
     return answered(
         (
             asking[0].decision if asking else Decision.ALLOW,
@@ -169,14 +175,3 @@ def _unblock(governance: Governance, asking: _Asking, now: datetime) -> Unblock:
         return Unblock(asked, "Give a business reason; it opens this band for a while.", ())
     who = deciders(governance, balance.account, now)
     return Unblock(asked, f"Ask for a grant on {balance.account.account_id}.", who)
-
-
-def _caps(headroom: Headroom, tariff: Tariff, exact_cost: int, output_tokens: int) -> Caps:
-    within_band = output_tokens + tariff.more_output_tokens(exact_cost, headroom.within_bands)
-    within_limit = output_tokens + tariff.more_output_tokens(exact_cost, headroom.within_limits)
-    return capped(
-        (
-            0 if within_band < 0 else min(MAX_TOKENS, within_band),
-            0 if within_limit < 0 else min(MAX_TOKENS, within_limit),
-        )
-    )
