@@ -265,15 +265,7 @@ class Authenticator:
         UnavailableError
             The issuer's keys could never be loaded.
         """
-        now = self._clock.now()
-        token = metadata.get("authorization")
-        known = self._verified.get(token)
-        if (
-            known is None
-            or not known.looked_at <= now < known.look_again_at
-            or known.keys is not self._keys.at_hand
-        ):
-            known = await self._look_again(token, known, now)
+        known = await self._look_again(metadata.get("authorization"))
         if method not in known.methods:
             if not known.caller.may_call(method):
                 raise PermissionDeniedError(f"{known.caller.subject} may not call {method}")
@@ -281,8 +273,9 @@ class Authenticator:
         person = metadata.get(ON_BEHALF_OF)
         return known.identity if person is None else _acting_for(person, known.caller)
 
-    async def _look_again(self, token: object, known: _Verified | None, now: datetime) -> _Verified:
+    async def _look_again(self, token: object) -> _Verified:
         self._keys.refresh()
+        now, known = self._clock.now(), self._verified.get(token)
         if known is None or known.expires_at <= now or not self._keys.has(known.key):
             self._verified.pop(token, None)
             if not isinstance(token, str):

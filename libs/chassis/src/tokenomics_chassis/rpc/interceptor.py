@@ -10,7 +10,6 @@ import inspect
 import logging
 import uuid
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict
 from functools import cache
 from time import perf_counter
@@ -138,10 +137,13 @@ class _Method:
                 authenticator.remembered(method, metadata) or await authenticator.identify(method, metadata)
             )
             recorded = call_span(self._span_name, metadata.get(TRACEPARENT))
-            if recorded is None and not (unary and context.time_remaining() is None):
-                return await self._handler(self._decode(message), context)
-            with recorded or nullcontext():
-                return await self._within_deadline(self._decode(message), context)
+            answer = self._handler
+            if unary and context.time_remaining() is None:
+                answer = self._within_default_deadline
+            if recorded is None:
+                return await answer(self._decode(message), context)
+            with recorded:
+                return await answer(self._decode(message), context)
         except asyncio.CancelledError:
             record = _durations(method, grpc.StatusCode.CANCELLED).record
             raise
@@ -149,17 +151,15 @@ class _Method:
             record = _durations(method, context.code()).record
             raise
         except Exception as error:
-            answer = to_rpc_error(method, error)
-            record = _durations(method, answer.code).record
-            await context.abort_with_status(rpc_status.to_status(answer.to_status()))
+            told = to_rpc_error(method, error)
+            record = _durations(method, told.code).record
+            await context.abort_with_status(rpc_status.to_status(told.to_status()))
             raise
         finally:
             shared.calls -= unary
             record(perf_counter() - begun)
 
-    async def _within_deadline(self, request: Any, context: Context) -> Any:
-        if not self._unary or context.time_remaining() is not None:
-            return await self._handler(request, context)
+    async def _within_default_deadline(self, request: Any, context: Context) -> Any:
         limit = asyncio.timeout(self._shared.default_deadline_seconds)
         try:
             async with limit:
