@@ -24,8 +24,12 @@ from tokenomics_quota.domain.checks import Decided
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.freshness import FreshnessMeter
 from tokenomics_quota.projections.governance import Governance
+from tokenomics_quota.rpc.advice import Advice
+from tokenomics_quota.rpc.balances import Balances
+from tokenomics_quota.rpc.checks import Checks
 from tokenomics_quota.rpc.moments import Moments
-from tokenomics_quota.rpc.servicer import QuotaServicer
+from tokenomics_quota.rpc.servicer import quota_servicer
+from tokenomics_quota.rpc.views import Views
 from tokenomics_quota.storage.view_feed import ViewFeed
 from tokenomics_quota.usecases.freshening import Freshening
 
@@ -106,15 +110,19 @@ async def serve(quota: Quota, folder: Path) -> AsyncIterator[Served]:
     ends = Ends()
     freshening = Freshening(serving, ends)
     draining = asyncio.Event()
-    servicer = QuotaServicer(  # type: ignore[abstract] # the base answers the rest with UNIMPLEMENTED
-        serving,
-        Moments(meter, clock),
-        freshening,
-        decisions,
-        clock=clock,
-        new_id=lambda: "decision-1",
-        longest_wait_seconds=1,
-        draining=draining,
+    views, moments = Views(serving, clock), Moments(meter, clock)
+    servicer = quota_servicer(
+        Checks(
+            views,
+            moments,
+            freshening,
+            decisions,
+            new_id=lambda: "decision-1",
+            longest_wait_seconds=1,
+            draining=draining,
+        ),
+        Balances(views, moments),
+        Advice(views),
     )
     async with served(
         settings, lambda server: server.add(add_QuotaServiceServicer_to_server, servicer)

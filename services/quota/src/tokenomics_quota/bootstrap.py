@@ -54,8 +54,12 @@ from tokenomics_quota.ports import Announcement
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.freshness import FreshnessMeter
 from tokenomics_quota.projections.governance import Governance
+from tokenomics_quota.rpc.advice import Advice
+from tokenomics_quota.rpc.balances import Balances
+from tokenomics_quota.rpc.checks import Checks
 from tokenomics_quota.rpc.moments import Moments
-from tokenomics_quota.rpc.servicer import QuotaServicer
+from tokenomics_quota.rpc.servicer import quota_servicer
+from tokenomics_quota.rpc.views import Views
 from tokenomics_quota.settings import ProjectSettings, ServeSettings
 from tokenomics_quota.storage.announcements import PostgresAnnouncements, remember
 from tokenomics_quota.storage.decision_log import OutboxDecisionLog
@@ -265,23 +269,26 @@ def serve() -> ExitCode:
                 meter.observe_view(serving.current.next_offsets)
             freshening.view_moved()
 
-        views = EachVersion(
+        feeds = EachVersion(
             pool, FED, lambda version: _served_version(settings, version, serving, by_version, refreshed)
         )
+        views, moments = Views(serving, _CLOCK), Moments(meter, _CLOCK)
         VIEW_LAG.read = lambda: _seconds(meter.lag(_CLOCK.steady()))
         server = RpcServer(settings, process, await Authenticator.load(settings, _CLOCK))
         server.add(
             add_QuotaServiceServicer_to_server,
-            # The stubs call methods abstract that the generated base class answers with UNIMPLEMENTED.
-            QuotaServicer(  # type: ignore[abstract]
-                serving,
-                Moments(meter, _CLOCK),
-                freshening,
-                decisions,
-                clock=_CLOCK,
-                new_id=lambda: f"{_IDS.getrandbits(128):032x}",
-                longest_wait_seconds=settings.grpc_default_deadline_seconds,
-                draining=process.draining,
+            quota_servicer(
+                Checks(
+                    views,
+                    moments,
+                    freshening,
+                    decisions,
+                    new_id=lambda: f"{_IDS.getrandbits(128):032x}",
+                    longest_wait_seconds=settings.grpc_default_deadline_seconds,
+                    draining=process.draining,
+                ),
+                Balances(views, moments),
+                Advice(views),
             ),
         )
         server.add(
@@ -301,7 +308,7 @@ def serve() -> ExitCode:
         process.readiness["view"] = not_ready
         process.readiness["log ends"] = ends.not_ready_because
         process.supervise("decision log", decisions.run)
-        process.supervise("views", views.run)
+        process.supervise("views", feeds.run)
         process.supervise("loaded versions", LoadedVersions(pool, uuid4(), serving).run)
         process.supervise("log ends", ends.run)
         process.supervise("gRPC server", server.run)

@@ -41,7 +41,7 @@ class RpcServer:
         self._health: Health
 
     def add(self, register: Callable[[Servicer, grpc.aio.Server], None], servicer: Servicer) -> None:
-        """Serve a service: ``server.add(add_QuotaServiceServicer_to_server, QuotaServicer(...))``.
+        """Serve a service: ``server.add(add_QuotaServiceServicer_to_server, servicer)``.
 
         Methods that the servicer leaves to the generated base class answer UNIMPLEMENTED.
         """

@@ -1,0 +1,204 @@
+"""Checks, one by one, many at once or on a stream."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Any, Final, cast
+
+import grpc
+
+from tokenomics.quota.v1 import quota_pb2 as pb
+from tokenomics_chassis.rpc.errors import InvalidRequestError, RpcError
+from tokenomics_chassis.rpc.identity import current_identity
+from tokenomics_chassis.rpc.interceptor import to_rpc_error
+from tokenomics_chassis.rpc.streams import exchange
+from tokenomics_chassis.telemetry import current_traceparent
+from tokenomics_contracts.units import Purpose as CallPurpose
+from tokenomics_quota.domain.balance import Touched
+from tokenomics_quota.domain.checks import Call, Decided
+from tokenomics_quota.domain.friction import Decision
+from tokenomics_quota.ports import DecisionLog
+from tokenomics_quota.rpc.consistency import as_fresh_as_asked, is_content
+from tokenomics_quota.rpc.convert import (
+    answer_to_bytes,
+    answer_to_result,
+    batch_to_bytes,
+    call_from_pb,
+    check_bound,
+    failure_to_result,
+    streamed_failure_to_bytes,
+    streamed_to_bytes,
+)
+from tokenomics_quota.rpc.moments import Moment, Moments
+from tokenomics_quota.rpc.views import Views, authorize, sight
+from tokenomics_quota.usecases.checking import Sight, check, everything
+from tokenomics_quota.usecases.freshening import Freshening
+
+_LARGEST_BATCH: Final = 1_000
+_YIELD_EVERY_CHECKS: Final = 25
+"""Checks of one batch that are decided before others get their turn: some milliseconds."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_Asked = tuple[Call, CallPurpose, Touched]
+"""A call to decide, with the accounts that decide it."""
+
+
+class Checks:
+    """Answers checks from the in-memory view.
+
+    A call waits for nothing but room in the decision log, unless it asks for more freshness than there is.
+
+    Parameters
+    ----------
+    longest_wait_seconds
+        How long a call without a deadline waits for the freshness that it asks for.
+    draining
+        Set when the process stops: streams come to their end.
+    """
+
+    def __init__(
+        self,
+        views: Views,
+        moments: Moments,
+        freshening: Freshening,
+        decisions: DecisionLog,
+        *,
+        new_id: Callable[[], str],
+        longest_wait_seconds: float,
+        draining: asyncio.Event,
+    ) -> None:
+        self._views = views
+        self._moments = moments
+        self._freshening = freshening
+        self._decisions = decisions
+        self._new_id = new_id
+        self._longest_wait_seconds = longest_wait_seconds
+        self._draining = draining
+
+    async def CheckQuota(  # noqa: N802 - the contract's name; its answer comes serialized
+        self, request: pb.CheckQuotaRequest, context: Context
+    ) -> bytes:
+        """Decide one call; an answer other than a plain ALLOW leaves a decision record."""
+        if not is_content(request) and (failures := await self._freshen([request], context)):
+            raise failures[0]
+        answer, record = self._check(request)
+        if record is not None:
+            await self._decisions.add(record)
+        return answer
+
+    async def BatchCheckQuota(  # noqa: N802 - as above
+        self, request: pb.BatchCheckQuotaRequest, context: Context
+    ) -> bytes:
+        """Decide many calls from one state of the view; in between, other calls get their turn."""
+        if len(request.checks) > _LARGEST_BATCH:
+            raise InvalidRequestError({"checks": f"must be at most {_LARGEST_BATCH}"})
+        failures: dict[int, RpcError] = {}
+        if not all(map(is_content, request.checks)):
+            failures = await self._freshen(request.checks, context)
+        view, now = self._views.at_hand()
+        moment, sees = self._moments.at(view, now), sight(view, now)
+        results = [b""] * len(request.checks)
+        asked: list[tuple[int, _Asked]] = []
+        for place, each in enumerate(request.checks):
+            if place in failures:
+                results[place] = failure_to_result(failures[place])
+                continue
+            try:
+                call, purpose = call_from_pb(each)
+                touched = view.touched_by(call.subject, call.project_id, now)
+                asked.append((place, (call, purpose, touched)))
+            except Exception as error:  # noqa: BLE001 - mapped and logged as a call's error is; the others go on
+                results[place] = failure_to_result(to_rpc_error("BatchCheckQuota", error))
+        # From here on the view isn't looked at: it may move on while others have their turn.
+        for count, (place, one) in enumerate(asked, start=1):
+            try:
+                answer, record = self._decide(one, moment, sees, now)
+                if record is not None:
+                    await self._decisions.add(record)
+                results[place] = answer_to_result(answer)
+            except Exception as error:  # noqa: BLE001 - as above
+                results[place] = failure_to_result(to_rpc_error("BatchCheckQuota", error))
+            if count % _YIELD_EVERY_CHECKS == 0:
+                await asyncio.sleep(0)
+        return batch_to_bytes(results)
+
+    async def StreamCheckQuota(  # noqa: N802 - as above, and it writes them itself
+        self, _requests: object, context: Context
+    ) -> None:
+        """Decide calls as they come; those that wait for the view hold up no other."""
+
+        def answer(request: pb.StreamCheckQuotaRequest) -> bytes | Awaitable[bytes]:
+            check = request.check
+            if not is_content(check):
+                return answer_in_time(request.sequence, self.CheckQuota(check, context))
+            try:
+                answered, record = self._check(check)
+            except Exception as error:  # noqa: BLE001 - as above
+                return failure(request.sequence, error)
+            if record is not None:
+                return answer_in_time(request.sequence, self._recorded(answered, record))
+            return streamed_to_bytes(request.sequence, answered)
+
+        async def answer_in_time(sequence: int, answering: Awaitable[bytes]) -> bytes:
+            try:
+                return streamed_to_bytes(sequence, await answering)
+            except Exception as error:  # noqa: BLE001 - as above
+                return failure(sequence, error)
+
+        def failure(sequence: int, error: Exception) -> bytes:
+            return streamed_failure_to_bytes(sequence, to_rpc_error("StreamCheckQuota", error))
+
+        await exchange(
+            context,
+            answer,
+            may_wait=lambda request: not is_content(request.check),
+            draining=self._draining,
+        )
+
+    async def _recorded(self, answer: bytes, record: Decided) -> bytes:
+        await self._decisions.add(record)
+        return answer
+
+    def _check(self, request: pb.CheckQuotaRequest) -> tuple[bytes, Decided | None]:
+        """Decide one call from the view as it is: see :meth:`_decide`."""
+        view, now = self._views.at_hand()
+        call, purpose = call_from_pb(request)
+        asked = (call, purpose, view.touched_by(call.subject, call.project_id, now))
+        return self._decide(asked, self._moments.at(view, now), sight(view, now), now)
+
+    async def _freshen(self, checks: Sequence[pb.CheckQuotaRequest], context: Context) -> dict[int, RpcError]:
+        self._views.at_hand()
+        left = cast("float | None", context.time_remaining())  # its stub leaves out that there may be none
+        if left is None:
+            left = self._longest_wait_seconds
+        return await as_fresh_as_asked(self._freshening, checks, left)
+
+    def _decide(
+        self, asked: _Asked, moment: Moment, sees: Sight, now: datetime
+    ) -> tuple[bytes, Decided | None]:
+        """Decide one call: return the answer, serialized, and the record to leave before it is given."""
+        call, purpose, touched = asked
+        terms, next_offsets, _, freshness, lag, tab = moment
+        answer = check(terms, touched, call, now, sees)
+        if sees is not everything:
+            authorize(sees, touched.balances[0].account)
+        check_bound(answer.estimate.cost_micro_usd, "estimated_input_tokens", "estimated_output_tokens")
+        degraded = None
+        if tab is not None:
+            degraded = tab.admit(answer, terms.quota_policy.degrade, lag, sees)
+        decision_id = self._new_id()
+        record = None
+        if answer.decision is not Decision.ALLOW:
+            record = Decided(
+                decision_id,
+                call,
+                purpose,
+                current_identity().caller,
+                answer,
+                next_offsets,
+                tab is not None,
+                now,
+                current_traceparent(),
+            )
+        return answer_to_bytes(answer, touched, decision_id, freshness, degraded, sees), record
