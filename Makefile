@@ -11,9 +11,9 @@ BIN := $(VENV)/bin
 UV_HOME := .uv
 UV_VERSION := 0.13.9
 UV := $(UV_HOME)/bin/uv
-MEMBERS := proto/gen libs/contracts libs/chassis libs/cli services/quota tools
+MEMBERS := proto/gen libs/contracts libs/chassis libs/client libs/cli services/quota tools
 LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --group dev \
-	$(foreach name,proto contracts chassis cli quota tools,--no-emit-package tokenomics-$(name))
+	$(foreach name,proto contracts chassis client cli quota tools,--no-emit-package tokenomics-$(name))
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export UV_PYTHON_DOWNLOADS := never
 

@@ -1326,6 +1326,7 @@ class Lease(_message.Message):
     HOLD_FIELD_NUMBER: _builtins.int
     DRAW_FOR_FIELD_NUMBER: _builtins.int
     RENEWAL_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
     renewal: _builtins.int
     """Number of renewals so far."""
     @_builtins.property
@@ -1336,20 +1337,108 @@ class Lease(_message.Message):
     def draw_for(self) -> _duration_pb2.Duration:
         """The client stops drawing this long after it sent the request, by its monotonic clock."""
 
+    @_builtins.property
+    def price(self) -> Global___LeasePrice:
+        """What draws are priced by; holds for as long as the client may draw."""
+
     def __init__(
         self,
         *,
         hold: Global___Hold | None = ...,
         draw_for: _duration_pb2.Duration | None = ...,
         renewal: _builtins.int = ...,
+        price: Global___LeasePrice | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["draw_for", b"draw_for", "hold", b"hold"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["draw_for", b"draw_for", "hold", b"hold", "price", b"price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draw_for", b"draw_for", "hold", b"hold", "renewal", b"renewal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draw_for", b"draw_for", "hold", b"hold", "price", b"price", "renewal", b"renewal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Lease: _TypeAlias = Lease  # noqa: Y015
+
+@_typing.final
+class LeasePrice(_message.Message):
+    """The price of one model in one class of service, as usage of now is priced."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    SERVICE_TIER_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    PRICE_BOOK_VERSION_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    """Model provider."""
+    model: _builtins.str
+    """Model name."""
+    service_tier: Global___ServiceTier.ValueType
+    """The provider's class of service."""
+    price_book_version: _builtins.int
+    """Version of the price book; 0: the built-in one."""
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___SizedRates]:
+        """By size of the input, ascending; the whole request pays the rates of its input's size. At least one, the first
+        from 0 on.
+        """
+
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        model: _builtins.str = ...,
+        service_tier: Global___ServiceTier.ValueType = ...,
+        steps: _abc.Iterable[Global___SizedRates] | None = ...,
+        price_book_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "price_book_version", b"price_book_version", "provider", b"provider", "service_tier", b"service_tier", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeasePrice: _TypeAlias = LeasePrice  # noqa: Y015
+
+@_typing.final
+class SizedRates(_message.Message):
+    """Rates from one size of the input on, in 10^-16 USD: micro-USD per million tokens times 10,000, so that a class of
+    service's share of a list price stays exact. A request's sum, divided by 10^10 and rounded half up, is its cost
+    in micro-USD.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    PER_REQUEST_FIELD_NUMBER: _builtins.int
+    PER_INPUT_TOKEN_FIELD_NUMBER: _builtins.int
+    PER_CACHED_INPUT_TOKEN_FIELD_NUMBER: _builtins.int
+    PER_OUTPUT_TOKEN_FIELD_NUMBER: _builtins.int
+    from_input_tokens: _builtins.int
+    """Holds for requests of at least so many input tokens."""
+    per_request: _builtins.int
+    """For the request itself."""
+    per_input_token: _builtins.int
+    """For an input token that isn't read from the provider's cache."""
+    per_cached_input_token: _builtins.int
+    """For an input token that is."""
+    per_output_token: _builtins.int
+    """For an output token."""
+    def __init__(
+        self,
+        *,
+        from_input_tokens: _builtins.int = ...,
+        per_request: _builtins.int = ...,
+        per_input_token: _builtins.int = ...,
+        per_cached_input_token: _builtins.int = ...,
+        per_output_token: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_input_tokens", b"from_input_tokens", "per_cached_input_token", b"per_cached_input_token", "per_input_token", b"per_input_token", "per_output_token", b"per_output_token", "per_request", b"per_request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SizedRates: _TypeAlias = SizedRates  # noqa: Y015
 
 @_typing.final
 class AcquireLeaseRequest(_message.Message):
