@@ -23,6 +23,7 @@ from tokenomics_chassis.changes import POLL_SECONDS
 from tokenomics_contracts.units import MAX_COST_MICRO_USD, AccountId, MicroUsd, PeriodId
 from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose
 from tokenomics_quota.domain.checks import Call, Decided
+from tokenomics_quota.domain.policies import Limit
 from tokenomics_quota.domain.pricing import Quantities
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.freshness import FreshnessMeter
@@ -317,7 +318,7 @@ ADA = Account(AccountKind.SUBJECT, "ada", Purpose.ALL, PeriodId("2026-11"))
 async def test_a_new_session_keeps_nothing_of_a_database_that_went_back(service: Served) -> None:
     await company(service.quota)
     await _follow_until(service, lambda: service.view.posted(ADA) == 150)
-    assert service.view.governance.limit(AccountKind.SUBJECT, "ada", NOW) == 200
+    assert service.view.governance.limit(AccountKind.SUBJECT, "ada", NOW) == Limit(MicroUsd(200))
     async with service.quota.pool.acquire() as connection:
         await connection.execute("TRUNCATE posted, governing_event, position CASCADE")
         await connection.execute("DELETE FROM governing_version WHERE number > 0")
@@ -374,9 +375,7 @@ def decided(decision_id: str, caller: str = CALLER) -> Decided:
     call = Call("ada", "acme", "one", Quantities(1), None)
     view = QuotaView(Governance(NoPrices()))
     answer = check(Terms.at(view.governance, NOW), view.touched_by("ada", None, NOW), call, NOW)
-    return Decided(
-        decision_id, call, "operational", caller, answer, {}, stale=False, decided_at=NOW, traceparent=None
-    )
+    return Decided(decision_id, call, caller, answer, {}, stale=False, decided_at=NOW, traceparent=None)
 
 
 async def test_a_decision_that_cant_be_recorded_harms_no_other(quota: Quota) -> None:

@@ -168,6 +168,9 @@ def test_the_example_policies_have_no_problem(kind: str) -> None:
         ("quota", ("budgets", 1, "limit"), 1, "budgets.1.limit", "not permitted"),
         ("quota", ("budgets", 1, "kind"), "person", "budgets.1.kind", "team"),
         ("quota", ("allowances", 1, "role"), "engineer", "", "repeated: engineer"),
+        ("quota", ("allowances", 0, "enforcement"), "firm", "allowances.0.enforcement", "'soft' or 'hard'"),
+        ("quota", ("budgets", 0, "enforcement"), True, "budgets.0.enforcement", "'soft' or 'hard'"),
+        ("quota", ("default_allowance_enforcement",), None, "default_allowance_enforcement", "'soft' or"),
         ("quota", ("thresholds", "nudge"), 7_000, "thresholds.nudge", "not permitted"),
         ("price_book", ("prices", 0, "model"), "a*b", "prices.0", "at its end only"),
         ("price_book", ("prices", 0, "rates", "input"), "3", "prices.0.rates.input", "integer"),
@@ -189,6 +192,13 @@ def test_a_wrong_document_is_refused_with_the_path_of_its_field(
     (problem,) = validate_document(kind, document)
     assert problem.path == expected_path
     assert message in problem.message
+
+
+def test_a_hard_default_allowance_needs_an_amount() -> None:
+    document = {"time_zone": "UTC", "default_allowance_enforcement": "hard"}
+    (problem,) = validate_document("quota", document)
+    assert "needs default_allowance_micro_usd" in problem.message
+    assert validate_document("quota", document | {"default_allowance_micro_usd": 0}) == []
 
 
 @pytest.mark.parametrize(

@@ -305,7 +305,6 @@ def test_a_decision_is_recorded_of_the_person_behind_an_alias(subject: str, reco
         Decided(
             "d",
             call(subject),
-            "operational",
             "caller",
             answer,
             {},

@@ -28,9 +28,7 @@ ANSWER = Answer(Decision.ALLOW_WITH_NUDGE, [], BALANCES, Priced(MicroUsd(1), "bo
 
 def decided(decision_id: str, *, caller: str = "ide", at: datetime = NOW) -> Decided:
     call = Call("ada", "acme", "one", Quantities(1), None)
-    return Decided(
-        decision_id, call, "operational", caller, ANSWER, {}, stale=False, decided_at=at, traceparent=None
-    )
+    return Decided(decision_id, call, caller, ANSWER, {}, stale=False, decided_at=at, traceparent=None)
 
 
 class KeptInMemory(OutboxDecisionLog):

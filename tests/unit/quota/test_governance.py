@@ -18,9 +18,12 @@ from tests.support.quota_events import (
     team,
 )
 from tokenomics_contracts.events.base import Event
+from tokenomics_contracts.events.directory import PersonLeft
+from tokenomics_contracts.units import MicroUsd
 from tokenomics_quota.domain.accounts import AccountKind
 from tokenomics_quota.domain.directory import UNKNOWN
 from tokenomics_quota.domain.effective import GOVERNING_REACH
+from tokenomics_quota.domain.policies import Limit
 from tokenomics_quota.projections.governance import Governance, Scope
 
 DAY = timedelta(days=1)
@@ -92,13 +95,49 @@ def test_the_latest_published_policy_in_force_decides() -> None:
     limits = [
         state.limit(AccountKind.SUBJECT, "ada", instant) for instant in (NOW - 10 * DAY, NOW - 5 * DAY, NOW)
     ]
-    assert limits == [1, 3, 3]
+    assert limits == [Limit(MicroUsd(amount)) for amount in (1, 3, 3)]
 
 
 def test_neither_a_stranger_nor_an_alias_has_an_allowance() -> None:
     state = governance(quota_policy(default_allowance_micro_usd=1), person("ada", aliases=[ALIAS]))
     limits = [state.limit(AccountKind.SUBJECT, owner, NOW) for owner in ("ada", "nobody", ALIAS)]
-    assert limits == [1, None, None]
+    assert limits == [Limit(MicroUsd(1)), None, None]
+
+
+def test_a_limit_is_hard_only_where_the_policy_says_so() -> None:
+    state = governance(
+        quota_policy(
+            allowances=[
+                {"role": "bot", "limit_micro_usd": 1, "enforcement": "hard"},
+                {"role": "lead", "limit_micro_usd": 2},
+            ],
+            default_allowance_micro_usd=3,
+            default_allowance_enforcement="hard",
+            budgets=[
+                {"kind": "team", "owner_id": "red", "limit_micro_usd": 4, "enforcement": "hard"},
+                {"kind": "team", "owner_id": "blue", "limit_micro_usd": 5},
+            ],
+        ),
+        *(person(subject, role=role) for subject, role in (("c3", "bot"), ("boss", "lead"), ("ada", "any"))),
+        person("left", role="bot"),
+        PersonLeft.model_validate({"person_id": "left", "effective_from": NOW - DAY}),
+    )
+    limits = {
+        owner: state.limit(kind, owner, NOW)
+        for kind, owners in (
+            (AccountKind.SUBJECT, ("c3", "boss", "ada", "left")),
+            (AccountKind.TEAM, ("red", "blue")),
+        )
+        for owner in owners
+    }
+    assert limits == {
+        "c3": Limit(MicroUsd(1), hard=True),
+        "boss": Limit(MicroUsd(2)),
+        "ada": Limit(MicroUsd(3), hard=True),
+        "left": Limit(MicroUsd(0), hard=True),
+        "red": Limit(MicroUsd(4), hard=True),
+        "blue": Limit(MicroUsd(5)),
+    }
 
 
 def test_only_facts_that_may_change_are_in_scope() -> None:

@@ -90,11 +90,17 @@ class Thresholds(Value):
         return self
 
 
+Enforcement = Literal["soft", "hard"]
+"""What happens at a limit. `soft`: members are asked for an approval, holds are placed all the same. `hard`:
+holds beyond it are refused too. A check asks the same either way: the refusal comes with the hold."""
+
+
 class Allowance(Value):
     """A role's baseline limit for one period."""
 
     role: RoleName
     limit_micro_usd: Limit
+    enforcement: Enforcement = "soft"
 
 
 class Budget(Value):
@@ -103,6 +109,7 @@ class Budget(Value):
     kind: Literal["team", "project", "cost_centre"]
     owner_id: Identifier
     limit_micro_usd: Limit
+    enforcement: Enforcement = "soft"
 
 
 class Degrade(Value):
@@ -142,6 +149,7 @@ class QuotaDocument(Value):
     thresholds: Thresholds = Thresholds()
     allowances: tuple[Allowance, ...] = ()
     default_allowance_micro_usd: Limit | None = None
+    default_allowance_enforcement: Enforcement = "soft"
     budgets: tuple[Budget, ...] = ()
     degrade: Degrade = Degrade()
 
@@ -149,6 +157,12 @@ class QuotaDocument(Value):
     def _one_limit_each(self) -> Self:
         _require_unique("roles in allowances", (allowance.role for allowance in self.allowances))
         _require_unique("budgets", (f"{budget.kind}/{budget.owner_id}" for budget in self.budgets))
+        return self
+
+    @model_validator(mode="after")
+    def _enforces_a_limit(self) -> Self:
+        if self.default_allowance_enforcement == "hard" and self.default_allowance_micro_usd is None:
+            raise ValueError("default_allowance_enforcement needs default_allowance_micro_usd")
         return self
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from tokenomics_contracts.units import MicroUsd
 from tokenomics_quota.domain.accounts import Account, AccountKind
 from tokenomics_quota.domain.friction import Band, Thresholds
+from tokenomics_quota.domain.standing import Standing
 
 
 class Balance(NamedTuple):
@@ -21,6 +22,8 @@ class Balance(NamedTuple):
     resets_at: datetime
     """End of the period, exclusive, in UTC."""
     thresholds: Thresholds
+    hard: bool = False
+    """Whether holds beyond the limit are refused."""
 
     @property
     def used_micro_usd(self) -> MicroUsd:
@@ -55,11 +58,15 @@ class Headroom(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Touched:
-    """The accounts that a call is counted on. One object stands for one state of them: it equals itself."""
+    """What decides a caller's calls: the accounts that they are counted on, and what the caller is beside.
+
+    One object stands for one state of all that: it equals itself.
+    """
 
     balances: Sequence[Balance]
     headroom: Headroom | None
     """``None``: none of them has a limit."""
+    standing: Standing
 
 
 def headroom_of(balances: Iterable[Balance]) -> Headroom | None:

@@ -3,13 +3,16 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tokenomics_contracts.units import AccountId, SubjectId
 from tokenomics_contracts.units import Purpose as CallPurpose
 from tokenomics_quota.domain.balance import Balance
 from tokenomics_quota.domain.friction import Decision
 from tokenomics_quota.domain.pricing import Priced, Quantities
+
+DEFAULT_DATA_CLASS: Final = "internal"
+"""Of a call that names none."""
 
 
 class Call(NamedTuple):
@@ -22,6 +25,10 @@ class Call(NamedTuple):
     quantities: Quantities
     """Expected tokens."""
     project_id: str | None
+    purpose: CallPurpose = "operational"
+    data_class: str = DEFAULT_DATA_CLASS
+    """Class of the data in the prompt."""
+    use_case_id: str | None = None
 
 
 class Reason(NamedTuple):
@@ -71,7 +78,6 @@ class Decided(NamedTuple):
 
     decision_id: str
     call: Call
-    purpose: CallPurpose
     caller: str
     answer: Answer
     next_offsets: Mapping[str, int]

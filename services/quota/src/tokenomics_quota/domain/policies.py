@@ -1,12 +1,26 @@
 """What a quota policy says: limits, thresholds, time zone; and who may back-fill."""
 
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
+from tokenomics_contracts.events import policy
 from tokenomics_contracts.units import MicroUsd
 from tokenomics_quota.domain.accounts import AccountKind
 from tokenomics_quota.domain.degradation import DEFAULT_DEGRADE, Degrade
 from tokenomics_quota.domain.friction import DEFAULT_THRESHOLDS, Thresholds
+
+
+class Limit(NamedTuple):
+    """What an account may use in one period."""
+
+    micro_usd: MicroUsd
+    hard: bool = False
+    """Whether holds beyond it are refused; a soft limit only asks. A check asks the same of both."""
+
+    @classmethod
+    def from_policy(cls, stated: policy.Allowance | policy.Budget) -> Self:
+        """Take over what a policy states."""
+        return cls(stated.limit_micro_usd, stated.enforcement == "hard")
 
 
 class QuotaPolicy(NamedTuple):
@@ -15,19 +29,19 @@ class QuotaPolicy(NamedTuple):
     version: int
     time_zone: str
     thresholds: Thresholds
-    allowances: dict[str, MicroUsd]
+    allowances: dict[str, Limit]
     """Base limit a period by role."""
-    default_allowance: MicroUsd | None
+    default_allowance: Limit | None
     """Base limit of a role that ``allowances`` doesn't name; ``None`` is unlimited."""
-    budgets: dict[tuple[AccountKind, str], MicroUsd]
+    budgets: dict[tuple[AccountKind, str], Limit]
     """Limit a period by (kind, owner id) of shared accounts."""
     degrade: Degrade
 
-    def allowance(self, role: str) -> MicroUsd | None:
+    def allowance(self, role: str) -> Limit | None:
         """Return the base limit of a role."""
         return self.allowances.get(role, self.default_allowance)
 
-    def budget(self, kind: AccountKind, owner_id: str) -> MicroUsd | None:
+    def budget(self, kind: AccountKind, owner_id: str) -> Limit | None:
         """Return the limit of a shared account; ``None`` is unlimited."""
         return self.budgets.get((kind, owner_id))
 

@@ -14,6 +14,7 @@ from tokenomics_contracts.units import (
 from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose
 from tokenomics_quota.domain.balance import Balance, Touched, headroom_of
 from tokenomics_quota.domain.directory import Attribution
+from tokenomics_quota.domain.standing import Standing
 from tokenomics_quota.domain.timeline import Timeline
 from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.projections.totals import PeriodTotals
@@ -60,6 +61,8 @@ class QuotaView:
         self._kept: dict[str | tuple[str, str], _Kept] = {}
         self._balances: dict[Account, Balance] = {}
         """Of shared accounts, as they were last kept of a caller."""
+        self._standings: dict[Standing, Standing] = {}
+        """One object for all callers that are alike."""
         self._kept_under = governance
         self._totals: dict[PeriodId, PeriodTotals] = {}
         self._totals_version = 0
@@ -119,13 +122,15 @@ class QuotaView:
         _, end = governance.calendars.at(now).bounds(account.period)
         at = self.instant_in(account.period, now)
         limited = account.purpose is Purpose.ALL
+        limit = governance.limit(account.kind, account.owner_id, at) if limited else None
         return Balance(
             account,
-            governance.limit(account.kind, account.owner_id, at) if limited else None,
+            limit.micro_usd if limit else None,
             self.posted(account),
             MicroUsd(0),
             end,
             governance.quota_policies.at(at).thresholds,
+            hard=limit is not None and limit.hard,
         )
 
     def touched_by(self, subject: str, project_id: str | None, now: datetime) -> Touched:
@@ -149,6 +154,7 @@ class QuotaView:
         if self._kept_under is not self.governance or len(self._kept) > _MOST_KEPT:
             self._kept.clear()
             self._balances.clear()
+            self._standings.clear()
             self._kept_under = self.governance
         subject = self.governance.remembered(subject)  # so that the key holds no text of its own
         key = (subject, project_id) if project_id else subject
@@ -168,7 +174,8 @@ class QuotaView:
         attribution = governance.directory.attribution(subject)
         calendar = governance.calendars.at(now)
         period = calendar.period_of(now)
-        accounts = _accounts(attribution.at(now), project_id, period)
+        carrier = attribution.at(now)
+        accounts = _accounts(carrier, project_id, period)
         balances = tuple(self._one_for_all(self.balance(account, now)) for account in accounts)
         timelines: list[Timeline[Any]] = [
             attribution,
@@ -183,7 +190,10 @@ class QuotaView:
         start, end = calendar.bounds(period)
         since = max(start, *(timeline.since(now) for timeline in timelines))
         until = min(end, *(timeline.until(now) for timeline in timelines))
-        return _Kept(since, until, Touched(balances, headroom_of(balances)), self._totals_version)
+        standing = governance.standing(carrier.subject_id, now)
+        standing = self._standings.setdefault(standing, standing)
+        touched = Touched(balances, headroom_of(balances), standing)
+        return _Kept(since, until, touched, self._totals_version)
 
     def _as_posted(self, touched: Touched) -> Touched:
         posted = [self.posted(balance.account) for balance in touched.balances]
@@ -193,7 +203,7 @@ class QuotaView:
             self._one_for_all(balance._replace(posted_micro_usd=amount))
             for balance, amount in zip(touched.balances, posted, strict=True)
         )
-        return Touched(balances, headroom_of(balances))
+        return Touched(balances, headroom_of(balances), touched.standing)
 
     def _one_for_all(self, balance: Balance) -> Balance:
         """Return the one object that all callers whose calls count on a shared account keep of it."""

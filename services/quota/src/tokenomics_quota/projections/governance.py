@@ -39,11 +39,13 @@ from tokenomics_quota.domain.periods import MonthCalendar, calendar
 from tokenomics_quota.domain.policies import (
     NO_POLICY,
     BackfillPermission,
+    Limit,
     QuotaPolicy,
     SourceMayBackfill,
     SourcesPolicy,
 )
 from tokenomics_quota.domain.pricing import PriceBook, PriceSource
+from tokenomics_quota.domain.standing import STRANGER, Standing
 from tokenomics_quota.domain.timeline import Timeline
 
 Value = TypeVar("Value")
@@ -190,7 +192,7 @@ class Governance:
                 self._attributions[subject] = timeline
         return timeline
 
-    def limit(self, kind: AccountKind, owner_id: str, at: datetime) -> MicroUsd | None:
+    def limit(self, kind: AccountKind, owner_id: str, at: datetime) -> Limit | None:
         """Return the limit of an account at an instant; ``None`` is unlimited.
 
         Who left has an allowance of zero. A subject the directory doesn't know, or an alias, has no account
@@ -201,8 +203,18 @@ class Governance:
             member = self.directory.member(owner_id).at(at)
             if member is None:
                 return None
-            return MicroUsd(0) if member.value.left else policy.allowance(member.value.role)
+            allowance = policy.allowance(member.value.role)
+            if not member.value.left:
+                return allowance
+            return Limit(MicroUsd(0), hard=allowance is not None and allowance.hard)
         return policy.budget(kind, owner_id)
+
+    def standing(self, subject_id: SubjectId | None, at: datetime) -> Standing:
+        """Return what a subject is to the rules; ``None`` is one that the directory doesn't know."""
+        member = self.directory.member(subject_id).at(at) if subject_id else None
+        if member is None:
+            return STRANGER
+        return Standing(member.value.role, member.value.team_id)
 
     def next_change(self, after: datetime) -> datetime:
         """Return when time alone may change a limit next: a version takes effect, or the period turns."""
@@ -307,14 +319,19 @@ def _quota_policy(document: QuotaDocument, version: int, one: Callable[[str], st
         version=version,
         time_zone=document.time_zone,
         thresholds=Thresholds.from_policy(document.thresholds),
-        allowances={allowance.role: allowance.limit_micro_usd for allowance in document.allowances},
-        default_allowance=document.default_allowance_micro_usd,
+        allowances={allowance.role: Limit.from_policy(allowance) for allowance in document.allowances},
+        default_allowance=_default_allowance(document),
         budgets={
-            (AccountKind(budget.kind), one(budget.owner_id)): budget.limit_micro_usd
+            (AccountKind(budget.kind), one(budget.owner_id)): Limit.from_policy(budget)
             for budget in document.budgets
         },
         degrade=Degrade.from_policy(document.degrade),
     )
+
+
+def _default_allowance(document: QuotaDocument) -> Limit | None:
+    amount = document.default_allowance_micro_usd
+    return None if amount is None else Limit(amount, document.default_allowance_enforcement == "hard")
 
 
 def _sources_policy(document: SourcesDocument, version: int) -> SourcesPolicy:

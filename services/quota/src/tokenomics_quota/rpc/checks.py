@@ -13,7 +13,6 @@ from tokenomics_chassis.rpc.identity import current_identity
 from tokenomics_chassis.rpc.interceptor import to_rpc_error
 from tokenomics_chassis.rpc.streams import exchange
 from tokenomics_chassis.telemetry import current_traceparent
-from tokenomics_contracts.units import Purpose as CallPurpose
 from tokenomics_quota.domain.balance import Touched
 from tokenomics_quota.domain.checks import Call, Decided
 from tokenomics_quota.domain.friction import Decision
@@ -40,7 +39,7 @@ _YIELD_EVERY_CHECKS: Final = 25
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-_Asked = tuple[Call, CallPurpose, Touched]
+_Asked = tuple[Call, Touched]
 """A call to decide, with the accounts that decide it."""
 
 
@@ -105,9 +104,9 @@ class Checks:
                 results[place] = failure_to_result(failures[place])
                 continue
             try:
-                call, purpose = call_from_pb(each)
+                call = call_from_pb(each)
                 touched = view.touched_by(call.subject, call.project_id, now)
-                asked.append((place, (call, purpose, touched)))
+                asked.append((place, (call, touched)))
             except Exception as error:  # noqa: BLE001 - mapped and logged as a call's error is; the others go on
                 results[place] = failure_to_result(to_rpc_error("BatchCheckQuota", error))
         # From here on the view isn't looked at: it may move on while others have their turn.
@@ -163,8 +162,8 @@ class Checks:
     def _check(self, request: pb.CheckQuotaRequest) -> tuple[bytes, Decided | None]:
         """Decide one call from the view as it is: see :meth:`_decide`."""
         view, now = self._views.at_hand()
-        call, purpose = call_from_pb(request)
-        asked = (call, purpose, view.touched_by(call.subject, call.project_id, now))
+        call = call_from_pb(request)
+        asked = (call, view.touched_by(call.subject, call.project_id, now))
         return self._decide(asked, self._moments.at(view, now), sight(view, now), now)
 
     async def _freshen(self, checks: Sequence[pb.CheckQuotaRequest], context: Context) -> dict[int, RpcError]:
@@ -178,7 +177,7 @@ class Checks:
         self, asked: _Asked, moment: Moment, sees: Sight, now: datetime
     ) -> tuple[bytes, Decided | None]:
         """Decide one call: return the answer, serialized, and the record to leave before it is given."""
-        call, purpose, touched = asked
+        call, touched = asked
         terms, next_offsets, _, freshness, lag, tab = moment
         answer = check(terms, touched, call, now, sees)
         if sees is not everything:
@@ -193,7 +192,6 @@ class Checks:
             record = Decided(
                 decision_id,
                 call,
-                purpose,
                 current_identity().caller,
                 answer,
                 next_offsets,

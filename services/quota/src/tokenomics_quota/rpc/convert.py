@@ -23,7 +23,7 @@ from tokenomics_contracts.units import (
 from tokenomics_contracts.units import Purpose as CallPurpose
 from tokenomics_quota.domain.accounts import AccountKind, Purpose
 from tokenomics_quota.domain.balance import Balance, Touched
-from tokenomics_quota.domain.checks import Answer, Call, Reason, Unblock, called
+from tokenomics_quota.domain.checks import DEFAULT_DATA_CLASS, Answer, Call, Reason, Unblock, called
 from tokenomics_quota.domain.degradation import Degraded
 from tokenomics_quota.domain.friction import Band, Decision
 from tokenomics_quota.domain.pricing import Pricing, Quantities, counted
@@ -88,7 +88,7 @@ def _is_slug(text: str) -> bool:
     return re.fullmatch(SLUG_PATTERN, text) is not None
 
 
-def call_from_pb(request: pb.CheckQuotaRequest) -> tuple[Call, CallPurpose]:
+def call_from_pb(request: pb.CheckQuotaRequest) -> Call:
     """Read what is to be checked.
 
     Raises
@@ -104,7 +104,7 @@ def call_from_pb(request: pb.CheckQuotaRequest) -> tuple[Call, CallPurpose]:
     if not (0 <= cached_tokens <= input_tokens <= MAX_TOKENS and 0 <= output_tokens <= MAX_TOKENS):
         raise InvalidRequestError(_violations(request))
     try:
-        service_tier, purpose = _circumstances(
+        service_tier, circumstances = _circumstances(
             subject,
             provider,
             model,
@@ -117,7 +117,7 @@ def call_from_pb(request: pb.CheckQuotaRequest) -> tuple[Call, CallPurpose]:
     except ValueError:
         raise InvalidRequestError(_violations(request)) from None
     quantities = counted((input_tokens, cached_tokens, 0, output_tokens, 0, service_tier))
-    return called((subject, provider, model, quantities, project or None)), purpose
+    return called((subject, provider, model, quantities, *circumstances))
 
 
 @memo(20_000)
@@ -130,8 +130,8 @@ def _circumstances(  # noqa: PLR0917 - in the order of the fields
     data_class: str,
     service_tier: int,
     purpose: int,
-) -> tuple[ServiceTier, CallPurpose]:
-    """Return service tier and purpose of a call whose other circumstances may be named so.
+) -> tuple[ServiceTier, tuple[str | None, CallPurpose, str, str | None]]:
+    """Return service tier and last fields of a call whose other circumstances may be named so.
 
     Raises
     ------
@@ -148,7 +148,8 @@ def _circumstances(  # noqa: PLR0917 - in the order of the fields
         and service_tier in _TIERS
         and purpose in _CALL_PURPOSES
     ):
-        return _TIERS[service_tier], _CALL_PURPOSES[purpose]
+        named = (project or None, _CALL_PURPOSES[purpose], data_class or DEFAULT_DATA_CLASS, use_case or None)
+        return _TIERS[service_tier], named
     raise ValueError
 
 

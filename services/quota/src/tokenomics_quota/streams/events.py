@@ -67,7 +67,7 @@ def decision_event(decided: Decided) -> OutboxEvent:
         provider=call.provider,
         model=call.model,
         project=ProjectId(call.project_id) if call.project_id else None,
-        purpose=decided.purpose,
+        purpose=call.purpose,
         estimated_cost_micro_usd=answer.estimate.cost_micro_usd,
         policy_version=answer.quota_policy_version or None,
         price_book_version=answer.price_book_version or None,
