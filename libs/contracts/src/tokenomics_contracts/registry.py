@@ -7,7 +7,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from tokenomics_contracts.cloudevents import Envelope
-from tokenomics_contracts.events import directory, policy, quota, usage
+from tokenomics_contracts.events import approvals, directory, policy, quota, usage
 from tokenomics_contracts.events.base import Event
 from tokenomics_contracts.events.policy import problems_of
 from tokenomics_contracts.json_data import load_json
@@ -69,6 +69,9 @@ EVENT_MODELS: Final[tuple[type[Event], ...]] = (
     directory.DelegationUpserted,
     directory.DelegationEnded,
     policy.PolicyPublished,
+    approvals.ApprovalApproved,
+    approvals.ApprovalRevoked,
+    approvals.ApprovalLapsed,
     quota.DecisionRecorded,
     quota.ThresholdCrossed,
     quota.ParkedSkipped,

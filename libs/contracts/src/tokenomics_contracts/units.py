@@ -35,6 +35,9 @@ DelegationId = NewType("DelegationId", str)
 UseCaseId = NewType("UseCaseId", str)
 HoldId = NewType("HoldId", str)
 DecisionId = NewType("DecisionId", str)
+RequestId = NewType("RequestId", str)
+"""Of a request for an approval, and of what came of it."""
+
 Role = NewType("Role", str)
 
 AccountId = NewType("AccountId", str)
@@ -201,6 +204,7 @@ Delegation = Annotated[DelegationId, _IDENTIFIER]
 UseCase = Annotated[UseCaseId, _IDENTIFIER]
 Hold = Annotated[HoldId, _IDENTIFIER]
 Decision = Annotated[DecisionId, _IDENTIFIER]
+Request = Annotated[RequestId, _IDENTIFIER]
 RoleName = Annotated[Role, _IDENTIFIER]
 Alias = Annotated[SubjectId, StringConstraints(pattern=ALIAS_PATTERN)]
 Account = Annotated[AccountId, StringConstraints(pattern=ACCOUNT_ID_PATTERN)]
