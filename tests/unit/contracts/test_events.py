@@ -129,7 +129,10 @@ def test_quantities_that_contradict_each_other_are_refused(changes: dict[str, ob
 
 
 EXAMPLES_USAGE = next(
-    example["data"] for topic in topics() for example in topic.examples if example["data"].get("project")
+    example["data"]
+    for topic in topics()
+    for example in topic.examples
+    if example["type"] == UsageRecorded.type_name and example["data"].get("project")
 )
 
 

@@ -74,6 +74,9 @@ MAX_VERSION: Final = 2**31 - 1
 MAX_OFFSET: Final = 2**63 - 1
 """Upper bound of a position in the log."""
 
+MAX_SEQUENCE_NUMBER: Final = 2**63 - 1
+"""Upper bound of a number that a ledger counts with."""
+
 MAX_EVENT_NAME_LENGTH: Final = 256
 """Longest CloudEvents `id` and `source`, in characters."""
 
@@ -103,6 +106,9 @@ ACCOUNT_ID_PATTERN: Final = (
     r"^(subject|project|team|cost_centre|unattributed)/[A-Za-z0-9][A-Za-z0-9:._-]{0,127}"
     r"/(operational|experiment|all)/[0-9]{4}-(0[1-9]|1[0-2])$"
 )
+DIGEST_PATTERN: Final = r"^[0-9a-f]{32}$"
+"""16 bytes in hexadecimal."""
+
 POSITION_PATTERN: Final = r"^[a-z0-9._-]{1,249}/[0-9]{1,6}$"
 """`topic/partition`, the keys of a freshness token."""
 
@@ -189,6 +195,7 @@ Ratio = Annotated[BasisPoints, Field(strict=True, ge=0, le=1_000_000)]
 Version = Annotated[int, Field(strict=True, ge=1, le=MAX_VERSION)]
 Offset = Annotated[int, Field(strict=True, ge=0, le=MAX_OFFSET)]
 PartitionNumber = Annotated[int, Field(strict=True, ge=0, le=999_999)]
+SequenceNumber = Annotated[int, Field(strict=True, ge=1, le=MAX_SEQUENCE_NUMBER)]
 Milliseconds = Annotated[int, Field(strict=True, ge=0, le=86_400_000)]
 
 _IDENTIFIER: Final = StringConstraints(pattern=IDENTIFIER_PATTERN)
@@ -211,6 +218,7 @@ Account = Annotated[AccountId, StringConstraints(pattern=ACCOUNT_ID_PATTERN)]
 Period = Annotated[PeriodId, StringConstraints(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")]
 Label = Annotated[str, StringConstraints(pattern=LABEL_PATTERN)]
 Slug = Annotated[str, StringConstraints(pattern=SLUG_PATTERN)]
+Digest = Annotated[str, StringConstraints(pattern=DIGEST_PATTERN)]
 Caller = Annotated[str, StringConstraints(pattern=CALLER_PATTERN)]
 EventName = Annotated[
     str, StringConstraints(min_length=1, max_length=MAX_EVENT_NAME_LENGTH), AfterValidator(_event_name)

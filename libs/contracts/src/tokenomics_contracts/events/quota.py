@@ -14,18 +14,23 @@ from tokenomics_contracts.units import (
     Caller,
     Decision,
     DecisionName,
+    Digest,
+    Hold,
     Identifier,
     Label,
     Limit,
+    Milliseconds,
     Offset,
     PartitionNumber,
     Period,
     Project,
     Purpose,
     Ratio,
+    SequenceNumber,
     Slug,
     Subject,
     Total,
+    UtcTime,
     Version,
 )
 
@@ -94,6 +99,192 @@ class ThresholdCrossed(Event):
     """The effective limit at that moment; another limit is another announcement."""
 
     posted_micro_usd: Total
+
+
+class Placement(Value):
+    """What a hold found on one account when it was placed, in the ledger's one line of transactions."""
+
+    account_id: Account
+    sequence: SequenceNumber
+    """Number among the placements on this account."""
+
+    committed_before_micro_usd: Total
+    """Covered and live on the account just before."""
+
+    limit_micro_usd: Limit | None = None
+    """The hard limit it had to fit under; absent: it would have been placed whatever the limit."""
+
+
+class HoldEvent(Event):
+    """A change of a hold (or of a lease, which is one): with those before it, it restores the hold."""
+
+    key_field: ClassVar[str] = "subject"
+
+    hold_id: Hold
+    """A lease's id is the id of the hold behind it: usage names both alike."""
+
+    subject: Subject
+    """The subject id behind an alias; the alias itself where the directory knew nobody who bears it."""
+
+    amount_micro_usd: Total
+    """What is held on each account, what was covered of it included."""
+
+    expires_at: UtcTime
+    """When it stops counting by itself, by the ledger's clock."""
+
+    change_seq: SequenceNumber
+    """Number of the ledger's transaction: of two changes of a hold the later has the larger one."""
+
+
+class Placing(HoldEvent):
+    """A hold came to be: all that never changes of it."""
+
+    payload_digest: Digest
+    """Over the request: the same id with another one is another hold, and refused."""
+
+    purpose: Purpose
+    project: Project | None = None
+    placed_at: UtcTime
+    """By the ledger's clock."""
+
+    placements: tuple[Placement, ...]
+    """Every account it pends on; none for a part of another hold."""
+
+    decision: DecisionName
+    reason_codes: tuple[Slug, ...] = ()
+    """Why the decision is not a plain ALLOW, the deciding reason first."""
+
+
+class Settling(HoldEvent):
+    """Usage, or its caller, said what a hold cost."""
+
+    settled_at: UtcTime
+    """By the ledger's clock."""
+
+    cost_micro_usd: Total
+    """What this settlement costs: it counts in full on every account, covered or not."""
+
+    covered_micro_usd: Total
+    """What is covered in all: of each settlement what was left of the hold while it was live."""
+
+    usage_identity: Digest | None = None
+    """Hash over (source, id) of the usage event that settled it. Absent: settled by its caller, and the cost
+    counts as usage of that time until a usage event names the hold."""
+
+
+class HoldPlaced(Placing):
+    """A call, or a part of another hold, may spend up to an amount."""
+
+    type_name: ClassVar[str] = "tokenomics.hold.placed.v1"
+
+    parent_hold_id: Hold | None = None
+    """The hold it is a part of."""
+
+
+class HoldExtended(HoldEvent):
+    """Its end moved."""
+
+    type_name: ClassVar[str] = "tokenomics.hold.extended.v1"
+
+
+class HoldSettled(Settling):
+    """It ended with its cost known. Told again when usage replaces what its caller had said."""
+
+    type_name: ClassVar[str] = "tokenomics.hold.settled.v1"
+
+    purpose: Purpose
+    project: Project | None = None
+
+
+class HoldReleased(HoldEvent):
+    """It ended without usage."""
+
+    type_name: ClassVar[str] = "tokenomics.hold.released.v1"
+
+
+class HoldExpired(HoldEvent):
+    """Its end had come. It stopped counting at that instant, not when this was written."""
+
+    type_name: ClassVar[str] = "tokenomics.hold.expired.v1"
+
+
+class LeaseAcquired(Placing):
+    """A client draws from it by itself."""
+
+    type_name: ClassVar[str] = "tokenomics.lease.acquired.v1"
+
+    draw_for_ms: Milliseconds
+    """How long after its request the client draws."""
+
+    longest_call_ms: Milliseconds
+    """How long after the last draw the rest frees."""
+
+
+class LeaseRenewed(HoldEvent):
+    """A further stretch: the amount is that of all stretches."""
+
+    type_name: ClassVar[str] = "tokenomics.lease.renewed.v1"
+
+    renewal: Version
+    """Number of this renewal, from 1."""
+
+    drawn_micro_usd: Total
+    """What the client had drawn by then."""
+
+    draw_for_ms: Milliseconds
+    placements: tuple[Placement, ...]
+    """Of what was added."""
+
+
+class LeaseSettled(Settling):
+    """A call drawn from it became usage; the lease goes on."""
+
+    type_name: ClassVar[str] = "tokenomics.lease.settled.v1"
+
+
+class LeaseReturned(HoldEvent):
+    """The client draws no more: what it had not drawn is free, and the amount is what it had."""
+
+    type_name: ClassVar[str] = "tokenomics.lease.returned.v1"
+
+    drawn_micro_usd: Total
+
+
+class LeaseExpired(HoldEvent):
+    """Its end had come. It stopped counting at that instant, not when this was written."""
+
+    type_name: ClassVar[str] = "tokenomics.lease.expired.v1"
+
+
+class AccountEvent(Event):
+    """Somebody opened or shut an account to new holds."""
+
+    key_field: ClassVar[str] = "account_id"
+
+    account_id: Account
+    reason_code: Slug
+    ticket_id: Identifier
+    decided_by: Caller
+    change_seq: SequenceNumber
+    """Number of the ledger's transaction."""
+
+
+class AccountFrozen(AccountEvent):
+    """It takes no new holds; usage still counts."""
+
+    type_name: ClassVar[str] = "tokenomics.account.frozen.v1"
+
+
+class AccountUnfrozen(AccountEvent):
+    """It takes holds again."""
+
+    type_name: ClassVar[str] = "tokenomics.account.unfrozen.v1"
+
+
+class AccountClosed(AccountEvent):
+    """It takes no holds ever again; usage still counts."""
+
+    type_name: ClassVar[str] = "tokenomics.account.closed.v1"
 
 
 class ParkedSkipped(Event):
