@@ -1,0 +1,101 @@
+-- The hold ledger: command side, never rebuilt. Whatever moves a hold or an account locks the single row of
+-- `ledger` first, so that these transactions form one line: `change_seq`, taken there and written on every
+-- account changed, is an exact cursor, and no row here is ever waited for but that one. There are no foreign
+-- keys: numbers come from rows read or written in the same place of the line.
+CREATE TABLE ledger (
+    is_one boolean PRIMARY KEY DEFAULT true CHECK (is_one),
+    change_seq bigint NOT NULL DEFAULT 0,
+    last_now timestamptz NOT NULL DEFAULT '2000-01-01 00:00:00Z',
+    last_hold_no bigint NOT NULL DEFAULT 0,
+    open_for text
+);
+COMMENT ON COLUMN ledger.last_now IS 'the latest ledger''s now: max(clock, last_now), so that it never goes back';
+COMMENT ON COLUMN ledger.open_for IS
+    'incarnation of the database for which nothing can be missing: of another one, nothing is placed or ended';
+INSERT INTO ledger DEFAULT VALUES;
+
+-- What an account holds beside what is posted to it.
+CREATE TABLE ledger_account (
+    account_no int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    account_id text NOT NULL UNIQUE,
+    placements int NOT NULL DEFAULT 0 CHECK (placements >= 0),
+    live_micro_usd bigint NOT NULL DEFAULT 0 CHECK (live_micro_usd >= 0),
+    settling_micro_usd bigint NOT NULL DEFAULT 0 CHECK (settling_micro_usd >= 0),
+    covered_micro_usd bigint NOT NULL DEFAULT 0 CHECK (covered_micro_usd >= 0),
+    state text NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'frozen', 'closed')),
+    change_seq bigint NOT NULL
+);
+COMMENT ON COLUMN ledger_account.placements IS 'sequence of its latest placement';
+COMMENT ON COLUMN ledger_account.live_micro_usd IS 'sum of its rows in expiry, those that are past included';
+COMMENT ON COLUMN ledger_account.settling_micro_usd IS 'settled by call, in full, until a fact shows it as posted';
+COMMENT ON COLUMN ledger_account.covered_micro_usd IS 'settled within a hold that was live then';
+CREATE INDEX ledger_account_change ON ledger_account (change_seq);
+
+-- What of an account's live amount ends when: what is live at an instant is the account's amount less what
+-- ended by then, one indexed sum, whatever the number of holds that ended. Past rows are taken out by the next
+-- transaction that touches the account.
+CREATE TABLE expiry (
+    account_no int NOT NULL,
+    expires_at timestamptz NOT NULL,
+    amount_micro_usd bigint NOT NULL CHECK (amount_micro_usd >= 0),
+    PRIMARY KEY (account_no, expires_at)
+);
+
+-- One row per hold id for as long as it is remembered. A part uses what remains of its parent and is on no
+-- account itself: what it settles, it settles of every hold above it.
+CREATE TABLE hold (
+    hold_no bigint PRIMARY KEY,
+    placed_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL CHECK (expires_at > placed_at),
+    placed_until timestamptz,
+    amount_micro_usd bigint NOT NULL CHECK (amount_micro_usd >= 0),
+    covered_micro_usd bigint CHECK (covered_micro_usd BETWEEN 0 AND amount_micro_usd),
+    settled_micro_usd bigint CHECK (settled_micro_usd >= covered_micro_usd),
+    settling_micro_usd bigint CHECK (settling_micro_usd BETWEEN 1 AND settled_micro_usd),
+    parent_no bigint CHECK (parent_no < hold_no),
+    root_no bigint CHECK (root_no <= parent_no),
+    version int NOT NULL DEFAULT 1,
+    state text NOT NULL DEFAULT 'live' CHECK (state IN ('live', 'settled', 'released', 'expired')),
+    kind text NOT NULL CHECK (kind IN ('call', 'lease', 'part')),
+    hold_id text NOT NULL UNIQUE,
+    subject text NOT NULL,
+    project_id text,
+    purpose text NOT NULL CHECK (purpose IN ('operational', 'experiment')),
+    account_nos int[] NOT NULL,
+    digest bytea NOT NULL,
+    answer bytea NOT NULL,
+    CHECK ((kind = 'part') = (parent_no IS NOT NULL)),
+    CHECK ((kind = 'part') = (root_no IS NOT NULL)),
+    CHECK ((kind = 'part') = (account_nos = '{}')),
+    CHECK (state <> 'settled' OR settled_micro_usd IS NOT NULL)
+) WITH (fillfactor = 90); -- a hold's end rewrites its row once, and no index: none has a column that changes
+COMMENT ON COLUMN hold.placed_until IS 'what expires_at was when it was placed; NULL: it was never extended';
+COMMENT ON COLUMN hold.covered_micro_usd IS 'what usage settled of it and of its parts, within their amounts';
+COMMENT ON COLUMN hold.settled_micro_usd IS 'what usage that named it or its parts cost, in full';
+COMMENT ON COLUMN hold.settling_micro_usd IS 'of settled_micro_usd, what its accounts count as settling because of it';
+COMMENT ON COLUMN hold.version IS 'number of its latest event in the outbox';
+COMMENT ON COLUMN hold.digest IS 'of what was asked for: tells a repeated call from another one with its id';
+COMMENT ON COLUMN hold.answer IS 'what the call that placed it was answered beside the hold: so is who repeats it';
+CREATE INDEX hold_subject ON hold (subject);
+
+-- Holds in state `live`, by their end: some are past already.
+CREATE TABLE live_hold (
+    expires_at timestamptz NOT NULL,
+    hold_no bigint NOT NULL,
+    root_no bigint,
+    PRIMARY KEY (expires_at, hold_no)
+);
+CREATE INDEX live_hold_root ON live_hold (root_no) WHERE root_no IS NOT NULL;
+
+-- The proof that no admission overshot: what was committed on the account (covered and live) just before, and
+-- the limit then; no limit where the account has no hard one.
+CREATE TABLE placement (
+    hold_no bigint NOT NULL,
+    committed_before_micro_usd bigint NOT NULL CHECK (committed_before_micro_usd >= 0),
+    amount_micro_usd bigint NOT NULL CHECK (amount_micro_usd >= 0),
+    limit_then_micro_usd bigint,
+    account_no int NOT NULL,
+    sequence int NOT NULL,
+    PRIMARY KEY (account_no, sequence),
+    CHECK (committed_before_micro_usd + amount_micro_usd <= limit_then_micro_usd)
+);
