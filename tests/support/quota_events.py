@@ -79,22 +79,22 @@ def project(project_id: str, *, since: datetime = LONG_AGO, **fields: Any) -> Pr
 
 def quota_policy(version: int = 1, *, since: datetime = LONG_AGO, **document: Any) -> PolicyPublished:
     defaults: dict[str, Any] = {"time_zone": "UTC"}
-    return _policy("quota", version, since, defaults | document)
+    return published("quota", version, since, defaults | document)
 
 
 def price_book(version: int = 1, *, since: datetime = LONG_AGO, rate: int = 1_000_000) -> PolicyPublished:
     rates = {"input": rate, "output": rate}
     document = {"prices": [{"provider": "acme", "model": "*", "rates": rates}], "fallback": PLAIN_RATES}
-    return _policy("price_book", version, since, document)
+    return published("price_book", version, since, document)
 
 
 def sources(version: int = 1, *, since: datetime = LONG_AGO, **permission: Any) -> PolicyPublished:
-    return _policy(
+    return published(
         "sources", version, since, {"sources": [{"source": SOURCE, "owner_id": "ada", **permission}]}
     )
 
 
-def _policy(kind: str, version: int, since: datetime, document: dict[str, Any]) -> PolicyPublished:
+def published(kind: str, version: int, since: datetime, document: dict[str, Any]) -> PolicyPublished:
     return PolicyPublished.model_validate(
         {
             "kind": kind,

@@ -182,6 +182,27 @@ def test_the_example_policies_have_no_problem(kind: str) -> None:
         ("price_book", ("fallback",), None, "fallback", "Rates"),
         ("sources", ("sources", 0, "backfill_counts_in_balances"), True, "sources.0", "may_backfill"),
         ("sources", ("sources", 0, "may_backfill"), "yes", "sources.0.may_backfill", "boolean"),
+        ("baseline", ("acceptable_use",), " \n", "acceptable_use", "not only spaces"),
+        ("baseline", ("acceptable_use",), "bell\a", "acceptable_use", "printable"),
+        ("baseline", ("approved_tools", 1, "tool"), "chat", "", "repeated: chat"),
+        (
+            "baseline",
+            ("approved_tools", 1, "data_classes"),
+            [],
+            "approved_tools.1.data_classes",
+            "at least 1",
+        ),
+        ("baseline", ("training_url",), "http://learning.example", "training_url", "pattern"),
+        ("use_cases", ("use_cases", 0, "human_review"), False, "use_cases.0", "law or customers"),
+        (
+            "use_cases",
+            ("use_cases", 0, "outcome", "baseline"),
+            42.5,
+            "use_cases.0.outcome.baseline",
+            "string",
+        ),
+        ("use_cases", ("use_cases", 1, "use_case_id"), "support-replies", "", "repeated: support-replies"),
+        ("use_cases", ("unregistered",), "refuse", "unregistered", "'allow', 'nudge' or 'deny'"),
     ],
 )
 def test_a_wrong_document_is_refused_with_the_path_of_its_field(

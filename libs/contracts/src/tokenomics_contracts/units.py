@@ -223,3 +223,5 @@ Caller = Annotated[str, StringConstraints(pattern=CALLER_PATTERN)]
 EventName = Annotated[
     str, StringConstraints(min_length=1, max_length=MAX_EVENT_NAME_LENGTH), AfterValidator(_event_name)
 ]
+Measurement = Annotated[str, StringConstraints(pattern=r"^-?[0-9]{1,15}(\.[0-9]{1,6})?$")]
+"""A decimal in text: no float stands for a measurement that is later compared."""

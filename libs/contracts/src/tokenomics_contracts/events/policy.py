@@ -25,11 +25,14 @@ from tokenomics_contracts.units import (
     Identifier,
     Label,
     Limit,
+    Measurement,
     MicroUsd,
     PicoUsd,
     Ratio,
     RoleName,
+    Slug,
     Tokens,
+    UseCase,
     UtcTime,
     Version,
 )
@@ -300,12 +303,113 @@ class SourcesDocument(Value):
         return self
 
 
-PolicyDocument = QuotaDocument | PriceBookDocument | SourcesDocument
+def _prose(text: str) -> str:
+    if not text.strip() or not all(char.isprintable() or char in "\n\t" for char in text):
+        raise ValueError("should be text: printable characters, line breaks and tabs, not only spaces")
+    return text
+
+
+Prose = Annotated[str, StringConstraints(max_length=20_000), AfterValidator(_prose)]
+"""What governance tells people: the one place where a policy holds sentences."""
+
+
+class ApprovedTool(Value):
+    """A tool that people may use."""
+
+    tool: Label
+    """As events name it."""
+
+    data_classes: Annotated[tuple[Slug, ...], Field(min_length=1)] | None = None
+    """Classes of data that it is approved for. Absent: all that `restricted_data` doesn't name."""
+
+
+class RestrictedData(Value):
+    """A class of data that isn't for every tool."""
+
+    data_class: Slug
+    rule: Prose
+    """What may not be done with it, and the permitted way."""
+
+
+class BaselineDocument(Value):
+    """What everybody must know before the first call. It decides no check; `ListPolicies` gives it to all."""
+
+    acceptable_use: Prose
+    approved_tools: tuple[ApprovedTool, ...] = ()
+    restricted_data: tuple[RestrictedData, ...] = ()
+    training_url: Annotated[str, StringConstraints(pattern=r"^https://[!-~]{1,500}$")] | None = None
+
+    @model_validator(mode="after")
+    def _one_entry_each(self) -> Self:
+        _require_unique("approved_tools", (approved.tool for approved in self.approved_tools))
+        _require_unique("restricted_data", (restricted.data_class for restricted in self.restricted_data))
+        return self
+
+
+class OutcomeMetric(Value):
+    """By what the worth of a use case is seen."""
+
+    metric: Slug
+    """As `outcome.recorded` names it."""
+
+    baseline: Measurement
+    """Its value before."""
+
+    source: EventName
+    """Who measures it, as named in the CloudEvents `source`."""
+
+
+class RegisteredUseCase(Value):
+    """What AI is used for, who answers for it, and by what its worth is seen."""
+
+    use_case_id: UseCase
+    owner_id: Identifier
+    class_: Annotated[Slug, Field(alias="class")]
+    """The company's own classification, e.g. `customer_facing`."""
+
+    approved: Annotated[bool, Field(strict=True)]
+    purpose: Prose
+    outcome: OutcomeMetric | None = None
+    """Without it, the use case can't be scored."""
+
+    concerns: tuple[Literal["law", "customers"], ...] = ()
+    """Whom its results reach: what `law` regulates, or `customers`."""
+
+    human_review: Annotated[bool, Field(strict=True)] = False
+    """A person looks at results before they take effect; required where it `concerns` anything."""
+
+    data_classes: Annotated[tuple[Slug, ...], Field(min_length=1)] | None = None
+    """Classes of data that it was registered for. Absent: any that is permitted otherwise."""
+
+    @model_validator(mode="after")
+    def _reviewed_where_it_matters(self) -> Self:
+        if self.concerns and not self.human_review:
+            raise ValueError("human_review should be true where law or customers are concerned")
+        return self
+
+
+class UseCasesDocument(Value):
+    """The registered use cases, and what becomes of a call that names another."""
+
+    use_cases: tuple[RegisteredUseCase, ...] = ()
+    unregistered: Literal["allow", "nudge", "deny"] = "nudge"
+    """What a check does when its call names a use case that isn't registered, isn't approved, or wasn't
+    registered for the call's class of data. A call that names none is let through."""
+
+    @model_validator(mode="after")
+    def _one_entry_each(self) -> Self:
+        _require_unique("use_cases", (use_case.use_case_id for use_case in self.use_cases))
+        return self
+
+
+PolicyDocument = QuotaDocument | PriceBookDocument | SourcesDocument | BaselineDocument | UseCasesDocument
 
 DOCUMENT_MODELS: Final[dict[str, type[PolicyDocument]]] = {
     "quota": QuotaDocument,
     "price_book": PriceBookDocument,
     "sources": SourcesDocument,
+    "baseline": BaselineDocument,
+    "use_cases": UseCasesDocument,
 }
 """Kinds that this version reads; the others' documents pass as opaque objects."""
 

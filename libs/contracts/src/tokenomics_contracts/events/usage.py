@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
 from tokenomics_contracts.events.base import Event
 from tokenomics_contracts.units import (
@@ -12,6 +12,7 @@ from tokenomics_contracts.units import (
     Hold,
     Identifier,
     Label,
+    Measurement,
     Milliseconds,
     Project,
     Purpose,
@@ -105,8 +106,7 @@ class OutcomeRecorded(UsageEvent):
 
     use_case: UseCase
     metric: Slug
-    value: Annotated[str, StringConstraints(pattern=r"^-?[0-9]{1,15}(\.[0-9]{1,6})?$")]
-    """A decimal in text: no float stands for a measurement that is later compared."""
+    value: Measurement
 
 
 class ViolationDetected(UsageEvent):

@@ -1,13 +1,15 @@
-"""What a quota policy says: limits, thresholds, time zone; and who may back-fill."""
+"""What policies say: limits, thresholds, time zone; who may back-fill; which use cases are registered."""
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 from tokenomics_contracts.events import policy
 from tokenomics_contracts.units import MicroUsd
 from tokenomics_quota.domain.accounts import AccountKind
 from tokenomics_quota.domain.degradation import DEFAULT_DEGRADE, Degrade
 from tokenomics_quota.domain.friction import DEFAULT_THRESHOLDS, Thresholds
+from tokenomics_quota.domain.pricing import PriceBook
 
 
 class Limit(NamedTuple):
@@ -71,3 +73,35 @@ class BackfillPermission(NamedTuple):
 
     allowed: bool
     counts_in_balances: bool
+
+
+class RegisteredUseCase(NamedTuple):
+    """One use case of a use cases policy."""
+
+    approved: bool
+    data_classes: frozenset[str] | None
+    """Classes of data that it was registered for; ``None``: any."""
+
+
+class UseCasesPolicy(NamedTuple):
+    """A use cases policy, ready for look-ups."""
+
+    version: int
+    registered: Mapping[str, RegisteredUseCase]
+    unregistered: Literal["allow", "nudge", "deny"]
+    """What becomes of a call that names another."""
+
+
+NO_USE_CASES = UseCasesPolicy(0, {}, "allow")
+"""Before the first policy: any name will do."""
+
+
+class Published(NamedTuple):
+    """One version of a policy of any kind."""
+
+    version: int
+    replaces: int | None
+    document: bytes
+    """JSON, with what the publisher left to the defaults spelled out."""
+    rules: QuotaPolicy | PriceBook | SourcesPolicy | UseCasesPolicy | None
+    """The document ready for look-ups; ``None`` for a kind that decides nothing."""

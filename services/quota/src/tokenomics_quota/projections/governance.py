@@ -1,6 +1,6 @@
 """What governs facts and limits: the directory and the policies, folded from their events."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from datetime import datetime
 from itertools import chain
@@ -17,10 +17,13 @@ from tokenomics_contracts.events.directory import (
     TeamUpserted,
 )
 from tokenomics_contracts.events.policy import (
+    BaselineDocument,
+    PolicyDocument,
     PolicyPublished,
     PriceBookDocument,
     QuotaDocument,
     SourcesDocument,
+    UseCasesDocument,
 )
 from tokenomics_contracts.units import CostCentreId, MicroUsd, ProjectId, SubjectId, TeamId
 from tokenomics_quota.domain.accounts import AccountKind
@@ -38,11 +41,15 @@ from tokenomics_quota.domain.friction import Thresholds
 from tokenomics_quota.domain.periods import MonthCalendar, calendar
 from tokenomics_quota.domain.policies import (
     NO_POLICY,
+    NO_USE_CASES,
     BackfillPermission,
     Limit,
+    Published,
     QuotaPolicy,
+    RegisteredUseCase,
     SourceMayBackfill,
     SourcesPolicy,
+    UseCasesPolicy,
 )
 from tokenomics_quota.domain.pricing import PriceBook, PriceSource
 from tokenomics_quota.domain.standing import STRANGER, Standing
@@ -58,7 +65,7 @@ DIRECTORY_EVENTS = (
     ProjectUpserted,
     CostCentreUpserted,
 )
-POLICY_KINDS = frozenset({"quota", "price_book", "sources"})
+POLICY_KINDS = frozenset({"quota", "price_book", "sources", "baseline", "use_cases"})
 """Policy kinds that quota reads; it passes the others by."""
 
 
@@ -105,8 +112,7 @@ class Governance:
     def __init__(self, default_prices: PriceSource) -> None:
         self.version = 0
         self._default_prices = default_prices
-        self._policies: Mapping[str, tuple[Effective[Any], ...]] = dict.fromkeys(POLICY_KINDS, ())
-        """By kind: of ``QuotaPolicy``, ``PriceBook`` and ``SourcesPolicy``."""
+        self._policies: Mapping[str, tuple[Effective[Published], ...]] = dict.fromkeys(POLICY_KINDS, ())
         self._attributions: dict[str, Timeline[Attribution]] = {}
         self._texts: dict[str, str] = {}
         """One object for each id and name; states made of one another share the table, which only grows."""
@@ -116,6 +122,7 @@ class Governance:
         self.price_books: Timeline[PriceBook] = Timeline(
             (), before=PriceBook.before_any_policy(default_prices)
         )
+        self.use_cases: Timeline[UseCasesPolicy] = Timeline((), before=NO_USE_CASES)
 
     def with_events(self, events: Iterable[GoverningEvent], version: int) -> "Governance":
         """Return the state after these events, one of an identity, have come into force.
@@ -124,11 +131,11 @@ class Governance:
         """
         members: list[tuple[str, MemberVersion]] = []
         units: list[tuple[UnitKey, Effective[Unit]]] = []
-        policies: list[tuple[str, Effective[Any]]] = []
+        policies: list[tuple[str, Effective[Published]]] = []
         for governing in events:
             event, one = governing.event, self._remember
             if isinstance(event, PolicyPublished):
-                policies.append((event.kind, _effective(governing, self._policy(event))))
+                policies.append((event.kind, _effective(governing, self._published(event))))
             elif isinstance(event, PersonUpserted | PersonLeft | ServiceUpserted):
                 members.append((one(event.key), _effective(governing, _member(event, one))))
             else:
@@ -143,7 +150,7 @@ class Governance:
             after._publish(policies)
         return after
 
-    def _publish(self, policies: Iterable[tuple[str, Effective[Any]]]) -> None:
+    def _publish(self, policies: Iterable[tuple[str, Effective[Published]]]) -> None:
         published = dict(self._policies)
         for policy_kind, policy in policies:
             for kind, versions in published.items():
@@ -156,19 +163,37 @@ class Governance:
             before=calendar(NO_POLICY.time_zone),
         )
         self.price_books = self._timeline("price_book", PriceBook.before_any_policy(self._default_prices))
+        self.use_cases = self._timeline("use_cases", NO_USE_CASES)
 
     def _timeline(self, kind: str, before: Value) -> Timeline[Value]:
-        steps = in_force(self._policies[kind], latest_published).steps()
-        return Timeline([(start, version.value) for start, version in steps if version is not None], before)
+        steps: list[tuple[datetime, Any]] = [
+            (start, version.value.rules) for start, version in self._in_force(kind).steps() if version
+        ]
+        return Timeline(steps, before)
 
-    def _policy(self, published: PolicyPublished) -> QuotaPolicy | PriceBook | SourcesPolicy:
+    def _in_force(self, kind: str) -> Timeline[Effective[Published] | None]:
+        return in_force(self._policies[kind], latest_published)
+
+    def _published(self, published: PolicyPublished) -> Published:
         document, version = published.document, published.version
-        if isinstance(document, QuotaDocument):
-            return _quota_policy(document, version, self._remember)
-        if isinstance(document, PriceBookDocument):
-            return PriceBook.from_document(document, version=version, default=self._default_prices)
-        assert isinstance(document, SourcesDocument)
-        return _sources_policy(document, version)
+        assert not isinstance(document, dict), "of a kind that quota doesn't read"
+        text = document.model_dump_json(by_alias=True, exclude_none=True).encode()
+        return Published(version, published.replaces, text, self._rules(document, version))
+
+    def _rules(
+        self, document: PolicyDocument, version: int
+    ) -> QuotaPolicy | PriceBook | SourcesPolicy | UseCasesPolicy | None:
+        match document:
+            case QuotaDocument():
+                return _quota_policy(document, version, self._remember)
+            case PriceBookDocument():
+                return PriceBook.from_document(document, version=version, default=self._default_prices)
+            case SourcesDocument():
+                return _sources_policy(document, version)
+            case UseCasesDocument():
+                return _use_cases_policy(document, version)
+            case BaselineDocument():
+                return None
 
     def _remember(self, text: str) -> str:
         return self._texts.setdefault(text, text)
@@ -230,6 +255,16 @@ class Governance:
         earlier = [version for version in self._policies[kind] if version.order < order]
         return max(earlier, key=latest_published).value.version if earlier else None
 
+    def published(self, kind: str) -> Sequence[Effective[Published]]:
+        """Return the versions of a kind that took effect or will, the newest first."""
+        return sorted(self._policies[kind], key=latest_published, reverse=True)
+
+    def unsuperseded(self, kind: str, now: datetime) -> Sequence[Effective[Published]]:
+        """Return the version of a kind in force now, if any, and those that will be, in order of time."""
+        timeline = self._in_force(kind)
+        later = [version for start, version in timeline.steps() if start > now]
+        return [version for version in (timeline.at(now), *later) if version]
+
     def backfill(self, source: str, appended_at: datetime) -> BackfillPermission:
         """Return whether a source may bring in an event, appended then, that is too late.
 
@@ -238,7 +273,8 @@ class Governance:
         answer is the same whether policy or usage was read first.
         """
         for version in sorted(self._policies["sources"], key=latest_published):
-            for entry in version.value.may_backfill:
+            assert isinstance(version.value.rules, SourcesPolicy)
+            for entry in version.value.rules.may_backfill:
                 if (
                     entry.source == source
                     and version.effective_from <= appended_at
@@ -342,4 +378,17 @@ def _sources_policy(document: SourcesDocument, version: int) -> SourcesPolicy:
             for entry in document.sources
             if entry.may_backfill
         ),
+    )
+
+
+def _use_cases_policy(document: UseCasesDocument, version: int) -> UseCasesPolicy:
+    return UseCasesPolicy(
+        version,
+        {
+            each.use_case_id: RegisteredUseCase(
+                each.approved, None if each.data_classes is None else frozenset(each.data_classes)
+            )
+            for each in document.use_cases
+        },
+        document.unregistered,
     )
