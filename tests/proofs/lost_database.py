@@ -119,4 +119,4 @@ async def _unsent(arena: Arena, feeder: Feeder, lab: Lab) -> set[str]:
     return {each["ce_id"].decode() for each in headers} - sent
 
 
-_ANNOUNCED = "SELECT account_id, threshold_basis_points, limit_micro_usd FROM announcement"
+_ANNOUNCED = "SELECT key, basis_points, bound FROM announcement"

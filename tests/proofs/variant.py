@@ -80,12 +80,13 @@ def forgetful_announcer() -> list[Change]:
     """thresholds-once: announcements have random ids, and nobody remembers what was said."""
 
     async def announce(self: Any, due: Any, now: Any) -> int:
-        for each in due:
-            _, event = self._describe(each, now)
+        said = list(due)
+        for each in said:
+            event = self._encode(each, now)
             id_ = str(uuid4())
             headers = [(name, id_.encode() if name == "ce_id" else value) for name, value in event.headers]
             await outbox.append(self._connection, id_, 1, **{**event._asdict(), "headers": headers})
-        return len(due)
+        return len(said)
 
     return [Change(PostgresAnnouncements, "announce", announce)]
 

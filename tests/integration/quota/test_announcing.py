@@ -1,17 +1,20 @@
 """Each threshold is said once for each limit, and only when it is true."""
 
 from datetime import datetime, timedelta
+from importlib.resources import files
 
 from tests.integration.quota.harness import Quota
 from tests.support.quota_events import NOW, NoPrices, correction, person, price_book, quota_policy, usage
 from tokenomics_chassis.records import Record, SourceId
+from tokenomics_contracts.events.quota import ThresholdCrossed
 from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.storage.announcements import PostgresAnnouncements, remember
 from tokenomics_quota.storage.ledger import PostgresLedger
-from tokenomics_quota.streams.events import announcement_from_record, threshold_event
+from tokenomics_quota.streams.events import announcement_event, announcement_from_record, announcement_id
 from tokenomics_quota.usecases.announcing import ThresholdAnnouncer
 from tokenomics_quota.usecases.projecting import KnownGovernance
 
+MIGRATIONS = files("tokenomics_quota") / "storage/migrations/service"
 ADA = "subject/ada/all/2026-11"
 
 
@@ -31,16 +34,14 @@ class Announcer:
                 for row in rows
                 if row[1] != self._seen.get(SourceId(row[0]), 0)
             }
-            announcements = PostgresAnnouncements(connection, threshold_event)
+            announcements = PostgresAnnouncements(connection, announcement_id, announcement_event)
             made = await self._announcer.judge(PostgresLedger(connection), announcements, moved, now)
             self._seen = {SourceId(row[0]): row[1] for row in rows}
             return made
 
 
 async def said(quota: Quota) -> list[tuple[str, int, int]]:
-    rows = await quota.pool.fetch(
-        "SELECT account_id, threshold_basis_points, limit_micro_usd FROM announcement ORDER BY 1, 2, 3"
-    )
+    rows = await quota.pool.fetch("SELECT key, basis_points, bound FROM announcement ORDER BY 1, 2, 3")
     return [tuple(row) for row in rows]
 
 
@@ -145,3 +146,47 @@ async def test_what_the_own_topic_says_was_announced_is_not_announced_again(quot
     assert await quota.pool.fetch("SELECT * FROM announcement") == before
     assert await Announcer(quota).judge() == 0
     assert await quota.pool.fetchval("SELECT count(*) FROM outbox") == 0
+
+
+async def test_thresholds_announced_before_there_were_other_kinds_are_not_announced_again(
+    quota: Quota,
+) -> None:
+    await company(quota)
+    await quota.tell(usage("ada", input_tokens=100), "a")
+    released, generalised = (
+        MIGRATIONS / name for name in ("001_announcements.sql", "003_announcements_of_every_kind.sql")
+    )
+    due = ThresholdCrossed.model_validate(
+        {
+            "account_id": ADA,
+            "kind": "subject",
+            "owner_id": "ada",
+            "purpose": "all",
+            "period": "2026-11",
+            "threshold_basis_points": 7_000,
+            "band": "nudge",
+            "limit_micro_usd": 200,
+            "posted_micro_usd": 140,
+        }
+    )
+    async with quota.pool.acquire() as connection, connection.transaction():
+        await connection.execute("SET LOCAL search_path = quota, quota_v1; DROP TABLE announcement")
+        await connection.execute(released.read_text())
+        await connection.execute(
+            "INSERT INTO announcement VALUES ($1, $2, 7000, 200, 140, $3)", announcement_id(due), ADA, NOW
+        )
+        await connection.execute(generalised.read_text())
+    assert await Announcer(quota).judge() == 0
+    row = await quota.pool.fetchrow("SELECT * FROM announcement")
+    assert row is not None
+    assert dict(row) == {
+        "announcement_id": announcement_id(due),
+        "event_type": "tokenomics.threshold.crossed.v1",
+        "key": ADA,
+        "about": due.about,
+        "version": 1,
+        "measured": 140,
+        "bound": 200,
+        "basis_points": 7_000,
+        "announced_at": NOW,
+    }

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import cache
 from random import Random
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from tokenomics.operations.v1.operations_pb2_grpc import add_OperationsServiceServicer_to_server
 from tokenomics.quota.v1.quota_pb2_grpc import add_QuotaServiceServicer_to_server
@@ -70,12 +70,13 @@ from tokenomics_quota.storage.state import hashed_part
 from tokenomics_quota.storage.view_feed import ViewFeed, not_ready_because
 from tokenomics_quota.streams.events import (
     OWN_TOPIC,
+    announcement_event,
     announcement_from_record,
+    announcement_id,
     decision_event,
     skip_event_id,
     skip_from_record,
     skipped_event,
-    threshold_event,
 )
 from tokenomics_quota.streams.log_ends import LogEnds
 from tokenomics_quota.streams.projection import USAGE, QuotaProjection
@@ -123,7 +124,7 @@ def projector(settings: ProjectSettings, pool: Pool, schemas: Schemas) -> Projec
     )
 
 
-def recall(settings: ServiceSettings) -> Recall[Announcement]:
+def recall(settings: ServiceSettings) -> Recall[tuple[UUID, Announcement]]:
     """Return what a term of the announcer begins with."""
     return Recall(
         settings.kafka_bootstrap, OWN_TOPIC, QuotaProjection.topics, announcement_from_record, remember
@@ -399,7 +400,7 @@ def _judge() -> Judge:
 
     async def judge(connection: Connection, changes: Sequence[Change]) -> None:
         moved = {change.position.source_id: change.old_change_seq for change in changes if change.has_rows}
-        announcements = PostgresAnnouncements(connection, threshold_event)
+        announcements = PostgresAnnouncements(connection, announcement_id, announcement_event)
         await announcer.judge(PostgresLedger(connection), announcements, moved, _CLOCK.now())
 
     return judge

@@ -7,11 +7,10 @@ from uuid import UUID
 
 from tokenomics_chassis.projection import Source
 from tokenomics_chassis.records import SourceId
-from tokenomics_contracts.units import AccountId, BasisPoints, MicroUsd, PeriodId
-from tokenomics_quota.domain.accounts import Account
+from tokenomics_contracts.events.quota import Announced
+from tokenomics_contracts.units import AccountId, MicroUsd, PeriodId
 from tokenomics_quota.domain.checks import Decided
 from tokenomics_quota.domain.effective import LogOrder
-from tokenomics_quota.domain.friction import Band
 from tokenomics_quota.projections.facts import Fact, Received
 from tokenomics_quota.projections.governance import GoverningEvent, Scope
 
@@ -100,26 +99,10 @@ class Ledger(Protocol):
         ...
 
 
-class DueThreshold(NamedTuple):
-    """A threshold that an account's committed total has reached."""
-
-    account: Account
-    """For purpose ``all``."""
-    band: Band
-    """The band that begins at the threshold."""
-    threshold_basis_points: BasisPoints
-    limit_micro_usd: MicroUsd
-    posted_micro_usd: MicroUsd
-
-
 class Announcement(NamedTuple):
-    """A threshold that was announced."""
+    """What was announced, and when."""
 
-    announcement_id: UUID
-    account_id: AccountId
-    threshold_basis_points: BasisPoints
-    limit_micro_usd: MicroUsd
-    posted_micro_usd: MicroUsd
+    event: Announced
     announced_at: datetime
 
 
@@ -136,8 +119,11 @@ class Announcements(Protocol):
         """
         ...
 
-    async def announce(self, due: Sequence[DueThreshold], now: datetime) -> int:
-        """Write the announcements that were never made, with their events; return how many those are."""
+    async def announce(self, due: Iterable[Announced], now: datetime) -> int:
+        """Say what was never said, whatever it is about; return how much that was.
+
+        An announcement, its remembrance and its place in the outbox are one transaction's.
+        """
         ...
 
 

@@ -1,8 +1,9 @@
 """`tokenomics.quota.v1`: what the quota service decided and announced."""
 
-from typing import Annotated, ClassVar
+from abc import abstractmethod
+from typing import Annotated, ClassVar, NamedTuple, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from tokenomics_contracts.events.base import Event, Value
 from tokenomics_contracts.units import (
@@ -80,7 +81,44 @@ class DecisionRecorded(Event):
     """The view was older than policy allows: the call was answered as policy says for that case."""
 
 
-class ThresholdCrossed(Event):
+class Ground(NamedTuple):
+    """What an announcement rests on: true as long as ``measured`` is at least that share of ``bound``."""
+
+    measured: int
+    bound: int
+    basis_points: int = 10_000
+
+
+class Announced(Event):
+    """Something that is said once: its id follows from its key, what it is about and its version alone.
+
+    Whatever is announced is true when it is said; an event that says otherwise can't be read or made.
+    """
+
+    @property
+    @abstractmethod
+    def about(self) -> str:
+        """What, beside the key, makes it this announcement and no other, of whatever type."""
+
+    @property
+    @abstractmethod
+    def ground(self) -> Ground:
+        """What it rests on."""
+
+    @property
+    def announced_version(self) -> int:
+        """Number among those that are about the same, from 1: most are never said anew."""
+        return 1
+
+    @model_validator(mode="after")
+    def _is_true(self) -> Self:
+        measured, bound, basis_points = self.ground
+        if measured * 10_000 < bound * basis_points:
+            raise ValueError("what it says was reached is not: the amount is below its bound")
+        return self
+
+
+class ThresholdCrossed(Announced):
     """An account's posted total reached a threshold; once per account, period, threshold and limit."""
 
     type_name: ClassVar[str] = "tokenomics.threshold.crossed.v1"
@@ -99,6 +137,16 @@ class ThresholdCrossed(Event):
     """The effective limit at that moment; another limit is another announcement."""
 
     posted_micro_usd: Total
+
+    @property
+    def about(self) -> str:
+        """Threshold and limit."""
+        return f"{self.threshold_basis_points}/{self.limit_micro_usd}"
+
+    @property
+    def ground(self) -> Ground:
+        """The total, and its share of the limit."""
+        return Ground(self.posted_micro_usd, self.limit_micro_usd, self.threshold_basis_points)
 
 
 class Placement(Value):

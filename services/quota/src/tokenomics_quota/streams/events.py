@@ -8,20 +8,19 @@ from tokenomics_chassis.parking import Skip
 from tokenomics_chassis.records import Record
 from tokenomics_contracts.catalogue import own_topic
 from tokenomics_contracts.cloudevents import EncodedEvent, decode, encode
-from tokenomics_contracts.events import policy
 from tokenomics_contracts.events.base import Event
-from tokenomics_contracts.events.quota import ParkedSkipped, ThresholdCrossed
+from tokenomics_contracts.events.quota import Announced, ParkedSkipped
 from tokenomics_contracts.fast import DecidedAccountData, DecisionRecordedData, encode_decision_recorded
-from tokenomics_contracts.registry import parse
-from tokenomics_contracts.rejection import EventRejected, RejectionCode
+from tokenomics_contracts.registry import EVENT_MODELS, parse
 from tokenomics_contracts.units import DecisionId, ProjectId, SubjectId
 from tokenomics_quota.domain.accounts import AccountKind
 from tokenomics_quota.domain.checks import Decided
-from tokenomics_quota.ports import Announcement, DueThreshold
+from tokenomics_quota.ports import Announcement
 
 SOURCE = "urn:tokenomics:quota"
 OWN_TOPIC = own_topic("quota").name
 
+_ANNOUNCED = {model.type_name for model in EVENT_MODELS if issubclass(model, Announced)}
 _NAMESPACE = UUID("6f1d4f6e-2f0c-5d0e-9d5b-6a1f7f0e6c11")
 
 
@@ -94,32 +93,26 @@ def decision_event(decided: Decided) -> OutboxEvent:
     return _to_own_topic(encoded)
 
 
-def threshold_event(due: DueThreshold, now: datetime) -> tuple[UUID, OutboxEvent]:
-    """Name and encode the announcement of a threshold.
+def announcement_id(announced: Announced) -> UUID:
+    """Return the id of an announcement: the same whenever it is made."""
+    return event_id(_announcement_aggregate(announced), announced.announced_version)
 
-    Its id follows from account (with its period), threshold and limit alone, so that it can't be made twice.
-    """
-    account = due.account
-    crossed = ThresholdCrossed(
-        account_id=account.account_id,
-        kind=account.kind.value,
-        owner_id=account.owner_id,
-        purpose=account.purpose.value,
-        period=account.period,
-        threshold_basis_points=due.threshold_basis_points,
-        band=due.band.label,
-        limit_micro_usd=due.limit_micro_usd,
-        posted_micro_usd=due.posted_micro_usd,
+
+def announcement_event(announced: Announced, now: datetime) -> OutboxEvent:
+    """Encode an announcement."""
+    return outbox_event(
+        announced,
+        aggregate_id=_announcement_aggregate(announced),
+        version=announced.announced_version,
+        time=now,
     )
-    aggregate_id = _threshold_aggregate(crossed)
-    return event_id(aggregate_id, 1), outbox_event(crossed, aggregate_id=aggregate_id, time=now)
 
 
-def _threshold_aggregate(crossed: ThresholdCrossed) -> str:
-    return f"{crossed.account_id}/{crossed.threshold_basis_points}/{crossed.limit_micro_usd}"
+def _announcement_aggregate(announced: Announced) -> str:
+    return f"{announced.key}/{announced.about}"
 
 
-def announcement_from_record(record: Record) -> Announcement | None:
+def announcement_from_record(record: Record) -> tuple[UUID, Announcement] | None:
     """Read an announcement from the own topic; ``None`` for every other event there.
 
     It has the id that would be given to it now, whatever the record says: so it isn't made again.
@@ -130,20 +123,11 @@ def announcement_from_record(record: Record) -> Announcement | None:
         The record can't be read, or says what can't be true.
     """
     envelope = decode(record.headers, record.value)
-    if envelope.type != ThresholdCrossed.type_name:
+    if envelope.type not in _ANNOUNCED:
         return None
-    crossed = parse(envelope)
-    assert isinstance(crossed, ThresholdCrossed)
-    if crossed.posted_micro_usd * policy.FULL < crossed.limit_micro_usd * crossed.threshold_basis_points:
-        raise EventRejected(RejectionCode.INVALID_DATA, "posted_micro_usd is below the threshold")
-    return Announcement(
-        event_id(_threshold_aggregate(crossed), 1),
-        crossed.account_id,
-        crossed.threshold_basis_points,
-        crossed.limit_micro_usd,
-        crossed.posted_micro_usd,
-        envelope.time,
-    )
+    event = parse(envelope)
+    assert isinstance(event, Announced)
+    return announcement_id(event), Announcement(event, envelope.time)
 
 
 def skip_event_id(skip: Skip) -> str:

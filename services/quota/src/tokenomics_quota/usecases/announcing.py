@@ -4,10 +4,11 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 from tokenomics_chassis.records import SourceId
+from tokenomics_contracts.events.quota import ThresholdCrossed
 from tokenomics_contracts.units import AccountId, MicroUsd
 from tokenomics_quota.domain.accounts import Purpose, parse_account_id
 from tokenomics_quota.domain.effective import GOVERNING_REACH
-from tokenomics_quota.ports import Announcements, DueThreshold, Ledger
+from tokenomics_quota.ports import Announcements, Ledger
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.usecases.projecting import KnownGovernance
@@ -43,7 +44,7 @@ class ThresholdAnnouncer:
             return 0
         since = governance.calendars.at(now).period_of(now - ANNOUNCED_PERIODS)
         totals = await announcements.totals(None if everything else moved, since=since)
-        made = await announcements.announce(list(_due(governance, totals, now)), now)
+        made = await announcements.announce(_due(governance, totals, now), now)
         if everything:
             self._judged_version = governance.version
             self._limits_hold_from, self._limits_hold_until = now, governance.next_change(now)
@@ -52,7 +53,7 @@ class ThresholdAnnouncer:
 
 def _due(
     governance: Governance, totals: Mapping[AccountId, MicroUsd], now: datetime
-) -> Iterable[DueThreshold]:
+) -> Iterable[ThresholdCrossed]:
     view = QuotaView(governance)
     view.put_totals(totals)
     for account in sorted({parse_account_id(each).for_purpose(Purpose.ALL) for each in totals}):
@@ -60,4 +61,14 @@ def _due(
         if balance.limit_micro_usd is None:
             continue
         for band, share in balance.thresholds.reached(balance.posted_micro_usd, balance.limit_micro_usd):
-            yield DueThreshold(account, band, share, balance.limit_micro_usd, balance.posted_micro_usd)
+            yield ThresholdCrossed(
+                account_id=account.account_id,
+                kind=account.kind.value,
+                owner_id=account.owner_id,
+                purpose=account.purpose.value,
+                period=account.period,
+                threshold_basis_points=share,
+                band=band.label,
+                limit_micro_usd=balance.limit_micro_usd,
+                posted_micro_usd=balance.posted_micro_usd,
+            )
