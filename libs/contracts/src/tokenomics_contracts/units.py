@@ -109,6 +109,9 @@ ACCOUNT_ID_PATTERN: Final = (
 DIGEST_PATTERN: Final = r"^[0-9a-f]{32}$"
 """16 bytes in hexadecimal."""
 
+PAYLOAD_DIGEST_PATTERN: Final = r"^[0-9a-f]{32,256}$"
+"""16 bytes in hexadecimal over a request, then what tells its fields apart."""
+
 POSITION_PATTERN: Final = r"^[a-z0-9._-]{1,249}/[0-9]{1,6}$"
 """`topic/partition`, the keys of a freshness token."""
 
@@ -219,6 +222,10 @@ Period = Annotated[PeriodId, StringConstraints(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2
 Label = Annotated[str, StringConstraints(pattern=LABEL_PATTERN)]
 Slug = Annotated[str, StringConstraints(pattern=SLUG_PATTERN)]
 Digest = Annotated[str, StringConstraints(pattern=DIGEST_PATTERN)]
+PayloadDigest = Annotated[str, StringConstraints(pattern=PAYLOAD_DIGEST_PATTERN)]
+OpaqueBytes = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]*={0,2}$", max_length=65_536)]
+"""Base64 that only its writer reads."""
+
 Caller = Annotated[str, StringConstraints(pattern=CALLER_PATTERN)]
 EventName = Annotated[
     str, StringConstraints(min_length=1, max_length=MAX_EVENT_NAME_LENGTH), AfterValidator(_event_name)

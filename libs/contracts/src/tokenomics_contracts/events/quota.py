@@ -22,7 +22,9 @@ from tokenomics_contracts.units import (
     Limit,
     Milliseconds,
     Offset,
+    OpaqueBytes,
     PartitionNumber,
+    PayloadDigest,
     Period,
     Project,
     Purpose,
@@ -187,8 +189,11 @@ class HoldEvent(Event):
 class Placing(HoldEvent):
     """A hold came to be: all that never changes of it."""
 
-    payload_digest: Digest
+    payload_digest: PayloadDigest
     """Over the request: the same id with another one is another hold, and refused."""
+
+    answer: OpaqueBytes = ""
+    """What its caller was answered beside the hold: so is who repeats the call."""
 
     purpose: Purpose
     project: Project | None = None

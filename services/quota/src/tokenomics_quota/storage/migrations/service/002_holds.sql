@@ -1,12 +1,11 @@
 -- The hold ledger: command side, never rebuilt. Whatever moves a hold or an account locks the single row of
--- `ledger` first, so that these transactions form one line: `change_seq`, taken there and written on every
--- account changed, is an exact cursor, and no row here is ever waited for but that one. There are no foreign
--- keys: numbers come from rows read or written in the same place of the line.
+-- `ledger` first, so that these transactions form one line. Each takes as many numbers there as it has commands,
+-- and writes them on what they change: so `change_seq` is an exact cursor, and no row here is ever waited for but
+-- that one. There are no foreign keys: numbers come from rows read or written in the same place of the line.
 CREATE TABLE ledger (
     is_one boolean PRIMARY KEY DEFAULT true CHECK (is_one),
     change_seq bigint NOT NULL DEFAULT 0,
     last_now timestamptz NOT NULL DEFAULT '2000-01-01 00:00:00Z',
-    last_hold_no bigint NOT NULL DEFAULT 0,
     open_for text
 );
 COMMENT ON COLUMN ledger.last_now IS 'the latest ledger''s now: max(clock, last_now), so that it never goes back';
@@ -54,7 +53,6 @@ CREATE TABLE hold (
     settling_micro_usd bigint CHECK (settling_micro_usd BETWEEN 1 AND settled_micro_usd),
     parent_no bigint CHECK (parent_no < hold_no),
     root_no bigint CHECK (root_no <= parent_no),
-    version int NOT NULL DEFAULT 1,
     state text NOT NULL DEFAULT 'live' CHECK (state IN ('live', 'settled', 'released', 'expired')),
     kind text NOT NULL CHECK (kind IN ('call', 'lease', 'part')),
     hold_id text NOT NULL UNIQUE,
@@ -69,13 +67,14 @@ CREATE TABLE hold (
     CHECK ((kind = 'part') = (account_nos = '{}')),
     CHECK (state <> 'settled' OR settled_micro_usd IS NOT NULL)
 ) WITH (fillfactor = 90); -- a hold's end rewrites its row once, and no index: none has a column that changes
+COMMENT ON COLUMN hold.hold_no IS 'the ledger''s change_seq of the command that placed it';
 COMMENT ON COLUMN hold.placed_until IS 'what expires_at was when it was placed; NULL: it was never extended';
 COMMENT ON COLUMN hold.covered_micro_usd IS 'what usage settled of it and of its parts, within their amounts';
 COMMENT ON COLUMN hold.settled_micro_usd IS 'what usage that named it or its parts cost, in full';
 COMMENT ON COLUMN hold.settling_micro_usd IS 'of settled_micro_usd, what its accounts count as settling because of it';
-COMMENT ON COLUMN hold.version IS 'number of its latest event in the outbox';
-COMMENT ON COLUMN hold.digest IS 'of what was asked for: tells a repeated call from another one with its id';
-COMMENT ON COLUMN hold.answer IS 'what the call that placed it was answered beside the hold: so is who repeats it';
+COMMENT ON COLUMN hold.digest IS
+    'over what was asked for, and each of its fields: tells a repeated call from another one with its id';
+COMMENT ON COLUMN hold.answer IS 'what the call that placed it was answered beside the hold, as its writer reads it';
 CREATE INDEX hold_subject ON hold (subject);
 
 -- Holds in state `live`, by their end: some are past already.
