@@ -6,8 +6,15 @@ from typing import Any
 from tokenomics_chassis.records import Record
 from tokenomics_contracts.catalogue import topic_of
 from tokenomics_contracts.cloudevents import encode
+from tokenomics_contracts.events.approvals import ApprovalApproved, ApprovalLapsed, ApprovalRevoked
 from tokenomics_contracts.events.base import Event
-from tokenomics_contracts.events.directory import PersonUpserted, ProjectUpserted, TeamUpserted
+from tokenomics_contracts.events.directory import (
+    DelegationUpserted,
+    GroupUpserted,
+    PersonUpserted,
+    ProjectUpserted,
+    TeamUpserted,
+)
 from tokenomics_contracts.events.policy import PolicyPublished
 from tokenomics_contracts.events.usage import UsageCorrected, UsageRecorded
 from tokenomics_quota.domain.effective import LogOrder
@@ -75,6 +82,64 @@ def team(team_id: str = "red", *, since: datetime = LONG_AGO, **fields: Any) -> 
 
 def project(project_id: str, *, since: datetime = LONG_AGO, **fields: Any) -> ProjectUpserted:
     return ProjectUpserted(effective_from=since, **({"project_id": project_id} | fields))
+
+
+def group(group_id: str, *member_ids: str, since: datetime = LONG_AGO) -> GroupUpserted:
+    return GroupUpserted(effective_from=since, **_named(group_id=group_id, member_ids=member_ids))
+
+
+def delegation(
+    delegator_id: str,
+    delegate_id: str,
+    *,
+    since: datetime = LONG_AGO,
+    until: datetime = NOW + timedelta(days=30),
+    delegation_id: str = "d-1",
+) -> DelegationUpserted:
+    named = _named(delegation_id=delegation_id, delegator_id=delegator_id, delegate_id=delegate_id)
+    return DelegationUpserted(effective_from=since, ends_at=until, **named)
+
+
+def _named(**ids: Any) -> Any:
+    return ids
+
+
+def approved(
+    request_id: str = "r1",
+    kind: str = "boost",
+    target: str = "subject/ada",
+    *,
+    since: datetime = NOW - timedelta(days=1),
+    until: datetime = NOW + timedelta(days=1),
+    **fields: Any,
+) -> ApprovalApproved:
+    """Approve 100 micro-USD, a justification, or access to all models of acme for internal data."""
+    of_kind: dict[str, Any] = {"amount_micro_usd": 100}
+    if kind == "model_access":
+        of_kind = {"models": [{"provider": "acme", "model": "*"}], "data_classes": ["internal"]}
+    elif kind == "justification":
+        of_kind = {}
+    target_kind, target_id = target.split("/")
+    stated = {
+        "request_id": request_id,
+        "kind": kind,
+        "target": {"kind": target_kind, "id": target_id},
+        "starts_at": since,
+        "expires_at": until,
+        "reason_code": "launch",
+        "decided_by": "boss",
+    }
+    return ApprovalApproved.model_validate(of_kind | stated | fields)
+
+
+def revoked(request_id: str = "r1", at: datetime = NOW) -> ApprovalRevoked:
+    return ApprovalRevoked.model_validate(
+        {"request_id": request_id, "ended_at": at, "reason_code": "enough", "decided_by": "boss"}
+    )
+
+
+def lapsed(request_id: str = "r1", at: datetime = NOW) -> ApprovalLapsed:
+    return ApprovalLapsed.model_validate({"request_id": request_id, "ended_at": at})
 
 
 def quota_policy(version: int = 1, *, since: datetime = LONG_AGO, **document: Any) -> PolicyPublished:

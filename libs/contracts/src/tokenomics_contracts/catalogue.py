@@ -76,6 +76,12 @@ def topic_of(type_name: str) -> Topic:
 
 
 @cache
+def topics_of(type_name: str) -> tuple[str, ...]:
+    """Name the topics that carry an event type."""
+    return tuple(topic.name for topic in topics() if type_name in topic.types)
+
+
+@cache
 def own_topic(service: str) -> Topic:
     """Find the topic that a service writes, by its name as the catalogue's `owner`.
 

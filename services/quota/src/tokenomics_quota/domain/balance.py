@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from tokenomics_contracts.units import MicroUsd
 from tokenomics_quota.domain.accounts import Account, AccountKind
+from tokenomics_quota.domain.approvals import NOTHING_GRANTED, Granted
 from tokenomics_quota.domain.friction import Band, Thresholds
 from tokenomics_quota.domain.standing import Standing
 
@@ -16,7 +17,7 @@ class Balance(NamedTuple):
 
     account: Account
     limit_micro_usd: MicroUsd | None
-    """``None`` is unlimited."""
+    """The effective one, grants included; ``None`` is unlimited."""
     posted_micro_usd: MicroUsd
     pending_micro_usd: MicroUsd
     resets_at: datetime
@@ -24,6 +25,15 @@ class Balance(NamedTuple):
     thresholds: Thresholds
     hard: bool = False
     """Whether holds beyond the limit are refused."""
+    granted: Granted = NOTHING_GRANTED
+    """The part of the limit that grants add."""
+
+    @property
+    def base_limit_micro_usd(self) -> MicroUsd | None:
+        """What policy gives; ``None`` is unlimited."""
+        if self.limit_micro_usd is None:
+            return None
+        return MicroUsd(self.limit_micro_usd - self.granted.micro_usd)
 
     @property
     def used_micro_usd(self) -> MicroUsd:

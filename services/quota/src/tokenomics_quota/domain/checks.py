@@ -35,7 +35,7 @@ class Reason(NamedTuple):
     """Why a decision is not a plain ALLOW."""
 
     code: str
-    """``<account kind>_in_<band>_band``."""
+    """``<account kind>_in_<band>_band``, or ``justified_until_expiry`` where a reason opens the band."""
     message: str
     account_id: AccountId
 

@@ -1,6 +1,7 @@
 """Who a subject is, and which team and cost centre carry its usage, at any instant."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from datetime import datetime
 from typing import NamedTuple, TypeVar, cast
 
@@ -32,6 +33,15 @@ class Unit(NamedTuple):
     cost_centre_id: CostCentreId | None
 
 
+class Delegation(NamedTuple):
+    """Somebody may decide for somebody else."""
+
+    delegator_id: SubjectId
+    delegate_id: SubjectId
+    ends_at: datetime
+    """Exclusive."""
+
+
 class Attribution(NamedTuple):
     """Who carries a usage: all ``None`` while the directory doesn't know the subject."""
 
@@ -51,6 +61,12 @@ MemberVersion = Effective[Member | None]
 UnitKey = tuple[str, str]
 """(kind, id); a kind is ``team``, ``project`` or ``cost_centre``."""
 
+GroupVersion = Effective[tuple[str, ...]]
+"""Its members."""
+
+DelegationVersion = Effective[Delegation | None]
+"""``None`` marks the moment at which it ended before its time."""
+
 
 class Directory:
     """The directory as of every instant. A value: changes make another, which shares what they don't touch.
@@ -62,17 +78,25 @@ class Directory:
     def __init__(self) -> None:
         self._members: dict[str, tuple[MemberVersion, ...]] = {}
         self._units: dict[UnitKey, tuple[Effective[Unit], ...]] = {}
+        self._groups: dict[UnitKey, tuple[GroupVersion, ...]] = {}
+        self._delegations: dict[UnitKey, tuple[DelegationVersion, ...]] = {}
         self._described: dict[bytes, str | UnitKey] = {}
         """Whose version each event states, by the event's identity."""
         self._bearers: dict[str, tuple[str, ...]] = {}
         """Who ever bore an alias."""
         self._team_members: dict[str, tuple[str, ...]] = {}
         """Who ever belonged to a team."""
+        self._groups_of: dict[str, tuple[str, ...]] = {}
+        """Groups that somebody was ever a member of."""
+        self._delegations_of: dict[str, tuple[str, ...]] = {}
+        """Delegations that somebody ever gave."""
 
     def changed(
         self,
-        members: Iterable[tuple[str, MemberVersion]],
-        units: Iterable[tuple[UnitKey, Effective[Unit]]],
+        members: Iterable[tuple[str, MemberVersion]] = (),
+        units: Iterable[tuple[UnitKey, Effective[Unit]]] = (),
+        groups: Iterable[tuple[str, GroupVersion]] = (),
+        delegations: Iterable[tuple[str, DelegationVersion]] = (),
     ) -> "Directory":
         """Return the directory with these versions too; each replaces the version with its identity.
 
@@ -80,14 +104,14 @@ class Directory:
         ----------
         members
             Versions with the person or service that they describe; a ``None`` value means that it left.
-        units
-            Versions with the unit that they describe.
+        units, groups, delegations
+            Versions with what they describe.
         """
-        after = Directory()
-        after._members, after._units = self._members.copy(), self._units.copy()
-        after._described = self._described.copy()
-        after._bearers, after._team_members = self._bearers.copy(), self._team_members.copy()
+        after = copy(self)
+        for name, index in vars(self).items():
+            setattr(after, name, index.copy())
         bearers, team_members = dict[str, set[str]](), dict[str, set[str]]()
+        groups_of, delegations_of = dict[str, set[str]](), dict[str, set[str]]()
         for subject_id, version in members:
             after._put(after._members, subject_id, version)
             if member := version.value:
@@ -96,8 +120,18 @@ class Directory:
                     bearers.setdefault(alias, set()).add(subject_id)
         for unit_key, unit_version in units:
             after._put(after._units, unit_key, unit_version)
+        for group_id, group in groups:
+            after._put(after._groups, (_GROUP, group_id), group)
+            for member_id in group.value:
+                groups_of.setdefault(member_id, set()).add(group_id)
+        for delegation_id, delegation in delegations:
+            after._put(after._delegations, (_DELEGATION, delegation_id), delegation)
+            if delegation.value:
+                delegations_of.setdefault(delegation.value.delegator_id, set()).add(delegation_id)
         _add(after._bearers, bearers)
         _add(after._team_members, team_members)
+        _add(after._groups_of, groups_of)
+        _add(after._delegations_of, delegations_of)
         return after
 
     def _put(
@@ -106,6 +140,10 @@ class Directory:
         former = self._described.get(version.identity)
         if isinstance(former, str):
             self._members[former] = _without(self._members[former], version.identity)
+        elif former is not None and former[0] == _GROUP:
+            self._groups[former] = _without(self._groups[former], version.identity)
+        elif former is not None and former[0] == _DELEGATION:
+            self._delegations[former] = _without(self._delegations[former], version.identity)
         elif former is not None:
             self._units[former] = _without(self._units[former], version.identity)
         self._described[version.identity] = key
@@ -122,6 +160,42 @@ class Directory:
     def unit(self, kind: str, unit_id: str) -> Timeline[Effective[Unit] | None]:
         """Return what is known of a team, project or cost centre over time."""
         return in_force(self._units.get((kind, unit_id), ()), effective_dated)
+
+    def has_left(self, subject: str, at: datetime) -> bool:
+        """Whether a person or service is known to have left; of strangers it isn't."""
+        member = self.member(subject).at(at)
+        return member is not None and member.value.left
+
+    def presence(self, subject: str) -> Timeline[bool]:
+        """Return when a person or service was known and had not left."""
+        steps = self.member(subject).steps()
+        return Timeline(
+            [(start, version is not None and not version.value.left) for start, version in steps],
+            before=False,
+        )
+
+    def groups_of(self, subject: str) -> Iterator[tuple[str, Timeline[bool]]]:
+        """Return the groups that somebody was ever a member of, each with when that was."""
+        for group_id in self._groups_of.get(subject, ()):
+            steps = in_force(self._groups[_GROUP, group_id], effective_dated).steps()
+            membership = [
+                (start, version is not None and subject in version.value) for start, version in steps
+            ]
+            yield group_id, Timeline(membership, before=False)
+
+    def group_changes(self) -> Iterator[datetime]:
+        """Return from when each version of each group is to hold."""
+        return (version.effective_from for versions in self._groups.values() for version in versions)
+
+    def delegates(self, person: str, at: datetime) -> list[SubjectId]:
+        """Return who may decide for somebody at an instant, by id; a delegation can't be delegated."""
+        found = set[SubjectId]()
+        for delegation_id in self._delegations_of.get(person, ()):
+            version = in_force(self._delegations[_DELEGATION, delegation_id], effective_dated).at(at)
+            delegation = version.value if version else None
+            if delegation and delegation.delegator_id == person and at < delegation.ends_at:
+                found.add(delegation.delegate_id)
+        return sorted(found)
 
     def attribution(self, subject: str) -> Timeline[Attribution]:
         """Return who carries the usage of a subject id or an alias, over time."""
@@ -166,6 +240,9 @@ class Directory:
         versions = self._members.get(subject, ())
         return {alias for version in versions if version.value is not None for alias in version.value.aliases}
 
+
+_GROUP, _DELEGATION = "group", "delegation"
+"""Kinds of entities that are no units."""
 
 _UNATTRIBUTED: Timeline[Attribution] = Timeline((), before=UNKNOWN)
 

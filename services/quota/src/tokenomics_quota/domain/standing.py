@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from tokenomics_contracts.units import TeamId
+from tokenomics_quota.domain.approvals import NOTHING_UNLOCKED, Unlocks
 
 
 class Standing(NamedTuple):
@@ -11,6 +12,7 @@ class Standing(NamedTuple):
     role: str | None
     """``None``: the directory doesn't know the caller."""
     team_id: TeamId | None
+    unlocks: Unlocks = NOTHING_UNLOCKED
 
 
 STRANGER = Standing(None, None)

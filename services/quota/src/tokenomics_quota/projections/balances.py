@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from tokenomics_contracts.units import (
+    MAX_LIMIT_MICRO_USD,
     UNATTRIBUTED,
     AccountId,
     MicroUsd,
@@ -12,6 +13,7 @@ from tokenomics_contracts.units import (
     split_account_id,
 )
 from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose
+from tokenomics_quota.domain.approvals import NOTHING_GRANTED
 from tokenomics_quota.domain.balance import Balance, Touched, headroom_of
 from tokenomics_quota.domain.directory import Attribution
 from tokenomics_quota.domain.standing import Standing
@@ -113,24 +115,31 @@ class QuotaView:
         return min(max(now, start), end - _RESOLUTION)
 
     def balance(self, account: Account, now: datetime) -> Balance:
-        """Return an account against its limit.
+        """Return an account against its effective limit: what policy gives, and the grants of the instant.
 
         A limit is that of the instant; an account of a past period keeps the limit it ended with. Limits are
-        on purpose ``all``; an account of a single purpose has none.
+        on purpose ``all``; an account of a single purpose has none. Grants leave unlimited what is unlimited.
         """
         governance = self.governance
         _, end = governance.calendars.at(now).bounds(account.period)
         at = self.instant_in(account.period, now)
         limited = account.purpose is Purpose.ALL
         limit = governance.limit(account.kind, account.owner_id, at) if limited else None
+        effective, granted = None, NOTHING_GRANTED
+        if limit is not None:
+            granted = (
+                governance.granted(account).at(at).at_most(MicroUsd(MAX_LIMIT_MICRO_USD - limit.micro_usd))
+            )
+            effective = MicroUsd(limit.micro_usd + granted.micro_usd)
         return Balance(
             account,
-            limit.micro_usd if limit else None,
+            effective,
             self.posted(account),
             MicroUsd(0),
             end,
             governance.quota_policies.at(at).thresholds,
             hard=limit is not None and limit.hard,
+            granted=granted,
         )
 
     def touched_by(self, subject: str, project_id: str | None, now: datetime) -> Touched:
@@ -186,11 +195,13 @@ class QuotaView:
                 for account in accounts
                 if account.kind is AccountKind.SUBJECT
             ),
+            *map(governance.granted, accounts),
+            governance.unlocks(carrier, project_id),
         ]
         start, end = calendar.bounds(period)
         since = max(start, *(timeline.since(now) for timeline in timelines))
         until = min(end, *(timeline.until(now) for timeline in timelines))
-        standing = governance.standing(carrier.subject_id, now)
+        standing = governance.standing(carrier, project_id, now)
         standing = self._standings.setdefault(standing, standing)
         touched = Touched(balances, headroom_of(balances), standing)
         return _Kept(since, until, touched, self._totals_version)

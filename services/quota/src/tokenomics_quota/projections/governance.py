@@ -1,15 +1,19 @@
-"""What governs facts and limits: the directory and the policies, folded from their events."""
+"""What governs facts and limits: directory, policies and approvals, folded from their events."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from datetime import datetime
 from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
+from tokenomics_contracts.events.approvals import ApprovalApproved, ApprovalLapsed, ApprovalRevoked
 from tokenomics_contracts.events.base import Event
 from tokenomics_contracts.events.directory import (
     CostCentreUpserted,
+    DelegationEnded,
+    DelegationUpserted,
     DirectoryEvent,
+    GroupUpserted,
     PersonLeft,
     PersonUpserted,
     ProjectUpserted,
@@ -25,12 +29,30 @@ from tokenomics_contracts.events.policy import (
     SourcesDocument,
     UseCasesDocument,
 )
-from tokenomics_contracts.units import CostCentreId, MicroUsd, ProjectId, SubjectId, TeamId
-from tokenomics_quota.domain.accounts import AccountKind
+from tokenomics_contracts.units import CostCentreId, MicroUsd, PeriodId, ProjectId, SubjectId, TeamId
+from tokenomics_quota.domain.accounts import Account, AccountKind
+from tokenomics_quota.domain.approvals import (
+    Approval,
+    Approvals,
+    Ending,
+    Grant,
+    Granted,
+    Justification,
+    ModelAccess,
+    Stretch,
+    Target,
+    Unlocks,
+    granted_over_time,
+    unlocked_over_time,
+    while_reached,
+)
 from tokenomics_quota.domain.degradation import Degrade
 from tokenomics_quota.domain.directory import (
     Attribution,
+    Delegation,
+    DelegationVersion,
     Directory,
+    GroupVersion,
     Member,
     MemberVersion,
     Unit,
@@ -64,13 +86,17 @@ DIRECTORY_EVENTS = (
     TeamUpserted,
     ProjectUpserted,
     CostCentreUpserted,
+    GroupUpserted,
+    DelegationUpserted,
+    DelegationEnded,
 )
+APPROVAL_EVENTS = (ApprovalApproved, ApprovalRevoked, ApprovalLapsed)
 POLICY_KINDS = frozenset({"quota", "price_book", "sources", "baseline", "use_cases"})
 """Policy kinds that quota reads; it passes the others by."""
 
 
 class GoverningEvent(NamedTuple):
-    """A directory or policy event, as log and ledger hold it; what it says is all that a state keeps."""
+    """A directory, policy or approvals event, as log and ledger hold it; a state keeps what it says."""
 
     topic: str
     identity: bytes
@@ -93,7 +119,7 @@ class Scope(NamedTuple):
 
 
 class Governance:
-    """Directory and policies as of every instant.
+    """Directory, policies and approvals as of every instant.
 
     A value: events make another, which shares what they don't touch. It holds what the events say, ready for
     look-ups; the events themselves are the ledger's.
@@ -107,16 +133,19 @@ class Governance:
     ----------
     version
         Number of the transaction that made this state.
+    limits_version
+        The last of those that may have changed a limit.
     """
 
     def __init__(self, default_prices: PriceSource) -> None:
-        self.version = 0
+        self.version = self.limits_version = 0
         self._default_prices = default_prices
         self._policies: Mapping[str, tuple[Effective[Published], ...]] = dict.fromkeys(POLICY_KINDS, ())
         self._attributions: dict[str, Timeline[Attribution]] = {}
         self._texts: dict[str, str] = {}
         """One object for each id and name; states made of one another share the table, which only grows."""
         self.directory = Directory()
+        self.approvals = Approvals()
         self.quota_policies: Timeline[QuotaPolicy] = Timeline((), before=NO_POLICY)
         self.calendars: Timeline[MonthCalendar] = Timeline((), before=calendar(NO_POLICY.time_zone))
         self.price_books: Timeline[PriceBook] = Timeline(
@@ -129,33 +158,61 @@ class Governance:
 
         One that takes another's identity takes its place.
         """
+        known = list(events)
+        described = [each for each in known if isinstance(each.event, DIRECTORY_EVENTS)]
+        published = [each for each in known if isinstance(each.event, PolicyPublished)]
+        decided = [each for each in known if isinstance(each.event, APPROVAL_EVENTS)]
+        after, grants_changed = copy(self), False
+        after.version = version
+        if described:
+            after.directory = self._directory_with(described)
+            after._attributions = {}
+        if published:
+            after._publish(published)
+        if decided:
+            after.approvals, grants_changed = self._approvals_with(decided)
+        if described or published or grants_changed:
+            after.limits_version = version
+        return after
+
+    def _directory_with(self, events: Iterable[GoverningEvent]) -> Directory:
         members: list[tuple[str, MemberVersion]] = []
         units: list[tuple[UnitKey, Effective[Unit]]] = []
-        policies: list[tuple[str, Effective[Published]]] = []
+        groups: list[tuple[str, GroupVersion]] = []
+        delegations: list[tuple[str, DelegationVersion]] = []
         for governing in events:
             event, one = governing.event, self._remember
-            if isinstance(event, PolicyPublished):
-                policies.append((event.kind, _effective(governing, self._published(event))))
-            elif isinstance(event, PersonUpserted | PersonLeft | ServiceUpserted):
+            if isinstance(event, PersonUpserted | PersonLeft | ServiceUpserted):
                 members.append((one(event.key), _effective(governing, _member(event, one))))
+            elif isinstance(event, GroupUpserted):
+                groups.append((one(event.key), _effective(governing, tuple(map(one, event.member_ids)))))
+            elif isinstance(event, DelegationUpserted | DelegationEnded):
+                delegations.append((one(event.key), _effective(governing, _delegation(event, one))))
             else:
                 unit_key = (one(event.key_field.removesuffix("_id")), one(event.key))
                 units.append((unit_key, _effective(governing, _unit(event, one))))
-        after = copy(self)
-        after.version = version
-        if members or units:
-            after.directory = self.directory.changed(members, units)
-            after._attributions = {}
-        if policies:
-            after._publish(policies)
-        return after
+        return self.directory.changed(members, units, groups, delegations)
 
-    def _publish(self, policies: Iterable[tuple[str, Effective[Published]]]) -> None:
+    def _approvals_with(self, events: Iterable[GoverningEvent]) -> tuple[Approvals, bool]:
+        """Return the approvals after these events, and whether any grant is another than before."""
+        approved, ended = list[Approval](), list[Ending]()
+        for governing in events:
+            event, one = governing.event, self._remember
+            if isinstance(event, ApprovalApproved):
+                approved.append(_approval(governing, event, one))
+            elif isinstance(event, ApprovalRevoked | ApprovalLapsed):
+                ended.append(Ending(one(event.key), event.ended_at, governing.identity))
+        return self.approvals.changed(approved, ended)
+
+    def _publish(self, events: Iterable[GoverningEvent]) -> None:
         published = dict(self._policies)
-        for policy_kind, policy in policies:
+        for governing in events:
+            event = governing.event
+            assert isinstance(event, PolicyPublished)
+            policy = _effective(governing, self._published(event))
             for kind, versions in published.items():
                 published[kind] = tuple(each for each in versions if each.identity != policy.identity)
-            published[policy_kind] += (policy,)
+            published[event.kind] += (policy,)
         self._policies = published
         self.quota_policies = self._timeline("quota", NO_POLICY)
         self.calendars = Timeline(
@@ -218,7 +275,7 @@ class Governance:
         return timeline
 
     def limit(self, kind: AccountKind, owner_id: str, at: datetime) -> Limit | None:
-        """Return the limit of an account at an instant; ``None`` is unlimited.
+        """Return the limit of an account at an instant without its grants; ``None`` is unlimited.
 
         Who left has an allowance of zero. A subject the directory doesn't know, or an alias, has no account
         of its own to limit: what it uses is counted elsewhere.
@@ -234,19 +291,67 @@ class Governance:
             return Limit(MicroUsd(0), hard=allowance is not None and allowance.hard)
         return policy.budget(kind, owner_id)
 
-    def standing(self, subject_id: SubjectId | None, at: datetime) -> Standing:
-        """Return what a subject is to the rules; ``None`` is one that the directory doesn't know."""
-        member = self.directory.member(subject_id).at(at) if subject_id else None
+    def granted(self, account: Account) -> Timeline[Granted]:
+        """Return what grants add to the limit of an account over time; it has to have one.
+
+        A grant to a group is there for each of its members. Nothing is granted to who has left.
+        """
+        grants = (
+            (stretch, what)
+            for stretch in self._reaching(account.kind, account.owner_id)
+            if isinstance(what := stretch.approval.what, Grant)
+            and (what.each_period or self._period_of(stretch.approval.starts_at) == account.period)
+        )
+        return granted_over_time(grants)
+
+    def unlocks(self, carrier: Attribution, project_id: str | None) -> Timeline[Unlocks]:
+        """Return what is unlocked over time for calls that are counted so."""
+        owners = (
+            (AccountKind.SUBJECT, carrier.subject_id),
+            (AccountKind.PROJECT, project_id),
+            (AccountKind.TEAM, carrier.team_id),
+            (AccountKind.COST_CENTRE, carrier.cost_centre_id),
+        )
+        return unlocked_over_time(
+            stretch for kind, owner_id in owners if owner_id for stretch in self._reaching(kind, owner_id)
+        )
+
+    def _reaching(self, kind: AccountKind, owner_id: str) -> Iterator[Stretch]:
+        """Return when each approval reaches the owner of an account."""
+        if not self.approvals:
+            return
+        person_or_service = kind is AccountKind.SUBJECT
+        targets: list[tuple[Target, list[Timeline[bool]]]] = [((kind, owner_id), [])]
+        if person_or_service:
+            groups = self.directory.groups_of(owner_id)
+            targets += [(("group", group_id), [membership]) for group_id, membership in groups]
+        for target, conditions in targets:
+            approvals = self.approvals.of_target(target)
+            if approvals and person_or_service:
+                conditions.append(self.directory.presence(owner_id))
+            for approval in approvals:
+                yield from while_reached(approval, *conditions)
+
+    def _period_of(self, instant: datetime) -> PeriodId:
+        return self.calendars.at(instant).period_of(instant)
+
+    def standing(self, carrier: Attribution, project_id: str | None, at: datetime) -> Standing:
+        """Return what somebody whose calls are counted so is to the rules."""
+        unlocks = self.unlocks(carrier, project_id).at(at)
+        member = self.directory.member(carrier.subject_id).at(at) if carrier.subject_id else None
         if member is None:
-            return STRANGER
-        return Standing(member.value.role, member.value.team_id)
+            return STRANGER._replace(unlocks=unlocks)
+        return Standing(member.value.role, member.value.team_id, unlocks)
 
     def next_change(self, after: datetime) -> datetime:
-        """Return when time alone may change a limit next: a version takes effect, or the period turns."""
+        """Return when time alone may change a limit next: by a version, a grant or a period."""
         calendar = self.calendars.at(after)
         _, turn = calendar.bounds(calendar.period_of(after))
         starts = chain(
-            self.directory.member_changes(), (version.effective_from for version in self._policies["quota"])
+            self.directory.member_changes(),
+            self.directory.group_changes(),
+            self.approvals.changes(),
+            (version.effective_from for version in self._policies["quota"]),
         )
         return min([turn, *(start for start in starts if start > after)])
 
@@ -319,6 +424,28 @@ def _union(sets: Iterable[Iterable[str]]) -> frozenset[str]:
 def _effective(governing: GoverningEvent, value: Value) -> Effective[Value]:
     assert isinstance(governing.event, PolicyPublished | DirectoryEvent)
     return effective(value, governing.event.effective_from, governing.order, governing.identity)
+
+
+def _approval(governing: GoverningEvent, event: ApprovalApproved, one: Callable[[str], str]) -> Approval:
+    what: Grant | Justification | ModelAccess
+    if event.kind == "justification":
+        what = Justification()
+    elif event.kind == "model_access":
+        models = tuple((model.provider, model.model) for model in event.models)
+        what = ModelAccess(models, event.data_classes)
+    else:
+        assert event.amount_micro_usd is not None
+        what = Grant(event.amount_micro_usd, event.overdraft, event.counts_in == "each_period")
+    target = (one(event.target.kind), one(event.target.id))
+    return Approval(
+        one(event.key), target, event.starts_at, event.expires_at, what, governing.order, governing.identity
+    )
+
+
+def _delegation(event: DelegationUpserted | DelegationEnded, one: Callable[[str], str]) -> Delegation | None:
+    if isinstance(event, DelegationEnded):
+        return None
+    return Delegation(SubjectId(one(event.delegator_id)), SubjectId(one(event.delegate_id)), event.ends_at)
 
 
 def _unit(event: Event, one: Callable[[str], str]) -> Unit:

@@ -1,7 +1,7 @@
 """From records to what the folds take in."""
 
 from tokenomics_chassis.records import Record
-from tokenomics_contracts.catalogue import topic_of
+from tokenomics_contracts.catalogue import topics_of
 from tokenomics_contracts.cloudevents import Envelope, EventRejected, RejectionCode, decode
 from tokenomics_contracts.events.base import Event
 from tokenomics_contracts.events.policy import PolicyPublished
@@ -11,7 +11,12 @@ from tokenomics_contracts.identity import identity, payload_digest
 from tokenomics_contracts.registry import parse
 from tokenomics_quota.domain.effective import LATENESS_BOUND, LogOrder
 from tokenomics_quota.projections.facts import LateUsage, Received
-from tokenomics_quota.projections.governance import DIRECTORY_EVENTS, POLICY_KINDS, GoverningEvent
+from tokenomics_quota.projections.governance import (
+    APPROVAL_EVENTS,
+    DIRECTORY_EVENTS,
+    POLICY_KINDS,
+    GoverningEvent,
+)
 
 _LATENESS_BOUND_MS = LATENESS_BOUND.total_seconds() * 1000
 _USAGE_RECORDED = UsageRecorded.type_name
@@ -46,7 +51,7 @@ def usage_from_record(record: Record) -> Received | LateUsage | None:
 
 
 def governing_event_from_record(record: Record) -> GoverningEvent | None:
-    """Read a record of the directory or policy topic; ``None`` for events that quota passes by.
+    """Read a record of a governing topic; ``None`` for events that quota passes by.
 
     Raises
     ------
@@ -58,7 +63,7 @@ def governing_event_from_record(record: Record) -> GoverningEvent | None:
     _refuse_foreign(record, event)
     if is_late(record, envelope):
         raise EventRejected(RejectionCode.TOO_LATE, f"{_LATE}; publish it anew")
-    if not isinstance(event, DIRECTORY_EVENTS) and not (
+    if not isinstance(event, (*DIRECTORY_EVENTS, *APPROVAL_EVENTS)) and not (
         isinstance(event, PolicyPublished) and event.kind in POLICY_KINDS
     ):
         return None
@@ -77,9 +82,9 @@ TOO_LATE = f"{_LATE}; a `sources` policy can let its source back-fill"
 
 def _refuse_foreign(record: Record, event: Event) -> None:
     """Refuse an event on a topic that isn't its own: its key and order mean nothing there."""
-    topic = topic_of(event.type_name).name
-    if record.topic != topic:
-        raise EventRejected(RejectionCode.UNKNOWN_TYPE, f"{event.type_name} belongs on {topic}")
+    topics = topics_of(event.type_name)
+    if record.topic not in topics:
+        raise EventRejected(RejectionCode.UNKNOWN_TYPE, f"{event.type_name} belongs on {' or '.join(topics)}")
 
 
 def _recorded(record: Record, envelope: Envelope, usage: UsageRecordedData) -> Received:

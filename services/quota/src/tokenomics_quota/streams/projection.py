@@ -1,4 +1,4 @@
-"""The quota projection: usage, directory and policy topics into facts and posted amounts."""
+"""The quota projection: usage and what governs it into facts and posted amounts."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -15,6 +15,7 @@ from tokenomics_quota.usecases.projecting import KnownGovernance, apply_governin
 USAGE = "tokenomics.usage.v1"
 DIRECTORY = "tokenomics.directory.v1"
 POLICY = "tokenomics.policy.v1"
+APPROVALS = "tokenomics.approvals.v1"
 
 Read = TypeVar("Read")
 
@@ -26,7 +27,7 @@ class QuotaProjection:
     """Implements the chassis' ``Projection``."""
 
     name = "quota"
-    topics = frozenset({USAGE, DIRECTORY, POLICY})
+    topics = frozenset({USAGE, DIRECTORY, POLICY, APPROVALS})
     # A policy is judged against the one before it, so none may overtake one of its kind that can't be read.
     ordered_topics = frozenset({POLICY})
     understood_codes = frozenset(

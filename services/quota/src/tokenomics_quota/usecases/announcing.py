@@ -20,8 +20,8 @@ ANNOUNCED_PERIODS = GOVERNING_REACH
 class ThresholdAnnouncer:
     """Judges committed totals against limits, as the only one of its service to do so at a time.
 
-    After the first judgement of a term, and whenever a limit may have changed (another governing state, or a
-    version of it that takes effect with time), every account is judged; otherwise those whose total moved.
+    After the first judgement of a term, and whenever a limit may have changed (by what governs, or by what
+    of it takes effect or ends with time), every account is judged; otherwise those whose total moved.
     """
 
     def __init__(self, known: KnownGovernance) -> None:
@@ -39,14 +39,14 @@ class ThresholdAnnouncer:
         governance = await self._known.locked(ledger)
         # Before the judgement that the limits were found in: the clock has stepped back.
         limits_hold = self._limits_hold_from <= now < self._limits_hold_until
-        everything = governance.version != self._judged_version or not limits_hold
+        everything = governance.limits_version != self._judged_version or not limits_hold
         if not everything and not moved:
             return 0
         since = governance.calendars.at(now).period_of(now - ANNOUNCED_PERIODS)
         totals = await announcements.totals(None if everything else moved, since=since)
         made = await announcements.announce(_due(governance, totals, now), now)
         if everything:
-            self._judged_version = governance.version
+            self._judged_version = governance.limits_version
             self._limits_hold_from, self._limits_hold_until = now, governance.next_change(now)
         return made
 

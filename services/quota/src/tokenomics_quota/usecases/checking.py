@@ -69,7 +69,7 @@ def check(
     balances, headroom = touched.balances, touched.headroom
     asking: Sequence[_Asking] = ()
     if headroom is not None and cost > headroom.before_asking:
-        asking = _asking(balances, cost)
+        asking = _asking(balances, touched.standing.unlocks.justified_until, cost)
     if sees is not everything:
         headroom = headroom_of(balance for balance in balances if sees(balance.account))
     caps = None
@@ -102,16 +102,22 @@ class _Asking(NamedTuple):
     balance: Balance
     band: Band
     """Where it would stand with the call."""
+    justified_until: datetime | None
+    """When a reason that was given ceases to open the band."""
 
 
-def _asking(balances: Iterable[Balance], cost_micro_usd: MicroUsd) -> list[_Asking]:
+def _asking(
+    balances: Iterable[Balance], justified_until: datetime | None, cost_micro_usd: MicroUsd
+) -> list[_Asking]:
     """Return the accounts that ask something of the caller, those that ask for most first."""
     asking = []
     for balance in balances:
         band = balance.band_with(cost_micro_usd)
         asked = ask(band, shared=balance.shared)
-        if asked is not Decision.ALLOW:
-            asking.append(_Asking(asked, balance, band))
+        if asked is Decision.JUSTIFICATION_REQUIRED and justified_until is not None:
+            asking.append(_Asking(Decision.ALLOW_WITH_NUDGE, balance, band, justified_until))
+        elif asked is not Decision.ALLOW:
+            asking.append(_Asking(asked, balance, band, None))
     asking.sort(key=attrgetter("decision"), reverse=True)  # which keeps the order of those that ask the same
     return asking
 
@@ -146,7 +152,10 @@ def _nothing(_account: Account) -> bool:
 
 
 def deciders(governance: Governance, account: Account, now: datetime) -> tuple[SubjectId, ...]:
-    """Return who decides about an account: a person's manager, a service's responsible, a unit's owner."""
+    """Return who decides about an account: whose office it is, then those to whom that one delegated it.
+
+    A person's manager, a service's responsible, a unit's owner. Nobody decides about their own account.
+    """
     directory = governance.directory
     if account.kind is AccountKind.SUBJECT:
         member = directory.member(account.owner_id).at(now)
@@ -154,11 +163,18 @@ def deciders(governance: Governance, account: Account, now: datetime) -> tuple[S
     else:
         unit = directory.unit(account.kind.value, account.owner_id).at(now)
         responsible = unit.value.owner_id if unit else None
-    return (responsible,) if responsible else ()
+    if responsible is None:
+        return ()
+    own = account.owner_id if account.kind is AccountKind.SUBJECT else None
+    candidates = dict.fromkeys([responsible, *directory.delegates(responsible, now)])
+    return tuple(each for each in candidates if each != own and not directory.has_left(each, now))
 
 
 def _reason(asking: _Asking) -> Reason:
-    _, balance, band = asking
+    _, balance, band, justified_until = asking
+    if justified_until is not None:
+        message = f"The reason you gave lets you go on until {justified_until:%Y-%m-%d %H:%M} UTC."
+        return Reason("justified_until_expiry", message, balance.account.account_id)
     code = f"{balance.account.kind.value}_in_{band.label}_band"
     return Reason(code, _MESSAGES[balance.shared, band], balance.account.account_id)
 
@@ -170,7 +186,7 @@ def _unblocks(governance: Governance, asking: Iterable[_Asking], now: datetime) 
 
 
 def _unblock(governance: Governance, asking: _Asking, now: datetime) -> Unblock:
-    asked, balance, _ = asking
+    asked, balance, *_ = asking
     if asked is Decision.JUSTIFICATION_REQUIRED:
         return Unblock(asked, "Give a business reason; it opens this band for a while.", ())
     who = deciders(governance, balance.account, now)

@@ -543,6 +543,7 @@ class AccountBalance(_message.Message):
     RESETS_AT_FIELD_NUMBER: _builtins.int
     BAND_FIELD_NUMBER: _builtins.int
     UNLIMITED_FIELD_NUMBER: _builtins.int
+    OVERDRAFT_MICRO_USD_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
     """`<kind>/<owner_id>/<purpose>/<period>`."""
     kind: Global___AccountKind.ValueType
@@ -558,7 +559,7 @@ class AccountBalance(_message.Message):
     base_limit_micro_usd: _builtins.int
     """Allowance or budget by policy; 0 when `unlimited`."""
     grants_micro_usd: _builtins.int
-    """Active grants."""
+    """Active grants; 0 when `unlimited`."""
     posted_micro_usd: _builtins.int
     """Spent."""
     pending_micro_usd: _builtins.int
@@ -569,6 +570,8 @@ class AccountBalance(_message.Message):
     """Where the account stands."""
     unlimited: _builtins.bool
     """True: no policy sets a limit."""
+    overdraft_micro_usd: _builtins.int
+    """The part of `grants_micro_usd` that is lent beyond the budget."""
     @_builtins.property
     def resets_at(self) -> _timestamp_pb2.Timestamp:
         """When the period turns."""
@@ -590,10 +593,11 @@ class AccountBalance(_message.Message):
         resets_at: _timestamp_pb2.Timestamp | None = ...,
         band: Global___Band.ValueType = ...,
         unlimited: _builtins.bool = ...,
+        overdraft_micro_usd: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resets_at", b"resets_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "band", b"band", "base_limit_micro_usd", b"base_limit_micro_usd", "grants_micro_usd", b"grants_micro_usd", "kind", b"kind", "limit_micro_usd", b"limit_micro_usd", "owner_id", b"owner_id", "pending_micro_usd", b"pending_micro_usd", "period", b"period", "posted_micro_usd", b"posted_micro_usd", "purpose", b"purpose", "remaining_micro_usd", b"remaining_micro_usd", "resets_at", b"resets_at", "unlimited", b"unlimited"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "band", b"band", "base_limit_micro_usd", b"base_limit_micro_usd", "grants_micro_usd", b"grants_micro_usd", "kind", b"kind", "limit_micro_usd", b"limit_micro_usd", "overdraft_micro_usd", b"overdraft_micro_usd", "owner_id", b"owner_id", "pending_micro_usd", b"pending_micro_usd", "period", b"period", "posted_micro_usd", b"posted_micro_usd", "purpose", b"purpose", "remaining_micro_usd", b"remaining_micro_usd", "resets_at", b"resets_at", "unlimited", b"unlimited"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

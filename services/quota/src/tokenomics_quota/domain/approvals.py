@@ -1,0 +1,229 @@
+"""What was approved, each from an instant to an instant: grants that add to a limit, unlocks that permit."""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from itertools import pairwise
+from typing import Final, NamedTuple, TypeVar
+
+from tokenomics_contracts.units import MicroUsd
+from tokenomics_quota.domain.effective import LogOrder
+from tokenomics_quota.domain.timeline import Timeline
+
+Target = tuple[str, str]
+"""(kind, id); a kind is ``subject``, ``project``, ``team``, ``cost_centre`` or ``group``."""
+
+
+class Grant(NamedTuple):
+    """An addition to the limit of an account."""
+
+    micro_usd: MicroUsd
+    overdraft: bool
+    """Lent beyond the budget."""
+    each_period: bool
+    """Whether it is there anew in each period; else in the one in which it starts, and in no other."""
+
+
+class Justification(NamedTuple):
+    """A reason was given: the justify band of the subject's account is open."""
+
+
+class ModelAccess(NamedTuple):
+    """Models may be used that policy doesn't approve, for data that it doesn't prohibit."""
+
+    models: tuple[tuple[str, str], ...]
+    """(provider, exact name or prefix ending in ``*``)."""
+    data_classes: tuple[str, ...]
+
+
+class Approval(NamedTuple):
+    """An approval, as its event states it."""
+
+    request_id: str
+    target: Target
+    starts_at: datetime
+    ends_at: datetime
+    """Exclusive."""
+    what: Grant | Justification | ModelAccess
+    order: LogOrder
+    identity: bytes
+    """Of the event, among those of its topic: another event that takes its identity takes its place."""
+
+
+class Ending(NamedTuple):
+    """The end of an approval before its time."""
+
+    request_id: str
+    ended_at: datetime
+    identity: bytes
+
+
+_Stated = TypeVar("_Stated", Approval, Ending)
+
+
+class Approvals:
+    """All approvals, those to come and those that have ended too. A value: changes make another."""
+
+    def __init__(self) -> None:
+        self._approved: dict[str, tuple[Approval, ...]] = {}
+        """By request id: one, unless somebody approved a request twice."""
+        self._ended: dict[str, tuple[Ending, ...]] = {}
+        self._requests_of: dict[Target, tuple[str, ...]] = {}
+        """What was ever approved for a target."""
+        self._described: dict[bytes, str] = {}
+        """Whose approval or ending each event states, by the event's identity."""
+
+    def __bool__(self) -> bool:
+        return bool(self._approved)
+
+    def changed(self, approved: Iterable[Approval], ended: Iterable[Ending]) -> "tuple[Approvals, bool]":
+        """Return what holds with these too, and whether any grant is another than before.
+
+        Each replaces what has its identity.
+        """
+        after = Approvals()
+        after._approved, after._ended = self._approved.copy(), self._ended.copy()
+        after._requests_of, after._described = self._requests_of.copy(), self._described.copy()
+        touched = set[str]()
+        for approval in approved:
+            touched |= after._put(after._approved, approval)
+            known = after._requests_of.get(approval.target, ())
+            if approval.request_id not in known:
+                after._requests_of[approval.target] = (*known, approval.request_id)
+        for ending in ended:
+            touched |= after._put(after._ended, ending)
+        grants = [(self._grant(request_id), after._grant(request_id)) for request_id in touched]
+        return after, any(before != now for before, now in grants)
+
+    def _put(self, kept: dict[str, tuple[_Stated, ...]], stated: _Stated) -> set[str]:
+        """Take something in; return the requests of which something is other than before."""
+        former = self._described.get(stated.identity)
+        if former is not None:
+            _take_out(self._approved, former, stated.identity)
+            _take_out(self._ended, former, stated.identity)
+        self._described[stated.identity] = stated.request_id
+        kept.setdefault(stated.request_id, ())
+        kept[stated.request_id] += (stated,)
+        return {stated.request_id} if former is None else {stated.request_id, former}
+
+    def _grant(self, request_id: str) -> Approval | None:
+        approval = self.of_request(request_id)
+        return approval if approval is not None and isinstance(approval.what, Grant) else None
+
+    def of_request(self, request_id: str) -> Approval | None:
+        """Return what a request came to, with the end that it has now; ``None`` when it never holds.
+
+        The first approval in the log counts, and the earliest end.
+        """
+        approved = self._approved.get(request_id)
+        if not approved:
+            return None
+        first = min(approved, key=_order)
+        end = min([first.ends_at, *(ending.ended_at for ending in self._ended.get(request_id, ()))])
+        return first._replace(ends_at=end) if end > first.starts_at else None
+
+    def of_target(self, target: Target) -> list[Approval]:
+        """Return what was approved for a target and ever holds."""
+        found = map(self.of_request, self._requests_of.get(target, ()))
+        return [approval for approval in found if approval is not None and approval.target == target]
+
+    def changes(self) -> Iterator[datetime]:
+        """Return every instant at which an approval may begin or end to hold."""
+        for approved in self._approved.values():
+            for approval in approved:
+                yield approval.starts_at
+                yield approval.ends_at
+        for ended in self._ended.values():
+            for ending in ended:
+                yield ending.ended_at
+
+
+def _order(approval: Approval) -> LogOrder:
+    return approval.order
+
+
+def _take_out(kept: dict[str, tuple[_Stated, ...]], request_id: str, identity: bytes) -> None:
+    if request_id in kept:
+        kept[request_id] = tuple(stated for stated in kept[request_id] if stated.identity != identity)
+
+
+class Granted(NamedTuple):
+    """What grants add to a limit at an instant; they add up."""
+
+    micro_usd: MicroUsd
+    overdraft_micro_usd: MicroUsd
+    """The part of it that is lent."""
+
+    def at_most(self, room: MicroUsd) -> "Granted":
+        """Return as much of it as there is room for."""
+        if self.micro_usd <= room:
+            return self
+        return Granted(room, min(self.overdraft_micro_usd, room))
+
+
+NOTHING_GRANTED: Final = Granted(MicroUsd(0), MicroUsd(0))
+
+
+class Unlocks(NamedTuple):
+    """What is unlocked for a caller at an instant. Callers for whom the same is share one."""
+
+    justified_until: datetime | None
+    """When the justify band of the caller's account closes again; ``None``: it is closed."""
+    models: tuple[ModelAccess, ...]
+
+
+NOTHING_UNLOCKED: Final = Unlocks(None, ())
+
+_NEVER_GRANTED: Final = Timeline[Granted]((), before=NOTHING_GRANTED)
+_NEVER_UNLOCKED: Final = Timeline[Unlocks]((), before=NOTHING_UNLOCKED)
+
+
+class Stretch(NamedTuple):
+    """An approval while it reaches somebody."""
+
+    start: datetime
+    end: datetime
+    """Exclusive."""
+    approval: Approval
+
+
+def while_reached(approval: Approval, *conditions: Timeline[bool]) -> Iterator[Stretch]:
+    """Return the stretches of an approval's time in which all conditions hold."""
+    start, end = approval.starts_at, approval.ends_at
+    borders = {start, *(border for each in conditions for border in each.starts if start < border < end)}
+    ordered = [*sorted(borders), end]
+    for begin, following in pairwise(ordered):
+        if all(condition.at(begin) for condition in conditions):
+            yield Stretch(begin, following, approval)
+
+
+def granted_over_time(stretches: Iterable[tuple[Stretch, Grant]]) -> Timeline[Granted]:
+    """Return what grants add up to at each instant."""
+    moves = [
+        (instant, sign * grant.micro_usd, sign * grant.micro_usd * grant.overdraft)
+        for (start, end, _), grant in stretches
+        for instant, sign in ((start, 1), (end, -1))
+    ]
+    if not moves:
+        return _NEVER_GRANTED
+    total = overdraft = 0
+    steps = []
+    for instant, amount, lent in sorted(moves):
+        total, overdraft = total + amount, overdraft + lent
+        steps.append((instant, Granted(MicroUsd(total), MicroUsd(overdraft))))
+    return Timeline(steps, before=NOTHING_GRANTED)  # of several steps at one instant the last counts
+
+
+def unlocked_over_time(stretches: Iterable[Stretch]) -> Timeline[Unlocks]:
+    """Return what is unlocked at each instant."""
+    found = [each for each in stretches if not isinstance(each.approval.what, Grant)]
+    if not found:
+        return _NEVER_UNLOCKED
+
+    def at(instant: datetime) -> Unlocks:
+        holding = [each.approval for each in found if each.start <= instant < each.end]
+        justified = [each.ends_at for each in holding if isinstance(each.what, Justification)]
+        models = {each.what for each in holding if isinstance(each.what, ModelAccess)}
+        return Unlocks(max(justified, default=None), tuple(sorted(models)))
+
+    borders = {border for start, end, _ in found for border in (start, end)}
+    return Timeline([(border, at(border)) for border in borders], before=NOTHING_UNLOCKED)
