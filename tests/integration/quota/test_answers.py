@@ -88,6 +88,24 @@ async def test_a_malformed_field_is_refused_by_name(
     assert field in violated_fields(refused.value)
 
 
+async def test_what_is_denied_names_the_permitted_way_and_leaves_a_record_of_the_data_class(
+    service: Served,
+) -> None:
+    await company(service.quota)
+    prohibited = [{"data_class": "health", "permitted_way": "Use the clinic's own system."}]
+    await service.quota.tell(quota_policy(2, prohibited_data=prohibited), "2")
+    await service.refresh()
+    request = check_request(data_class="health", use_case="triage")
+    answer = await service.stub.CheckQuota(request, metadata=service.metadata())
+    assert answer.decision == pb.DECISION_DENIED
+    assert [(each.code, each.account_id) for each in answer.reasons] == [("data_class_prohibited", "")]
+    (way,) = answer.unblocks
+    assert (way.kind, way.message) == (pb.UNBLOCK_KIND_USE_PERMITTED_WAY, "Use the clinic's own system.")
+    assert not way.who_can_unblock
+    (kept,) = service.decisions.kept
+    assert (kept.call.data_class, kept.call.use_case_id) == ("health", "triage")
+
+
 async def test_a_person_sees_their_own_balance_and_no_others(service: Served) -> None:
     await company(service.quota)
     await service.refresh()

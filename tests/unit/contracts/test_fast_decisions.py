@@ -43,6 +43,7 @@ GOOD: dict[str, Any] = {
     "estimated_cost_micro_usd": 10,
     "positions": {"tokenomics.usage.v1/0": 1},
     "stale": False,
+    "data_class": "internal",
 }
 GOOD_ACCOUNT: dict[str, Any] = {
     "account_id": "subject/p-1/all/2026-11",
@@ -89,6 +90,8 @@ decisions = st.builds(
         st.from_regex(r"\A[a-z0-9._-]{1,249}/[0-9]{1,6}\Z"), st.integers(0, MAX_OFFSET), max_size=5
     ),
     stale=st.booleans(),
+    data_class=slugs,
+    use_case=st.none() | identifiers,
 )
 odd_texts = st.text(max_size=5) | st.sampled_from(
     ["", "a\n", "p 1", "a/b", "a@b.example", "é", "\0", "\ud800", "x" * 129, "x" * 257, "Internal", "ALLOW"]
@@ -114,6 +117,8 @@ ODD: dict[str, st.SearchStrategy[Any]] = {
     "policy_version": odd_numbers,
     "price_book_version": odd_numbers,
     "positions": odd_positions,
+    "data_class": odd_texts,
+    "use_case": odd_texts,
 }
 ODD_IN_ACCOUNT: dict[str, st.SearchStrategy[Any]] = {
     "account_id": odd_texts | st.sampled_from(["subject/p-1/all/2026-13", "subject/p-1/all/2026-11\n"]),

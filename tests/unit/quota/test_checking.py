@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.quota_events import NOW, governance, person, price_book, project, quota_policy, team
+from tests.support.quota_events import (
+    NOW,
+    approved,
+    governance,
+    person,
+    price_book,
+    project,
+    quota_policy,
+    team,
+)
 from tokenomics_contracts.events.directory import PersonLeft
 from tokenomics_contracts.units import MAX_TOKENS, AccountId, MicroUsd, PeriodId
 from tokenomics_quota.domain.accounts import AccountKind, parse_account_id
@@ -239,6 +248,80 @@ def test_a_team_near_its_limit_interrupts_nobody_and_at_its_limit_names_its_owne
     assert [unblock.who_can_unblock for unblock in answer.unblocks] == [("boss",)]
 
 
+MODELS: dict[str, Any] = {
+    "models": [
+        {"models": [{"provider": "acme", "model": "one"}], "data_classes": ["internal"]},
+        {"models": [{"provider": "acme", "model": "big*"}], "access": "on_approval"},
+    ],
+    "prohibited_data": [{"data_class": "health", "permitted_way": "Use the clinic's own system."}],
+}
+
+
+@pytest.mark.parametrize("posted", [0, 750_000, 950_000, 1_050_000])
+def test_prohibited_data_is_refused_at_every_level_with_the_permitted_way(posted: int) -> None:
+    made = view({"subject/ada/operational": posted}, **MODELS)
+    answer = check(made, call()._replace(data_class="health"), NOW)
+    assert answer.decision is Decision.DENIED
+    assert answer.reasons[0][::2] == ("data_class_prohibited", None)
+    assert [reason.code for reason in answer.reasons[1:]] == [
+        f"subject_in_{balance.band.label}_band"
+        for balance in answer.balances
+        if balance.band is not Band.NORMAL
+    ]
+    assert answer.unblocks[0] == (Decision.DENIED, "Use the clinic's own system.", ())
+
+
+def test_a_model_that_is_not_approved_is_denied_and_one_on_approval_names_who_approves() -> None:
+    made = view({}, **MODELS)
+    assert check(made, call(), NOW).decision is Decision.ALLOW
+    denied = check(made, call()._replace(data_class="public"), NOW)
+    assert (denied.decision, [each.code for each in denied.reasons]) == (
+        Decision.DENIED,
+        ["model_not_approved"],
+    )
+    asked = check(made, call()._replace(model="big-1"), NOW)
+    assert asked.decision is Decision.APPROVAL_REQUIRED
+    assert asked.unblocks == [(Decision.APPROVAL_REQUIRED, "Ask for access to acme big-1.", ("boss",))]
+
+
+@pytest.mark.parametrize(
+    ("model", "data_class", "opened"),
+    [("big-1", "internal", True), ("big-1", "public", False), ("small", "internal", False)],
+)
+def test_an_approval_opens_a_model_that_needs_one_for_its_data_and_none_that_is_refused(
+    model: str, data_class: str, *, opened: bool
+) -> None:
+    access = approved(kind="model_access")
+    state = governance(quota_policy(**MODELS), person("ada"), access)
+    answer = check(QuotaView(state), call()._replace(model=model, data_class=data_class), NOW)
+    assert (answer.decision is Decision.ALLOW) is opened
+
+
+def test_no_approval_opens_a_model_for_prohibited_data() -> None:
+    access = approved(kind="model_access", data_classes=["health", "internal"])
+    state = governance(quota_policy(**MODELS), person("ada"), access)
+    answer = check(QuotaView(state), call()._replace(model="big-1", data_class="health"), NOW)
+    assert answer.decision is Decision.DENIED
+
+
+def test_what_may_be_called_follows_the_role_and_the_policies_of_the_moment() -> None:
+    change = NOW + timedelta(hours=1)
+    rules = {"models": [{"models": [{"provider": "acme", "model": "one"}], "roles": ["lead"]}]}
+    made = QuotaView(
+        governance(
+            quota_policy(),
+            quota_policy(2, since=NOW, **rules),
+            person("ada"),
+            person("ada", since=change, role="lead"),
+        )
+    )
+    decisions = [
+        check(made, call(), instant).decision
+        for instant in (NOW - timedelta(hours=1), NOW, change, NOW, NOW - timedelta(hours=1))
+    ]
+    assert decisions == [Decision.ALLOW, Decision.DENIED, Decision.ALLOW, Decision.DENIED, Decision.ALLOW]
+
+
 def test_an_alias_is_checked_as_the_person_who_bears_it() -> None:
     answer = check(view({"subject/ada/operational": 950_000}), call(ALIAS), NOW)
     assert answer.balances[0].account.owner_id == "ada"
@@ -300,11 +383,12 @@ def test_only_the_person_and_who_decides_see_a_persons_account(
 
 @pytest.mark.parametrize(("subject", "recorded"), [(ALIAS, "ada"), ("ada", "ada"), (UNBORNE, UNBORNE)])
 def test_a_decision_is_recorded_of_the_person_behind_an_alias(subject: str, recorded: str) -> None:
-    answer = check(view({}), call(subject), NOW)
+    asked = call(subject)._replace(data_class="secret", use_case_id="triage")
+    answer = check(view({}), asked, NOW)
     event = decision_event(
         Decided(
             "d",
-            call(subject),
+            asked,
             "caller",
             answer,
             {},
@@ -314,4 +398,6 @@ def test_a_decision_is_recorded_of_the_person_behind_an_alias(subject: str, reco
         )
     )
     assert event.key == recorded.encode()
-    assert json.loads(event.value or b"")["subject"] == recorded
+    told = json.loads(event.value or b"")
+    assert told["subject"] == recorded
+    assert (told["data_class"], told["use_case"]) == ("secret", "triage")

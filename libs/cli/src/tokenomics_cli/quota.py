@@ -33,6 +33,10 @@ def check_command(
     input_tokens: Annotated[int, typer.Option(min=0, help="expected")] = 0,
     output_tokens: Annotated[int, typer.Option(min=0, help="expected")] = 0,
     project: Annotated[str, typer.Option(help="project that the call is for")] = "",
+    use_case: Annotated[str, typer.Option(help="registered use case that the call serves")] = "",
+    experiment: Annotated[
+        bool, typer.Option("--experiment", help="it is for trying things out, not for everyday work")
+    ] = False,
     data_class: Annotated[str, typer.Option(help="class of the data in the prompt")] = "",
     at_least_as_fresh: Annotated[
         list[str] | None,
@@ -61,6 +65,8 @@ def check_command(
         estimated_input_tokens=input_tokens,
         estimated_output_tokens=output_tokens,
         project=project,
+        use_case=use_case,
+        purpose=quota_pb2.PURPOSE_EXPERIMENT if experiment else quota_pb2.PURPOSE_OPERATIONAL,
         data_class=data_class,
     )
     if at_least_as_fresh and fully_consistent:

@@ -174,6 +174,8 @@ class DecisionRecordedData(msgspec.Struct, kw_only=True, gc=False, omit_defaults
     accounts: Sequence[DecidedAccountData]
     positions: dict[str, int]
     stale: bool
+    data_class: str
+    use_case: UseCaseId | None = None
 
 
 _ENCODER: Final = msgspec.json.Encoder()
@@ -191,12 +193,16 @@ def _is_account_id(account_id: str) -> bool:
 
 
 @lru_cache(maxsize=4_096)
-def _is_call(caller: str, project: str | None, provider: str, model: str) -> bool:
+def _is_call(  # noqa: PLR0917 - its circumstances
+    caller: str, project: str | None, provider: str, model: str, data_class: str, use_case: str | None
+) -> bool:
     return (
         _caller(caller) is not None
         and (project is None or _identifier(project) is not None)
         and _label(provider) is not None
         and _label(model) is not None
+        and _slug(data_class) is not None
+        and (use_case is None or _identifier(use_case) is not None)
     )
 
 
@@ -255,7 +261,14 @@ def _is_plainly_good(decided: DecisionRecordedData) -> bool:
     return (
         _identifier(decided.decision_id) is not None
         and _is_subject(decided.subject)
-        and _is_call(decided.caller, decided.project, decided.provider, decided.model)
+        and _is_call(
+            decided.caller,
+            decided.project,
+            decided.provider,
+            decided.model,
+            decided.data_class,
+            decided.use_case,
+        )
         and decided.decision in _DECISIONS
         and _are_slugs(decided.reason_codes)
         and decided.purpose in _PURPOSES

@@ -59,9 +59,13 @@ class Problem(NamedTuple):
 
 def problems_of(error: ValidationError) -> list[Problem]:
     """Say what pydantic found, without the offending values: they may be personal."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    # A list that is too short only because what is in it is wrong isn't a second problem.
+    parents = {item["loc"][:depth] for item in found for depth in range(len(item["loc"]))}
     return [
         Problem(".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, "))
-        for item in error.errors(include_url=False, include_context=False, include_input=False)
+        for item in found
+        if item["type"] != "too_short" or item["loc"] not in parents
     ]
 
 
@@ -77,6 +81,22 @@ def _known_time_zone(name: str) -> str:
     except (OSError, ValueError, LookupError):
         raise ValueError("should be an IANA time zone, e.g. Europe/Berlin") from None
     return name
+
+
+def _star_at_its_end_only(model: str) -> str:
+    if "*" in model[:-1]:
+        raise ValueError("model should have a '*' at its end only")
+    return model
+
+
+def _prose(text: str) -> str:
+    if not text.strip() or not all(char.isprintable() or char in "\n\t" for char in text):
+        raise ValueError("should be text: printable characters, line breaks and tabs, not only spaces")
+    return text
+
+
+Prose = Annotated[str, StringConstraints(max_length=20_000), AfterValidator(_prose)]
+"""What governance tells people: the one place where a policy holds sentences."""
 
 
 class Thresholds(Value):
@@ -113,6 +133,40 @@ class Budget(Value):
     owner_id: Identifier
     limit_micro_usd: Limit
     enforcement: Enforcement = "soft"
+
+
+class ModelName(Value):
+    """Names a model, or several."""
+
+    provider: Label
+    model: Annotated[Label, AfterValidator(_star_at_its_end_only)]
+    """Exact name, or a prefix ending in `*`."""
+
+
+class ModelRule(Value):
+    """Who may call which models with what. It speaks of the calls that all of its conditions fit.
+
+    Of the rules that speak of a call, the one with the most specific name of its model decides: an exact name
+    before a prefix, a longer prefix before a shorter one; of equals the one that lets most through.
+    """
+
+    models: Annotated[tuple[ModelName, ...], Field(min_length=1)]
+    access: Literal["approved", "on_approval", "refused"] = "approved"
+    """`on_approval`: for who has an approval for the model, and asks for one otherwise."""
+
+    roles: Annotated[tuple[RoleName, ...], Field(min_length=1)] | None = None
+    """Of the caller. Absent: every role, and callers that the directory doesn't know."""
+
+    data_classes: Annotated[tuple[Slug, ...], Field(min_length=1)] | None = None
+    """Of the data in the prompt. Absent: every class that isn't prohibited."""
+
+
+class ProhibitedData(Value):
+    """A class of data that isn't for any model, whoever asks and whoever would approve."""
+
+    data_class: Slug
+    permitted_way: Annotated[Prose, Field(max_length=500)]
+    """What to do instead."""
 
 
 class Degrade(Value):
@@ -155,11 +209,16 @@ class QuotaDocument(Value):
     default_allowance_enforcement: Enforcement = "soft"
     budgets: tuple[Budget, ...] = ()
     degrade: Degrade = Degrade()
+    models: Annotated[tuple[ModelRule, ...], Field(min_length=1)] | None = None
+    """Which models may be called; a call that no rule speaks of is refused. Absent: all may be."""
+
+    prohibited_data: tuple[ProhibitedData, ...] = ()
 
     @model_validator(mode="after")
     def _one_limit_each(self) -> Self:
         _require_unique("roles in allowances", (allowance.role for allowance in self.allowances))
         _require_unique("budgets", (f"{budget.kind}/{budget.owner_id}" for budget in self.budgets))
+        _require_unique("prohibited_data", (each.data_class for each in self.prohibited_data))
         return self
 
     @model_validator(mode="after")
@@ -237,8 +296,7 @@ class Price(Value):
 
     @model_validator(mode="after")
     def _unambiguous(self) -> Self:
-        if "*" in self.model[:-1]:
-            raise ValueError("model should have a '*' at its end only")
+        _star_at_its_end_only(self.model)
         if any(low.above_input_tokens >= high.above_input_tokens for low, high in pairwise(self.tiers)):
             raise ValueError("tiers should rise strictly by above_input_tokens")
         if any(window.from_ == window.until for window in self.windows):
@@ -301,16 +359,6 @@ class SourcesDocument(Value):
     def _one_entry_each(self) -> Self:
         _require_unique("sources", (source.source for source in self.sources))
         return self
-
-
-def _prose(text: str) -> str:
-    if not text.strip() or not all(char.isprintable() or char in "\n\t" for char in text):
-        raise ValueError("should be text: printable characters, line breaks and tabs, not only spaces")
-    return text
-
-
-Prose = Annotated[str, StringConstraints(max_length=20_000), AfterValidator(_prose)]
-"""What governance tells people: the one place where a policy holds sentences."""
 
 
 class ApprovedTool(Value):

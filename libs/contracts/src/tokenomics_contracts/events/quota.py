@@ -33,6 +33,7 @@ from tokenomics_contracts.units import (
     Slug,
     Subject,
     Total,
+    UseCase,
     UtcTime,
     Version,
 )
@@ -81,6 +82,11 @@ class DecisionRecorded(Event):
 
     stale: Annotated[bool, Field(strict=True)] = False
     """The view was older than policy allows: the call was answered as policy says for that case."""
+
+    data_class: Slug = "internal"
+    """Class of the data in the prompt."""
+
+    use_case: UseCase | None = None
 
 
 class Ground(NamedTuple):

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from tokenomics_contracts.units import MicroUsd
 from tokenomics_quota.domain.effective import LogOrder
+from tokenomics_quota.domain.policies import ModelName
 from tokenomics_quota.domain.timeline import Timeline
 
 Target = tuple[str, str]
@@ -169,6 +170,14 @@ class Unlocks(NamedTuple):
     justified_until: datetime | None
     """When the justify band of the caller's account closes again; ``None``: it is closed."""
     models: tuple[ModelAccess, ...]
+
+    def open(self, provider: str, model: str, data_class: str) -> bool:
+        """Whether a model is open to the caller for data of a class."""
+        return any(
+            data_class in access.data_classes
+            and any(ModelName(*named).covers(provider, model) for named in access.models)
+            for access in self.models
+        )
 
 
 NOTHING_UNLOCKED: Final = Unlocks(None, ())

@@ -35,9 +35,9 @@ class Reason(NamedTuple):
     """Why a decision is not a plain ALLOW."""
 
     code: str
-    """``<account kind>_in_<band>_band``, or ``justified_until_expiry`` where a reason opens the band."""
     message: str
-    account_id: AccountId
+    account_id: AccountId | None
+    """``None``: it is about none."""
 
 
 class Caps(NamedTuple):
@@ -51,10 +51,10 @@ class Unblock(NamedTuple):
     """A way on for the caller."""
 
     decision: Decision
-    """What it answers: a justification or an approval."""
+    """What it answers: a justification, an approval, or the permitted way for what is denied."""
     message: str
     who_can_unblock: tuple[SubjectId, ...]
-    """Who decides; nobody but the caller for a justification."""
+    """Who decides; nobody but the caller for a justification and for the permitted way."""
 
 
 class Answer(NamedTuple):

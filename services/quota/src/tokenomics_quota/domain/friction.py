@@ -31,12 +31,13 @@ _BAND_NAMES: dict[Band, BandName] = {
 
 
 class Decision(IntEnum):
-    """What a check answers; the worst over all accounts of a call wins."""
+    """What a check answers; the worst that any rule finds wins."""
 
     ALLOW = 0
     ALLOW_WITH_NUDGE = 1
     JUSTIFICATION_REQUIRED = 2
     APPROVAL_REQUIRED = 3
+    DENIED = 4
 
     @property
     def label(self) -> DecisionName:
@@ -49,6 +50,7 @@ _DECISION_NAMES: dict[Decision, DecisionName] = {
     Decision.ALLOW_WITH_NUDGE: "ALLOW_WITH_NUDGE",
     Decision.JUSTIFICATION_REQUIRED: "JUSTIFICATION_REQUIRED",
     Decision.APPROVAL_REQUIRED: "APPROVAL_REQUIRED",
+    Decision.DENIED: "DENIED",
 }
 
 
@@ -101,7 +103,12 @@ _BANDS = (Band.NUDGE, Band.JUSTIFY, Band.APPROVE)
 DEFAULT_THRESHOLDS = Thresholds.from_policy(policy.Thresholds())
 
 
-_ASKED = tuple(Decision)
+_ASKED = (
+    Decision.ALLOW,
+    Decision.ALLOW_WITH_NUDGE,
+    Decision.JUSTIFICATION_REQUIRED,
+    Decision.APPROVAL_REQUIRED,
+)
 """By band."""
 
 

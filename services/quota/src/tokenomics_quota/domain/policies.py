@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal, NamedTuple, Self
+from typing import Final, Literal, NamedTuple, Self
 
 from tokenomics_contracts.events import policy
 from tokenomics_contracts.units import MicroUsd
@@ -10,6 +10,10 @@ from tokenomics_quota.domain.accounts import AccountKind
 from tokenomics_quota.domain.degradation import DEFAULT_DEGRADE, Degrade
 from tokenomics_quota.domain.friction import DEFAULT_THRESHOLDS, Thresholds
 from tokenomics_quota.domain.pricing import PriceBook
+
+Access = Literal["approved", "on_approval", "refused"]
+
+NOTHING_PROHIBITED: Final[Mapping[str, str]] = {}
 
 
 class Limit(NamedTuple):
@@ -25,6 +29,51 @@ class Limit(NamedTuple):
         return cls(stated.limit_micro_usd, stated.enforcement == "hard")
 
 
+class ModelName(NamedTuple):
+    """A model, or those whose names begin alike."""
+
+    provider: str
+    model: str
+    """Exact name, or a prefix ending in ``*``."""
+
+    @property
+    def is_prefix(self) -> bool:
+        """Whether it may name several."""
+        return self.model.endswith("*")
+
+    def covers(self, provider: str, model: str) -> bool:
+        """Whether it names that model."""
+        if provider != self.provider:
+            return False
+        return model.startswith(self.model[:-1]) if self.is_prefix else model == self.model
+
+    @property
+    def specificity(self) -> tuple[bool, int]:
+        """Higher for a name that leaves less open: exact before prefix, long before short."""
+        return not self.is_prefix, len(self.model)
+
+
+class ModelRule(NamedTuple):
+    """What a policy says of some models."""
+
+    models: tuple[ModelName, ...]
+    access: Access
+    roles: frozenset[str] | None
+    """``None``: every role, and callers that the directory doesn't know."""
+    data_classes: frozenset[str] | None
+    """``None``: every class."""
+
+    @classmethod
+    def from_policy(cls, stated: policy.ModelRule) -> Self:
+        """Take over what a policy states."""
+        return cls(
+            tuple(ModelName(each.provider, each.model) for each in stated.models),
+            stated.access,
+            None if stated.roles is None else frozenset(stated.roles),
+            None if stated.data_classes is None else frozenset(stated.data_classes),
+        )
+
+
 class QuotaPolicy(NamedTuple):
     """A quota policy, ready for look-ups."""
 
@@ -38,6 +87,10 @@ class QuotaPolicy(NamedTuple):
     budgets: dict[tuple[AccountKind, str], Limit]
     """Limit a period by (kind, owner id) of shared accounts."""
     degrade: Degrade
+    models: tuple[ModelRule, ...] | None = None
+    """``None``: any may be called."""
+    prohibited_data: Mapping[str, str] = NOTHING_PROHIBITED
+    """The permitted way by class of data."""
 
     def allowance(self, role: str) -> Limit | None:
         """Return the base limit of a role."""

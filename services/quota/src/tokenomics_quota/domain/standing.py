@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from tokenomics_contracts.units import TeamId
 from tokenomics_quota.domain.approvals import NOTHING_UNLOCKED, Unlocks
+from tokenomics_quota.domain.permits import Permits
 
 
 class Standing(NamedTuple):
@@ -12,8 +13,6 @@ class Standing(NamedTuple):
     role: str | None
     """``None``: the directory doesn't know the caller."""
     team_id: TeamId | None
+    permits: Permits | None
+    """Which calls its role may make; ``None``: any."""
     unlocks: Unlocks = NOTHING_UNLOCKED
-
-
-STRANGER = Standing(None, None)
-"""Of whom the directory doesn't know."""

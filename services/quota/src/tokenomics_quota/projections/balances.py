@@ -190,6 +190,7 @@ class QuotaView:
             attribution,
             governance.calendars,
             governance.quota_policies,
+            governance.use_cases,
             *(
                 governance.directory.member(account.owner_id)
                 for account in accounts

@@ -61,11 +61,13 @@ from tokenomics_quota.domain.directory import (
 from tokenomics_quota.domain.effective import Effective, LogOrder, effective, in_force, latest_published
 from tokenomics_quota.domain.friction import Thresholds
 from tokenomics_quota.domain.periods import MonthCalendar, calendar
+from tokenomics_quota.domain.permits import Permits
 from tokenomics_quota.domain.policies import (
     NO_POLICY,
     NO_USE_CASES,
     BackfillPermission,
     Limit,
+    ModelRule,
     Published,
     QuotaPolicy,
     RegisteredUseCase,
@@ -74,7 +76,7 @@ from tokenomics_quota.domain.policies import (
     UseCasesPolicy,
 )
 from tokenomics_quota.domain.pricing import PriceBook, PriceSource
-from tokenomics_quota.domain.standing import STRANGER, Standing
+from tokenomics_quota.domain.standing import Standing
 from tokenomics_quota.domain.timeline import Timeline
 
 Value = TypeVar("Value")
@@ -152,6 +154,8 @@ class Governance:
             (), before=PriceBook.before_any_policy(default_prices)
         )
         self.use_cases: Timeline[UseCasesPolicy] = Timeline((), before=NO_USE_CASES)
+        self._permits: dict[tuple[int, int, str | None], Permits | None] = {}
+        """By version of the quota policy, version of the use cases policy, and role."""
 
     def with_events(self, events: Iterable[GoverningEvent], version: int) -> "Governance":
         """Return the state after these events, one of an identity, have come into force.
@@ -221,6 +225,7 @@ class Governance:
         )
         self.price_books = self._timeline("price_book", PriceBook.before_any_policy(self._default_prices))
         self.use_cases = self._timeline("use_cases", NO_USE_CASES)
+        self._permits = {}
 
     def _timeline(self, kind: str, before: Value) -> Timeline[Value]:
         steps: list[tuple[datetime, Any]] = [
@@ -339,9 +344,19 @@ class Governance:
         """Return what somebody whose calls are counted so is to the rules."""
         unlocks = self.unlocks(carrier, project_id).at(at)
         member = self.directory.member(carrier.subject_id).at(at) if carrier.subject_id else None
-        if member is None:
-            return STRANGER._replace(unlocks=unlocks)
-        return Standing(member.value.role, member.value.team_id, unlocks)
+        role, team_id = (member.value.role, member.value.team_id) if member else (None, None)
+        return Standing(role, team_id, self._permits_of(role, at), unlocks)
+
+    def _permits_of(self, role: str | None, at: datetime) -> Permits | None:
+        """Return what a role may call, one object for all who have it; ``None``: anything."""
+        policy, use_cases = self.quota_policies.at(at), self.use_cases.at(at)
+        key = (policy.version, use_cases.version, role)
+        if key not in self._permits:
+            stated = policy.models is not None or policy.prohibited_data or use_cases.unregistered != "allow"
+            self._permits[key] = (
+                Permits(policy.models, policy.prohibited_data, use_cases, role) if stated else None
+            )
+        return self._permits[key]
 
     def next_change(self, after: datetime) -> datetime:
         """Return when time alone may change a limit next: by a version, a grant or a period."""
@@ -489,6 +504,8 @@ def _quota_policy(document: QuotaDocument, version: int, one: Callable[[str], st
             for budget in document.budgets
         },
         degrade=Degrade.from_policy(document.degrade),
+        models=None if document.models is None else tuple(map(ModelRule.from_policy, document.models)),
+        prohibited_data={each.data_class: each.permitted_way for each in document.prohibited_data},
     )
 
 

@@ -63,6 +63,7 @@ _BANDS: Final = [pb.Band.ValueType(band + 1) for band in Band]
 _UNBLOCKS: Final = {
     Decision.JUSTIFICATION_REQUIRED: pb.UNBLOCK_KIND_JUSTIFY,
     Decision.APPROVAL_REQUIRED: pb.UNBLOCK_KIND_REQUEST_APPROVAL,
+    Decision.DENIED: pb.UNBLOCK_KIND_USE_PERMITTED_WAY,
 }
 _ANSWER: Final = pb.CheckResult.ANSWER_FIELD_NUMBER
 _RESULTS: Final = pb.BatchCheckQuotaResponse.RESULTS_FIELD_NUMBER
@@ -414,7 +415,7 @@ def _timestamp(instant: datetime) -> Timestamp:
 
 
 def _reason_to_pb(reason: Reason) -> pb.Reason:
-    return pb.Reason(code=reason.code, message=reason.message, account_id=reason.account_id)
+    return pb.Reason(code=reason.code, message=reason.message, account_id=reason.account_id or "")
 
 
 def _unblock_to_pb(unblock: Unblock) -> pb.Unblock:

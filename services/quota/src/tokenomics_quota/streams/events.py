@@ -12,7 +12,7 @@ from tokenomics_contracts.events.base import Event
 from tokenomics_contracts.events.quota import Announced, ParkedSkipped
 from tokenomics_contracts.fast import DecidedAccountData, DecisionRecordedData, encode_decision_recorded
 from tokenomics_contracts.registry import EVENT_MODELS, parse
-from tokenomics_contracts.units import DecisionId, ProjectId, SubjectId
+from tokenomics_contracts.units import DecisionId, ProjectId, SubjectId, UseCaseId
 from tokenomics_quota.domain.accounts import AccountKind
 from tokenomics_quota.domain.checks import Decided
 from tokenomics_quota.ports import Announcement
@@ -82,6 +82,8 @@ def decision_event(decided: Decided) -> OutboxEvent:
         ],
         positions=dict(decided.next_offsets),
         stale=decided.stale,
+        data_class=call.data_class,
+        use_case=UseCaseId(call.use_case_id) if call.use_case_id else None,
     )
     encoded = encode_decision_recorded(
         data,

@@ -1,14 +1,15 @@
 """Checking: may this call go ahead, at what price, and what unblocks the caller."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from operator import attrgetter
 from typing import Final, NamedTuple, Self
 
 from tokenomics_contracts.units import MicroUsd, SubjectId
 from tokenomics_quota.domain.accounts import Account, AccountKind
+from tokenomics_quota.domain.approvals import Unlocks
 from tokenomics_quota.domain.balance import Balance, Touched, headroom_of
 from tokenomics_quota.domain.checks import Answer, Call, Reason, Unblock, answered, capped
+from tokenomics_quota.domain.findings import Finding, Rule
 from tokenomics_quota.domain.friction import Band, Decision, ask
 from tokenomics_quota.domain.policies import QuotaPolicy
 from tokenomics_quota.domain.pricing import PriceBook, in_micro_usd, priced
@@ -21,6 +22,8 @@ _MESSAGES: Final = {
     (False, Band.APPROVE): "This period's allowance is used up; an approval lets you go on.",
     (True, Band.APPROVE): "The budget this call is counted on is used up; its owner can let you go on.",
 }
+
+_JUSTIFY: Final = "Give a business reason; it opens this band for a while."
 
 Sight = Callable[[Account], bool]
 """Whether an account's numbers may be shown to who asks."""
@@ -55,7 +58,7 @@ def check(
     now: datetime,
     sees: Sight = everything,
 ) -> Answer:
-    """Decide one call on the accounts that it would be counted on.
+    """Decide one call by what it calls and on the accounts that it would be counted on.
 
     The decision looks at where each account would stand *with* the call, so that one large call doesn't slip
     through from below a threshold; the balances tell where they stand without it. All accounts decide; the
@@ -67,9 +70,19 @@ def check(
     exact_cost = tariff.exact_cost(quantities)
     cost = in_micro_usd(exact_cost)
     balances, headroom = touched.balances, touched.headroom
-    asking: Sequence[_Asking] = ()
-    if headroom is not None and cost > headroom.before_asking:
-        asking = _asking(balances, touched.standing.unlocks.justified_until, cost)
+    standing = touched.standing
+    objections: tuple[Finding, ...] = ()
+    if standing.permits is not None:
+        objections = standing.permits.objections(call.provider, call.model, call.data_class, call.use_case_id)
+    findings: Sequence[Finding] = ()
+    if objections or (headroom is not None and cost > headroom.before_asking):
+        findings = sorted(
+            (
+                *_not_unlocked(objections, call, standing.unlocks),
+                *_of_accounts(balances, standing.unlocks, cost),
+            ),
+            key=_gravest_first,
+        )
     if sees is not everything:
         headroom = headroom_of(balance for balance in balances if sees(balance.account))
     caps = None
@@ -83,43 +96,49 @@ def check(
         )
     return answered(
         (
-            asking[0].decision if asking else Decision.ALLOW,
-            [_reason(each) for each in asking] if asking else (),
+            findings[0].decision if findings else Decision.ALLOW,
+            [_reason(each) for each in findings] if findings else (),
             balances,
             priced((cost, tariff.pricing)),
             caps,
-            _unblocks(governance, asking, now) if asking else (),
+            _unblocks(governance, findings, balances[0].account, now) if findings else (),
             quota_policy.version,
             book.version,
         )
     )
 
 
-class _Asking(NamedTuple):
-    """An account that asks something of the caller."""
-
-    decision: Decision
-    balance: Balance
-    band: Band
-    """Where it would stand with the call."""
-    justified_until: datetime | None
-    """When a reason that was given ceases to open the band."""
+def _gravest_first(finding: Finding) -> int:
+    return -finding.decision
 
 
-def _asking(
-    balances: Iterable[Balance], justified_until: datetime | None, cost_micro_usd: MicroUsd
-) -> list[_Asking]:
-    """Return the accounts that ask something of the caller, those that ask for most first."""
-    asking = []
+def _not_unlocked(objections: Iterable[Finding], call: Call, unlocks: Unlocks) -> Iterator[Finding]:
+    """Leave out that a model needs an approval, for who has it."""
+    for objection in objections:
+        awaits_approval = objection.rule is Rule.MODELS and objection.decision is Decision.APPROVAL_REQUIRED
+        if not (awaits_approval and unlocks.open(call.provider, call.model, call.data_class)):
+            yield objection
+
+
+def _of_accounts(
+    balances: Iterable[Balance], unlocks: Unlocks, cost_micro_usd: MicroUsd
+) -> Iterator[Finding]:
+    """Return what the accounts ask of the caller, by where they would stand with the call."""
     for balance in balances:
-        band = balance.band_with(cost_micro_usd)
-        asked = ask(band, shared=balance.shared)
-        if asked is Decision.JUSTIFICATION_REQUIRED and justified_until is not None:
-            asking.append(_Asking(Decision.ALLOW_WITH_NUDGE, balance, band, justified_until))
-        elif asked is not Decision.ALLOW:
-            asking.append(_Asking(asked, balance, band, None))
-    asking.sort(key=attrgetter("decision"), reverse=True)  # which keeps the order of those that ask the same
-    return asking
+        band, account, shared = balance.band_with(cost_micro_usd), balance.account, balance.shared
+        asked = ask(band, shared=shared)
+        if asked is Decision.ALLOW:
+            continue
+        code, message = f"{account.kind.value}_in_{band.label}_band", _MESSAGES[shared, band]
+        way = f"Ask for a grant on {account.account_id}."
+        if asked is Decision.JUSTIFICATION_REQUIRED:
+            way = _JUSTIFY
+            if unlocks.justified_until is not None:
+                asked, code = Decision.ALLOW_WITH_NUDGE, "justified_until_expiry"
+                message = (
+                    f"The reason you gave lets you go on until {unlocks.justified_until:%Y-%m-%d %H:%M} UTC."
+                )
+        yield Finding(Rule.BUDGETS if shared else Rule.ALLOWANCES, asked, code, message, way, account)
 
 
 def sight_of(governance: Governance, person: str, now: datetime) -> Sight:
@@ -170,24 +189,23 @@ def deciders(governance: Governance, account: Account, now: datetime) -> tuple[S
     return tuple(each for each in candidates if each != own and not directory.has_left(each, now))
 
 
-def _reason(asking: _Asking) -> Reason:
-    _, balance, band, justified_until = asking
-    if justified_until is not None:
-        message = f"The reason you gave lets you go on until {justified_until:%Y-%m-%d %H:%M} UTC."
-        return Reason("justified_until_expiry", message, balance.account.account_id)
-    code = f"{balance.account.kind.value}_in_{band.label}_band"
-    return Reason(code, _MESSAGES[balance.shared, band], balance.account.account_id)
+def _reason(finding: Finding) -> Reason:
+    account = finding.account
+    return Reason(finding.code, finding.message, account.account_id if account else None)
 
 
-def _unblocks(governance: Governance, asking: Iterable[_Asking], now: datetime) -> list[Unblock]:
+def _unblocks(
+    governance: Governance, findings: Iterable[Finding], own: Account, now: datetime
+) -> list[Unblock]:
+    """Return what lets the caller go on; who decides about its own account decides about what it may call."""
     return [
-        _unblock(governance, each, now) for each in asking if each.decision >= Decision.JUSTIFICATION_REQUIRED
+        Unblock(
+            each.decision,
+            each.way,
+            deciders(governance, each.account or own, now)
+            if each.decision is Decision.APPROVAL_REQUIRED
+            else (),
+        )
+        for each in findings
+        if each.decision >= Decision.JUSTIFICATION_REQUIRED
     ]
-
-
-def _unblock(governance: Governance, asking: _Asking, now: datetime) -> Unblock:
-    asked, balance, *_ = asking
-    if asked is Decision.JUSTIFICATION_REQUIRED:
-        return Unblock(asked, "Give a business reason; it opens this band for a while.", ())
-    who = deciders(governance, balance.account, now)
-    return Unblock(asked, f"Ask for a grant on {balance.account.account_id}.", who)

@@ -40,7 +40,9 @@ class _DecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Decision.Val
     DECISION_APPROVAL_REQUIRED: _Decision.ValueType  # 4
     """Go ahead after somebody's approval."""
     DECISION_DENIED: _Decision.ValueType  # 5
-    """The model or the data class is not permitted; no approval helps."""
+    """The model, the data class or the use case is not permitted; no approval helps. Prohibited data is denied at
+    every level.
+    """
 
 class Decision(_Decision, metaclass=_DecisionEnumTypeWrapper):
     """What a check decided."""
@@ -56,7 +58,9 @@ DECISION_JUSTIFICATION_REQUIRED: Decision.ValueType  # 3
 DECISION_APPROVAL_REQUIRED: Decision.ValueType  # 4
 """Go ahead after somebody's approval."""
 DECISION_DENIED: Decision.ValueType  # 5
-"""The model or the data class is not permitted; no approval helps."""
+"""The model, the data class or the use case is not permitted; no approval helps. Prohibited data is denied at
+every level.
+"""
 Global___Decision: _TypeAlias = Decision  # noqa: Y015
 
 class _Band:
@@ -336,13 +340,13 @@ class CheckQuotaRequest(_message.Message):
     project: _builtins.str
     """Project that the call is for; empty: none."""
     use_case: _builtins.str
-    """Registered use case; empty: none. Its form is checked; it decides nothing until use cases are served."""
+    """Use case; empty: none. What becomes of a call whose use case isn't registered, approved and meant for its class
+    of data is for the `use_cases` policy to say.
+    """
     purpose: Global___Purpose.ValueType
     """What the spend is for."""
     data_class: _builtins.str
-    """Class of the data in the prompt; empty: `internal`. Its form is checked; it decides nothing until models are
-    approved by data class.
-    """
+    """Class of the data in the prompt; empty: `internal`. By it the quota policy approves models, and prohibits."""
     minimize_latency: _builtins.bool
     """From memory, as fresh as it is; the answer says how fresh. True when set."""
     fully_consistent: _builtins.bool
