@@ -1,7 +1,7 @@
 """One suite for every ledger: in memory, as rules are tested on it, and on PostgreSQL, as it runs."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import timedelta
+from datetime import date, timedelta
 
 import pytest
 
@@ -14,7 +14,7 @@ from tokenomics_contracts.units import AccountId, MicroUsd, PeriodId, SubjectId,
 from tokenomics_quota.bootstrap import migrations
 from tokenomics_quota.domain.effective import LogOrder
 from tokenomics_quota.ports import GoverningVersion, Ledger
-from tokenomics_quota.projections.facts import Derived, Fact, Received
+from tokenomics_quota.projections.facts import Derived, Fact, Postings, Received
 from tokenomics_quota.projections.governance import Scope
 from tokenomics_quota.storage.ledger import PostgresLedger
 from tokenomics_quota.streams.decoding import governing_event_from_record, usage_from_record
@@ -35,7 +35,10 @@ async def ledger_and_totals(
         memory = MemoryLedger()
 
         async def memory_totals() -> dict[str, int]:
-            return {str(account_id): total for account_id, total in memory.totals().items()}
+            days = {
+                f"{owner} on {date.fromordinal(day)}": total for (owner, day), total in memory.days().items()
+            }
+            return {str(account_id): total for account_id, total in memory.totals().items()} | days
 
         yield memory, memory_totals, Source(SourceId(1), TOPIC, 0, 1)
         return
@@ -55,6 +58,8 @@ async def ledger_and_totals(
         async def totals() -> dict[str, int]:
             rows = await connection.fetch(
                 "SELECT account_id, sum(posted_micro_usd)::bigint FROM posted"
+                " GROUP BY 1 HAVING sum(posted_micro_usd) <> 0"
+                " UNION ALL SELECT owner || ' on ' || day, sum(posted_micro_usd)::bigint FROM daily"
                 " GROUP BY 1 HAVING sum(posted_micro_usd) <> 0"
             )
             return {row[0]: row[1] for row in rows}
@@ -148,11 +153,19 @@ async def test_amounts_add_up_and_what_cancels_is_gone(
     ledger_and_totals: tuple[Ledger, Totals, Source],
 ) -> None:
     ledger, totals, source = ledger_and_totals
-    await ledger.post({ACCOUNT: MicroUsd(5)}, source)
-    await ledger.post({ACCOUNT: MicroUsd(7)}, source)
-    assert await totals() == {ACCOUNT: 12}
-    await ledger.post({ACCOUNT: MicroUsd(-12)}, source)
+    today = NOW.toordinal()
+
+    def posting(amount: int, day: int = today) -> Postings:
+        return Postings({ACCOUNT: MicroUsd(amount)}, {("subject/ada", day): MicroUsd(amount)})
+
+    await ledger.post(posting(5), source)
+    await ledger.post(posting(7), source)
+    assert await totals() == {ACCOUNT: 12, f"subject/ada on {NOW:%Y-%m-%d}": 12}
+    await ledger.post(posting(-12), source)
     assert await totals() == {}
+    await ledger.post(Postings({}, {("subject/ada", today): MicroUsd(-1)}), source)
+    await ledger.post(Postings({}, {("subject/ada", today + 1): MicroUsd(1)}), source)
+    assert await totals() == {"subject/ada on 2026-11-20": -1, "subject/ada on 2026-11-21": 1}
 
 
 async def test_governing_events_are_read_from_the_version_they_came_with(ledger: Ledger) -> None:

@@ -1,7 +1,7 @@
 """Holding the database against the independent recomputation."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tests.proofs.lab import Arena
 from tests.proofs.recompute import RawRecord, Recomputation
@@ -35,15 +35,15 @@ async def compare(
     rows = await arena.fetch(
         "SELECT account_id, sum(posted_micro_usd)::bigint AS posted FROM posted GROUP BY account_id"
     )
-    totals = {row["account_id"]: row["posted"] for row in rows if row["posted"]}
-    recomputed = {
-        account: total for account, total in truth.totals.items() if total and account.split("/")[2] != "all"
-    }
-    differing += [
-        f"{account}: {totals.get(account, 0)} micro-USD, recomputed {recomputed.get(account, 0)}"
-        for account in sorted(totals.keys() | recomputed.keys())
-        if totals.get(account, 0) != recomputed.get(account, 0)
-    ]
+    recomputed = {account: total for account, total in truth.totals.items() if account.split("/")[2] != "all"}
+    differing += _differing({row["account_id"]: row["posted"] for row in rows}, recomputed)
+    rows = await arena.fetch(
+        "SELECT owner, day, sum(posted_micro_usd)::bigint AS posted FROM daily GROUP BY owner, day"
+    )
+    differing += _differing(
+        {f"{row['owner']} on {row['day']}": row["posted"] for row in rows},
+        {f"{owner} on {day}": amount for (owner, day), amount in truth.days.items()},
+    )
     differing += await compare_parked(arena, truth, records)
     failures = differing[:SHOWN]
     if len(differing) > len(failures):
@@ -54,10 +54,18 @@ async def compare(
         "facts": len(expected),
         "lost": len(lost),
         "double": double,
-        "accounts": len(recomputed),
+        "accounts": sum(map(bool, recomputed.values())),
         "parked": len(truth.parked),
     }
     return figures, failures
+
+
+def _differing(totals: Mapping[str, int], recomputed: Mapping[str, int]) -> list[str]:
+    return [
+        f"{name}: {totals.get(name, 0)} micro-USD, recomputed {recomputed.get(name, 0)}"
+        for name in sorted(totals.keys() | recomputed.keys())
+        if totals.get(name, 0) != recomputed.get(name, 0)
+    ]
 
 
 async def compare_parked(arena: Arena, truth: Recomputation, records: Sequence[RawRecord]) -> list[str]:

@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -279,6 +279,8 @@ class Recomputation:
         Account id to posted micro-USD.
     counts
         Account id to the number of facts posted on it.
+    days
+        (``<kind>/<owner id>``, date in UTC) to micro-USD used on it.
     parked
         Place to rejection code.
     """
@@ -286,6 +288,7 @@ class Recomputation:
     facts: dict[Identity, Fact] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    days: dict[tuple[str, date], int] = field(default_factory=dict)
     parked: dict[Place, str] = field(default_factory=dict)
     directory: Directory = field(default_factory=Directory)
     policies: Policies = field(default_factory=Policies)
@@ -382,6 +385,7 @@ def _count_usage(events: Sequence[Event], result: Recomputation) -> None:
             corrections[event.data["original_source"], event.data["original_id"]].append(event)
     totals: dict[str, int] = defaultdict(int)
     counts: dict[str, int] = defaultdict(int)
+    days: dict[tuple[str, date], int] = defaultdict(int)
     for event in counted:
         if event.type != "tokenomics.usage.recorded":
             continue
@@ -395,7 +399,9 @@ def _count_usage(events: Sequence[Event], result: Recomputation) -> None:
         for account_id in fact.accounts:
             totals[account_id] += fact.cost_micro_usd
             counts[account_id] += 1
-    result.totals, result.counts = dict(totals), dict(counts)
+        for kind, owner_id in {tuple(account_id.split("/")[:2]) for account_id in fact.accounts}:
+            days[f"{kind}/{owner_id}", fact.at.astimezone(UTC).date()] += fact.cost_micro_usd
+    result.totals, result.counts, result.days = dict(totals), dict(counts), dict(days)
 
 
 def _fact(event: Event, corrections: Iterable[Event], result: Recomputation) -> Fact:

@@ -6,10 +6,10 @@ from typing import Any
 from uuid import uuid4
 
 from tokenomics_chassis.projection import Source
-from tokenomics_contracts.units import AccountId, MicroUsd
+from tokenomics_contracts.units import AccountId
 from tokenomics_quota.domain.effective import LogOrder
 from tokenomics_quota.ports import Corrections, GoverningVersion
-from tokenomics_quota.projections.facts import Fact, Received
+from tokenomics_quota.projections.facts import Fact, Postings, Received
 from tokenomics_quota.projections.governance import GoverningEvent, Scope
 
 
@@ -19,6 +19,7 @@ class MemoryLedger:
     def __init__(self) -> None:
         self.rows: dict[bytes, Fact] = {}
         self.posted: dict[AccountId, int] = {}
+        self.by_day: dict[tuple[str, int], int] = {}
         self.repeats: dict[tuple[str, bytes], set[LogOrder]] = {}
         self.versions = [GoverningVersion(0, uuid4())]
         self.governing: dict[tuple[str, bytes], tuple[int, GoverningEvent]] = {}
@@ -90,9 +91,14 @@ class MemoryLedger:
     async def take_repeats(self, topic: str, identities: Iterable[bytes]) -> Sequence[LogOrder]:
         return [order for identity in identities for order in self.repeats.pop((topic, identity), ())]
 
-    async def post(self, amounts: Mapping[AccountId, MicroUsd], source: Source) -> None:
-        for account_id, amount in amounts.items():
+    async def post(self, postings: Postings, source: Source) -> None:
+        for account_id, amount in postings.by_account.items():
             self.posted[account_id] = self.posted.get(account_id, 0) + amount
+        for day, amount in postings.by_day.items():
+            self.by_day[day] = self.by_day.get(day, 0) + amount
 
     def totals(self) -> dict[AccountId, int]:
         return {account_id: total for account_id, total in self.posted.items() if total}
+
+    def days(self) -> dict[tuple[str, int], int]:
+        return {day: total for day, total in self.by_day.items() if total}

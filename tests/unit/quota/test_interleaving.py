@@ -177,6 +177,7 @@ async def project(log: Sequence[Sequence[Record]], choices: random.Random) -> St
     return (
         {key: fact for key, fact in ledger.rows.items() if fact.received.event_kind != "awaited"},
         ledger.totals(),
+        ledger.days(),
         dict(sorted(parked.items())),
         {key: event for key, (_, event) in ledger.governing.items()},
     )
@@ -212,11 +213,18 @@ def test_the_totals_are_those_of_the_facts() -> None:
         [("p", person(cost_centre_id="cc1"), timedelta())],
         [price_book()],
     )
-    _, totals, parked, _ = asyncio.run(project(log, random.Random(1)))
+    _, totals, days, parked, _ = asyncio.run(project(log, random.Random(1)))
     assert totals == {
         "subject/ada/operational/2026-11": 11,
         "team/red/operational/2026-11": 11,
         "cost_centre/cc1/operational/2026-11": 11,
         "unattributed/unattributed/operational/2026-11": 100,
+    }
+    today = NOW.toordinal()
+    assert days == {
+        ("subject/ada", today): 11,
+        ("team/red", today): 11,
+        ("cost_centre/cc1", today): 11,
+        ("unattributed/unattributed", today): 100,
     }
     assert parked == {}

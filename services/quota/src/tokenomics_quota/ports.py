@@ -11,7 +11,7 @@ from tokenomics_contracts.events.quota import Announced
 from tokenomics_contracts.units import AccountId, MicroUsd, PeriodId
 from tokenomics_quota.domain.checks import Decided
 from tokenomics_quota.domain.effective import LogOrder
-from tokenomics_quota.projections.facts import Fact, Received
+from tokenomics_quota.projections.facts import Fact, Postings, Received
 from tokenomics_quota.projections.governance import GoverningEvent, Scope
 
 
@@ -94,8 +94,8 @@ class Ledger(Protocol):
         """Forget the repeats of these identities and return where they stand."""
         ...
 
-    async def post(self, amounts: Mapping[AccountId, MicroUsd], source: Source) -> None:
-        """Add to what a source has posted to each account."""
+    async def post(self, postings: Postings, source: Source) -> None:
+        """Add to what a source has posted to each account, and to each owner's days."""
         ...
 
 

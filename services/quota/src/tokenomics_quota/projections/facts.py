@@ -1,6 +1,6 @@
 """Facts: one row per usage event, as received and as derived from what governs it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -17,7 +17,7 @@ from tokenomics_contracts.units import (
     SubjectId,
     TeamId,
 )
-from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose
+from tokenomics_quota.domain.accounts import AccountKind, Purpose
 from tokenomics_quota.domain.effective import LogOrder
 from tokenomics_quota.domain.pricing import Pricing, Quantities
 
@@ -104,7 +104,7 @@ class Fact(NamedTuple):
 
 
 class Line(NamedTuple):
-    """Everything a fact's accounts depend on: facts with one line touch the same accounts."""
+    """Everything a fact's totals depend on: facts with one line touch the same accounts on the same day."""
 
     subject_id: SubjectId | None
     team_id: TeamId | None
@@ -112,23 +112,46 @@ class Line(NamedTuple):
     project_id: ProjectId | None
     purpose: str | None
     period: PeriodId
+    day: int
+    """Of the event's time, in UTC, as its proleptic ordinal: whatever zone periods turn in, it stays."""
 
-    @lru_cache(_REMEMBERED_LINES)  # noqa: B019 - a line is a value, and the number remembered is bounded
     def accounts(self) -> Sequence[AccountId]:
         """Return the ids of the accounts that the line posts to."""
-        owners = [
-            (AccountKind.SUBJECT, self.subject_id),
-            (AccountKind.TEAM, self.team_id),
-            (AccountKind.COST_CENTRE, self.cost_centre_id),
-            (AccountKind.PROJECT, self.project_id),
-            (AccountKind.UNATTRIBUTED, None if self.subject_id else UNATTRIBUTED),
-        ]
-        purpose = Purpose(self.purpose or Purpose.OPERATIONAL)
-        return [
-            Account(kind, owner_id, purpose, self.period).account_id
-            for kind, owner_id in owners
-            if owner_id is not None
-        ]
+        suffix = f"{self.purpose or Purpose.OPERATIONAL}/{self.period}"
+        return [AccountId(f"{owner}/{suffix}") for owner in self.owners()]
+
+    def owners(self) -> Sequence[str]:
+        """Return whose they are, as ``<kind>/<owner_id>``."""
+        return _owners(self.subject_id, self.team_id, self.cost_centre_id, self.project_id)
+
+
+@lru_cache(_REMEMBERED_LINES)
+def _owners(
+    subject_id: SubjectId | None,
+    team_id: TeamId | None,
+    cost_centre_id: CostCentreId | None,
+    project_id: ProjectId | None,
+) -> Sequence[str]:
+    owners = [
+        (AccountKind.SUBJECT, subject_id),
+        (AccountKind.TEAM, team_id),
+        (AccountKind.COST_CENTRE, cost_centre_id),
+        (AccountKind.PROJECT, project_id),
+        (AccountKind.UNATTRIBUTED, None if subject_id else UNATTRIBUTED),
+    ]
+    return [f"{kind}/{owner_id}" for kind, owner_id in owners if owner_id is not None]
+
+
+class Postings(NamedTuple):
+    """What to add to totals."""
+
+    by_account: Mapping[AccountId, MicroUsd]
+    by_day: Mapping[tuple[str, int], MicroUsd]
+    """By owner, as :meth:`Line.owners` names it, and :attr:`Line.day`."""
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to add."""
+        return bool(self.by_account or self.by_day)
 
 
 def line_of(received: Received, derived: Derived) -> Line:
@@ -143,5 +166,6 @@ def line_of(received: Received, derived: Derived) -> Line:
             received.project_id,
             received.purpose,
             derived.period,
+            received.occurred_at.toordinal(),
         ),
     )

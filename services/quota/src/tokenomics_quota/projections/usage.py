@@ -16,7 +16,7 @@ from tokenomics_quota.domain.identity import Verdict, judge
 from tokenomics_quota.domain.periods import MonthCalendar
 from tokenomics_quota.domain.pricing import PriceBook, price
 from tokenomics_quota.domain.timeline import Timeline
-from tokenomics_quota.projections.facts import Derived, Fact, Line, Received, line_of
+from tokenomics_quota.projections.facts import Derived, Fact, Line, Postings, Received, line_of
 
 
 class Governing(Protocol):
@@ -163,8 +163,8 @@ class UsageFold:
         """Return the facts to update."""
         return [fact for identity, fact in self._written.items() if identity in self._stored]
 
-    def amounts(self) -> dict[AccountId, MicroUsd]:
-        """Return what to add to each account's posted amount; accounts whose amounts cancel are left out."""
+    def postings(self) -> Postings:
+        """Return what to add to totals, leaving out what cancels."""
         return spread(self._lines)
 
     def _accept(self, received: Received) -> None:
@@ -237,11 +237,18 @@ def rederive(
     return changed, lines
 
 
-def spread(lines: Mapping[Line, int]) -> dict[AccountId, MicroUsd]:
-    """Spread the amounts of lines over their accounts, leaving out what cancels."""
-    amounts: dict[AccountId, MicroUsd] = {}
+def spread(lines: Mapping[Line, int]) -> Postings:
+    """Spread the amounts of lines over their accounts and days, leaving out what cancels."""
+    by_account: dict[AccountId, int] = {}
+    by_day: dict[tuple[str, int], int] = {}
     for line, amount in lines.items():
         if amount:
             for account_id in line.accounts():
-                amounts[account_id] = MicroUsd(amounts.get(account_id, MicroUsd(0)) + amount)
-    return {account_id: amount for account_id, amount in amounts.items() if amount}
+                by_account[account_id] = by_account.get(account_id, 0) + amount
+            for owner in line.owners():
+                key = (owner, line.day)
+                by_day[key] = by_day.get(key, 0) + amount
+    return Postings(
+        {account_id: MicroUsd(amount) for account_id, amount in by_account.items() if amount},
+        {key: MicroUsd(amount) for key, amount in by_day.items() if amount},
+    )

@@ -1,12 +1,12 @@
 """The ledger on PostgreSQL."""
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import date
 
 from tokenomics_chassis.projection import Connection, Source
-from tokenomics_contracts.units import AccountId, MicroUsd
 from tokenomics_quota.domain.effective import LogOrder
 from tokenomics_quota.ports import Corrections, GoverningVersion
-from tokenomics_quota.projections.facts import Fact
+from tokenomics_quota.projections.facts import Fact, Postings
 from tokenomics_quota.projections.governance import GoverningEvent, Scope
 from tokenomics_quota.storage.mapping import (
     FACT_COLUMNS,
@@ -41,6 +41,13 @@ SELECT account_id, $3, split_part(account_id, '/', 4), posted_micro_usd, $4
 FROM unnest($1::text[], $2::bigint[]) AS amount (account_id, posted_micro_usd)
 ON CONFLICT (account_id, source_id) DO UPDATE
 SET posted_micro_usd = posted.posted_micro_usd + excluded.posted_micro_usd, change_seq = excluded.change_seq
+"""
+_POST_DAYS = """
+INSERT INTO daily (owner, day, source_id, posted_micro_usd)
+SELECT owner, day, $4, posted_micro_usd
+FROM unnest($1::text[], $2::date[], $3::bigint[]) AS amount (owner, day, posted_micro_usd)
+ON CONFLICT (owner, day, source_id) DO UPDATE
+SET posted_micro_usd = daily.posted_micro_usd + excluded.posted_micro_usd
 """
 _SCOPED = f"""
 SELECT {_COLUMNS} FROM fact
@@ -171,8 +178,13 @@ class PostgresLedger:
         rows = await self._connection.fetch(_TAKE_REPEATS, topic, list(identities))
         return [LogOrder(*row) for row in rows]
 
-    async def post(self, amounts: Mapping[AccountId, MicroUsd], source: Source) -> None:
-        """Upsert in one statement, sorted so that the index is walked once."""
-        accounts = sorted(amounts)
-        values = [amounts[account] for account in accounts]
-        await self._connection.execute(_POST, accounts, values, source.source_id, source.change_seq)
+    async def post(self, postings: Postings, source: Source) -> None:
+        """Upsert in one statement each, sorted so that the index is walked once."""
+        by_account = sorted(postings.by_account.items())
+        accounts, amounts = [each[0] for each in by_account], [each[1] for each in by_account]
+        await self._connection.execute(_POST, accounts, amounts, source.source_id, source.change_seq)
+        by_day = sorted(postings.by_day.items())
+        owners = [owner for (owner, _), _ in by_day]
+        days = [date.fromordinal(day) for (_, day), _ in by_day]
+        amounts = [amount for _, amount in by_day]
+        await self._connection.execute(_POST_DAYS, owners, days, amounts, source.source_id)

@@ -12,6 +12,11 @@ _POSTED = """
 SELECT account_id, period, sum(posted_micro_usd)::bigint AS posted_micro_usd FROM posted {}
 GROUP BY account_id, period HAVING sum(posted_micro_usd) <> 0
 """
+_DAILY = """
+SELECT owner, day, sum(posted_micro_usd)::bigint AS posted_micro_usd FROM daily {}
+GROUP BY owner, day HAVING sum(posted_micro_usd) <> 0
+"""
+_DAILY_LEFT_OUT = {"source_id": "which source posted a part depends on the order in which topics were read"}
 _POSTED_LEFT_OUT = {
     "source_id": "which source posted a part depends on the order in which topics were read",
     "change_seq": "counts transactions",
@@ -23,6 +28,7 @@ DERIVED_TABLES = (
     SKIPPED,
     HashedTable("fact", _FACTS),
     HashedTable("posted", _POSTED.format(""), _POSTED_LEFT_OUT),
+    HashedTable("daily", _DAILY.format(""), _DAILY_LEFT_OUT),
     HashedTable(
         "governing_event",
         "SELECT topic, identity, digest, append_ms, partition, record_offset, event_type, data"
@@ -51,7 +57,9 @@ _OWNERS: Final[Mapping[AccountKind, str]] = {
 
 
 def hashed_part(part: str) -> HashedState:
-    """Name what is hashed of one account, its total and the facts it adds up, or of all for the empty name.
+    """Name what is hashed of one account, or of all for the empty name.
+
+    Of an account its total, the facts that it adds up, and all days of its owner.
 
     Raises
     ------
@@ -71,6 +79,12 @@ def hashed_part(part: str) -> HashedState:
             HashedTable("fact", facts, arguments=(account.period, purposes, account.owner_id)),
             HashedTable(
                 "posted", _POSTED.format("WHERE account_id = ANY($1)"), _POSTED_LEFT_OUT, arguments=(lines,)
+            ),
+            HashedTable(
+                "daily",
+                _DAILY.format("WHERE owner = $1"),
+                _DAILY_LEFT_OUT,
+                arguments=(f"{account.kind}/{account.owner_id}",),
             ),
         ),
         {**NOT_DERIVED, **_OF_NO_ACCOUNT},

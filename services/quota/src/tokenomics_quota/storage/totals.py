@@ -1,8 +1,9 @@
 """Committed totals: what all sources together have posted to accounts."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from datetime import date
 
-from tokenomics_chassis.projection import Connection
+from tokenomics_chassis.postgres import Connection, Pool
 from tokenomics_chassis.records import SourceId
 from tokenomics_contracts.units import AccountId, MicroUsd, PeriodId
 
@@ -23,6 +24,12 @@ WITH moved AS (
 SELECT account_id, sum(posted_micro_usd)::bigint FROM posted JOIN line USING (account_id) GROUP BY account_id
 """
 
+_DAILY = """
+SELECT owner, day, sum(posted_micro_usd)::bigint FROM daily
+WHERE owner = ANY($1) AND day >= $2 AND day < $3
+GROUP BY owner, day HAVING sum(posted_micro_usd) <> 0
+"""
+
 
 async def committed_totals(
     connection: Connection, moved: Mapping[SourceId, int] | None, *, since: PeriodId
@@ -37,3 +44,16 @@ async def committed_totals(
     else:
         rows = await connection.fetch(_MOVED, since, list(moved), list(moved.values()))
     return {row[0]: row[1] for row in rows}
+
+
+async def daily_totals(
+    connection: Connection | Pool, owners: Collection[str], *, since: date, before: date
+) -> dict[str, dict[date, MicroUsd]]:
+    """Return what owners, each ``<kind>/<owner_id>``, used on each day in UTC, for whatever purpose.
+
+    Days on which nothing was used aren't there, nor are owners without any day.
+    """
+    found: dict[str, dict[date, MicroUsd]] = {}
+    for owner, day, amount in await connection.fetch(_DAILY, list(owners), since, before):
+        found.setdefault(owner, {})[day] = amount
+    return found

@@ -76,10 +76,10 @@ async def apply_usage(
     if changed := fold.changed():
         await ledger.update(changed)
     displaced = [*fold.displaced, *await _settle_repeats(ledger, source.topic, fold.repeated, fold.outdone)]
-    amounts = fold.amounts()
-    if amounts:
-        await ledger.post(amounts, source)
-    return UsageApplied(too_late, conflicts, displaced, changed=bool(amounts))
+    postings = fold.postings()
+    if postings:
+        await ledger.post(postings, source)
+    return UsageApplied(too_late, conflicts, displaced, changed=bool(postings))
 
 
 async def _settle_repeats(
@@ -191,7 +191,7 @@ async def _rederive(
                 await ledger.update(changed)
             for line, amount in moved.items():
                 lines[line] = lines.get(line, 0) + amount
-    amounts = spread(lines)
-    if amounts:
-        await ledger.post(amounts, source)
-    return bool(amounts)
+    postings = spread(lines)
+    if postings:
+        await ledger.post(postings, source)
+    return bool(postings)
