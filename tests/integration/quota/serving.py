@@ -28,8 +28,10 @@ from tokenomics_quota.rpc.advice import Advice
 from tokenomics_quota.rpc.balances import Balances
 from tokenomics_quota.rpc.checks import Checks
 from tokenomics_quota.rpc.moments import Moments
+from tokenomics_quota.rpc.policies import Policies
 from tokenomics_quota.rpc.servicer import quota_servicer
 from tokenomics_quota.rpc.views import Views
+from tokenomics_quota.storage.proposals import PostgresProposals
 from tokenomics_quota.storage.view_feed import ViewFeed
 from tokenomics_quota.usecases.freshening import Freshening
 
@@ -123,6 +125,7 @@ async def serve(quota: Quota, folder: Path) -> AsyncIterator[Served]:
         ),
         Balances(views, moments),
         Advice(views),
+        Policies(views, PostgresProposals(quota.pool)),
     )
     async with served(
         settings, lambda server: server.add(add_QuotaServiceServicer_to_server, servicer)

@@ -8,7 +8,7 @@ import jwt
 import pytest
 
 from tokenomics_chassis.rpc.identity import load_callers
-from tokenomics_tools.stack import AUDIENCE, GATEWAY, ISSUER, OPERATOR, PORTAL, Issuer
+from tokenomics_tools.stack import AUDIENCE, GATEWAY, GOVERNANCE, ISSUER, OPERATOR, PORTAL, Issuer
 from tokenomics_tools.stack.issuer import make_key
 
 
@@ -49,7 +49,8 @@ def test_only_the_owner_may_read_the_signing_key(tmp_path: Path) -> None:
 
 def test_services_read_the_table_of_callers(tmp_path: Path) -> None:
     callers = load_callers(Issuer(tmp_path).callers_path)
-    assert set(callers) == {GATEWAY, PORTAL, OPERATOR}
+    assert set(callers) == {GATEWAY, PORTAL, OPERATOR, GOVERNANCE}
     assert callers[GATEWAY].may_call("/tokenomics.quota.v1.QuotaService/CheckQuota")
     assert not callers[GATEWAY].may_call("/tokenomics.quota.v1.QuotaService/GetBalance")
-    assert [caller.subject for caller in callers.values() if caller.may_act_for_people] == [PORTAL]
+    acting = [caller.subject for caller in callers.values() if caller.may_act_for_people]
+    assert acting == [PORTAL, GOVERNANCE]

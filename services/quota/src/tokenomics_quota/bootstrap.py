@@ -58,6 +58,7 @@ from tokenomics_quota.rpc.advice import Advice
 from tokenomics_quota.rpc.balances import Balances
 from tokenomics_quota.rpc.checks import Checks
 from tokenomics_quota.rpc.moments import Moments
+from tokenomics_quota.rpc.policies import Policies
 from tokenomics_quota.rpc.servicer import quota_servicer
 from tokenomics_quota.rpc.views import Views
 from tokenomics_quota.settings import ProjectSettings, ServeSettings
@@ -66,6 +67,7 @@ from tokenomics_quota.storage.decision_log import OutboxDecisionLog
 from tokenomics_quota.storage.default_price_book import DefaultPriceBook
 from tokenomics_quota.storage.late_usage import LateUsageMender
 from tokenomics_quota.storage.ledger import PostgresLedger
+from tokenomics_quota.storage.proposals import PostgresProposals
 from tokenomics_quota.storage.state import hashed_part
 from tokenomics_quota.storage.view_feed import ViewFeed, not_ready_because
 from tokenomics_quota.streams.events import (
@@ -290,6 +292,7 @@ def serve() -> ExitCode:
                 ),
                 Balances(views, moments),
                 Advice(views),
+                Policies(views, PostgresProposals(pool)),
             ),
         )
         server.add(

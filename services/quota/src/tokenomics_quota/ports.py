@@ -11,6 +11,7 @@ from tokenomics_contracts.events.quota import Announced
 from tokenomics_contracts.units import AccountId, MicroUsd, PeriodId
 from tokenomics_quota.domain.checks import Decided
 from tokenomics_quota.domain.effective import LogOrder
+from tokenomics_quota.domain.policies import Proposal
 from tokenomics_quota.projections.facts import Fact, Postings, Received
 from tokenomics_quota.projections.governance import GoverningEvent, Scope
 
@@ -123,6 +124,32 @@ class Announcements(Protocol):
         """Say what was never said, whatever it is about; return how much that was.
 
         An announcement, its remembrance and its place in the outbox are one transaction's.
+        """
+        ...
+
+
+class Proposals(Protocol):
+    """Policy documents that somebody would have published."""
+
+    async def find(self, proposal_id: str) -> Proposal | None:
+        """Return the proposal that has this id."""
+        ...
+
+    async def add(self, proposal: Proposal) -> Proposal:
+        """Keep a proposal; return what is kept under its id, which is another where the id was taken."""
+        ...
+
+    async def newest_first(
+        self, kind: str | None, *, before: int | None, most: int
+    ) -> Sequence[tuple[int, Proposal]]:
+        """Return proposals with their numbers, which rise with each that is added.
+
+        Parameters
+        ----------
+        kind
+            Only of this kind.
+        before
+            Only those with a lower number.
         """
         ...
 

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from tokenomics_tools.stack.api import Source, choose_source, start_stack
 from tokenomics_tools.stack.errors import StackError
-from tokenomics_tools.stack.issuer import GATEWAY, OPERATOR, PORTAL
+from tokenomics_tools.stack.issuer import GATEWAY, GOVERNANCE, OPERATOR, PORTAL
 from tokenomics_tools.stack.kafka_programs import KafkaPrograms
 from tokenomics_tools.stack.probes import kafka_answers, postgres_answers
 from tokenomics_tools.stack.processes import poll
@@ -38,7 +38,7 @@ _UP_SECONDS = 300
 _LOOK_SECONDS = 1
 _DOWN_SECONDS = 120
 _TOKEN_SECONDS = 30 * 24 * 3600
-_CALLERS = {"gateway": GATEWAY, "portal": PORTAL, "operator": OPERATOR}
+_CALLERS = {"gateway": GATEWAY, "portal": PORTAL, "operator": OPERATOR, "governance": GOVERNANCE}
 
 
 @commands.command()

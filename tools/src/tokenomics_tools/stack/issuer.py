@@ -26,6 +26,8 @@ PORTAL = "system:serviceaccount:portal:portal"
 """Shows people what is theirs."""
 OPERATOR = "system:serviceaccount:operations:operator"
 """Looks after projections and parked events."""
+GOVERNANCE = "system:serviceaccount:governance:console"
+"""Tries, proposes and publishes policies."""
 LOCAL_CALLERS = (
     Caller(
         subject=GATEWAY,
@@ -37,13 +39,15 @@ LOCAL_CALLERS = (
                 "StreamCheckQuota",
                 "EstimateCost",
                 "SuggestAlternatives",
+                "ListPolicies",
             )
         ),
     ),
     Caller(
         subject=PORTAL,
         methods=frozenset(
-            f"{_QUOTA}/{method}" for method in ("CheckQuota", "EstimateCost", "GetBalance", "ListBalances")
+            f"{_QUOTA}/{method}"
+            for method in ("CheckQuota", "EstimateCost", "GetBalance", "ListBalances", "ListPolicies")
         ),
         may_act_for_people=True,
     ),
@@ -52,6 +56,14 @@ LOCAL_CALLERS = (
         methods=frozenset(
             {"/tokenomics.operations.v1.OperationsService/*", "/grpc.reflection.v1alpha.ServerReflection/*"}
         ),
+    ),
+    Caller(
+        subject=GOVERNANCE,
+        methods=frozenset(
+            f"{_QUOTA}/{method}"
+            for method in ("ListPolicies", "TestPolicy", "ProposePolicy", "ListPolicyProposals")
+        ),
+        may_act_for_people=True,
     ),
 )
 

@@ -107,6 +107,22 @@ class NotFoundError(RpcError):
     reason = "NOT_FOUND"
 
 
+class AlreadyExistsError(RpcError):
+    """The caller's id stands for something else already.
+
+    Parameters
+    ----------
+    differing
+        Names of the request's fields that say something else than what has the id.
+    """
+
+    code = grpc.StatusCode.ALREADY_EXISTS
+    reason = "ALREADY_EXISTS"
+
+    def __init__(self, message: str, differing: Iterable[str]) -> None:
+        super().__init__(message, {"differing_fields": ", ".join(differing)})
+
+
 class FailedPreconditionError(RpcError):
     """The system is not in the state this needs; a retry helps only after something else has happened."""
 

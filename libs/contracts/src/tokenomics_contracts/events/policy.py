@@ -18,9 +18,13 @@ from pydantic import (
 )
 from pydantic_core.core_schema import ValidationInfo
 
+from tokenomics_contracts.cloudevents import MAX_EVENT_BYTES
 from tokenomics_contracts.events.base import Event, Value
 from tokenomics_contracts.units import (
     BasisPoints,
+    Cost,
+    CostCentre,
+    DecisionName,
     EventName,
     Identifier,
     Label,
@@ -28,9 +32,12 @@ from tokenomics_contracts.units import (
     Measurement,
     MicroUsd,
     PicoUsd,
+    Project,
+    Purpose,
     Ratio,
     RoleName,
     Slug,
+    Team,
     Tokens,
     UseCase,
     UtcTime,
@@ -42,6 +49,9 @@ PolicyKind = Literal[
 ]
 
 FULL: Final = BasisPoints(10_000)
+MAX_DOCUMENT_BYTES: Final = MAX_EVENT_BYTES - 1_024
+"""What an event has room for beside kind, versions and time."""
+
 DEFAULT_CAP_MICRO_USD: Final = MicroUsd(50_000_000)
 
 
@@ -87,6 +97,15 @@ def _star_at_its_end_only(model: str) -> str:
     if "*" in model[:-1]:
         raise ValueError("model should have a '*' at its end only")
     return model
+
+
+def _title(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise ValueError("should be one line of printable characters, not only spaces")
+    return text
+
+
+Title = Annotated[str, StringConstraints(max_length=200), AfterValidator(_title)]
 
 
 def _prose(text: str) -> str:
@@ -196,6 +215,68 @@ class Degrade(Value):
         return DEFAULT_CAP_MICRO_USD if self.cap_micro_usd is None else self.cap_micro_usd
 
 
+class Spent(Value):
+    """What had been used of one account before an example's call. Exactly one of the amounts is given."""
+
+    account: Literal["subject", "project", "team", "cost_centre"]
+    """Whose: the caller's own, or that of the example's project, team or cost centre."""
+
+    basis_points: Ratio | None = None
+    """Share of the account's limit without grants, rounded up to a micro-USD."""
+
+    micro_usd: Limit | None = None
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> Self:
+        if (self.basis_points is None) == (self.micro_usd is None):
+            raise ValueError("should have either basis_points or micro_usd")
+        return self
+
+
+class Example(Value):
+    """A call and the decision that it must get; the policy's own rules judge it before they are published."""
+
+    name: Title
+    """What it shows, e.g. `support at 95 % is asked for a reason`."""
+
+    role: RoleName
+    """The caller's."""
+
+    team_id: Team | None = None
+    """The caller's. Absent: a team that no budget names."""
+
+    cost_centre_id: CostCentre | None = None
+    """The team's."""
+
+    project_id: Project | None = None
+    """The project that the call is for; the caller is a member of it."""
+
+    spent: tuple[Spent, ...] = ()
+    """What had been used before; of an account that isn't named, nothing."""
+
+    provider: Label = "example"
+    model: Label = "example"
+    cost_micro_usd: Cost = MicroUsd(0)
+    """What the call is estimated at, whatever the prices."""
+
+    purpose: Purpose = "operational"
+    data_class: Slug = "internal"
+    use_case: UseCase | None = None
+    at: UtcTime | None = None
+    """When the call is made. Absent: when the example is judged."""
+
+    expect: DecisionName
+
+    @model_validator(mode="after")
+    def _spends_from_accounts_it_has(self) -> Self:
+        _require_unique("accounts in spent", (spent.account for spent in self.spent))
+        has = {"project": self.project_id, "team": self.team_id, "cost_centre": self.cost_centre_id}
+        for spent in self.spent:
+            if spent.account != "subject" and has[spent.account] is None:
+                raise ValueError(f"spent of a {spent.account} needs {spent.account}_id")
+        return self
+
+
 class QuotaDocument(Value):
     """The quota policy. Whoever has neither a role's allowance nor the default one has no limit."""
 
@@ -213,12 +294,15 @@ class QuotaDocument(Value):
     """Which models may be called; a call that no rule speaks of is refused. Absent: all may be."""
 
     prohibited_data: tuple[ProhibitedData, ...] = ()
+    examples: Annotated[tuple[Example, ...], Field(max_length=200)] = ()
+    """What the policy promises. They decide nothing; `policy apply` publishes only when all hold."""
 
     @model_validator(mode="after")
     def _one_limit_each(self) -> Self:
         _require_unique("roles in allowances", (allowance.role for allowance in self.allowances))
         _require_unique("budgets", (f"{budget.kind}/{budget.owner_id}" for budget in self.budgets))
         _require_unique("prohibited_data", (each.data_class for each in self.prohibited_data))
+        _require_unique("names of examples", (example.name for example in self.examples))
         return self
 
     @model_validator(mode="after")
@@ -476,9 +560,12 @@ def validate_document(kind: str, document: object) -> list[Problem]:
     if model is None:
         return [Problem("kind", f"should be one of {', '.join(DOCUMENT_MODELS)}")]
     try:
-        model.model_validate(document, extra="forbid")
+        published = model.model_validate(document, extra="forbid")
     except ValidationError as error:
         return problems_of(error)
+    size = len(published.model_dump_json(by_alias=True, exclude_none=True).encode())
+    if size > MAX_DOCUMENT_BYTES:
+        return [Problem("", f"should take at most {MAX_DOCUMENT_BYTES} bytes as JSON, takes {size}")]
     return []
 
 

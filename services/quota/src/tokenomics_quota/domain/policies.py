@@ -158,3 +158,30 @@ class Published(NamedTuple):
     """JSON, with what the publisher left to the defaults spelled out."""
     rules: QuotaPolicy | PriceBook | SourcesPolicy | UseCasesPolicy | None
     """The document ready for look-ups; ``None`` for a kind that decides nothing."""
+
+
+class ListedVersion(NamedTuple):
+    """A version of a policy as of an instant."""
+
+    published: Published
+    effective_from: datetime
+    in_force: bool
+    superseded: bool
+    """Another holds in its place, then and from then on."""
+
+
+class Proposal(NamedTuple):
+    """A policy document that somebody would have published."""
+
+    proposal_id: str
+    kind: str
+    replaces: int | None
+    effective_from: datetime
+    document: str
+    """JSON, as it was proposed."""
+    proposed_by: str
+    proposed_at: datetime
+
+    def differs_in(self, other: "Proposal") -> list[str]:
+        """Return the names of the fields that say something else, but for who proposed it and when."""
+        return [name for name in Proposal._fields[:-2] if getattr(self, name) != getattr(other, name)]

@@ -67,6 +67,7 @@ from tokenomics_quota.domain.policies import (
     NO_USE_CASES,
     BackfillPermission,
     Limit,
+    ListedVersion,
     ModelRule,
     Published,
     QuotaPolicy,
@@ -375,15 +376,17 @@ class Governance:
         earlier = [version for version in self._policies[kind] if version.order < order]
         return max(earlier, key=latest_published).value.version if earlier else None
 
-    def published(self, kind: str) -> Sequence[Effective[Published]]:
-        """Return the versions of a kind that took effect or will, the newest first."""
-        return sorted(self._policies[kind], key=latest_published, reverse=True)
-
-    def unsuperseded(self, kind: str, now: datetime) -> Sequence[Effective[Published]]:
-        """Return the version of a kind in force now, if any, and those that will be, in order of time."""
+    def published(self, kind: str, now: datetime) -> Sequence[ListedVersion]:
+        """Return the versions of a kind that were written against one another, the newest first."""
         timeline = self._in_force(kind)
-        later = [version for start, version in timeline.steps() if start > now]
-        return [version for version in (timeline.at(now), *later) if version]
+        in_force = timeline.at(now)
+        counting = [in_force, *(version for start, version in timeline.steps() if start > now)]
+        return [
+            ListedVersion(
+                each.value, each.effective_from, in_force=each is in_force, superseded=each not in counting
+            )
+            for each in sorted(self._policies[kind], key=latest_published, reverse=True)
+        ]
 
     def backfill(self, source: str, appended_at: datetime) -> BackfillPermission:
         """Return whether a source may bring in an event, appended then, that is too late.

@@ -5,8 +5,9 @@ from tokenomics_chassis.rpc.parts import joined
 from tokenomics_quota.rpc.advice import Advice
 from tokenomics_quota.rpc.balances import Balances
 from tokenomics_quota.rpc.checks import Checks
+from tokenomics_quota.rpc.policies import Policies
 
-PARTS = (Checks, Balances, Advice)
+PARTS = (Checks, Balances, Advice, Policies)
 """Each method of the contract is served by one of them; what none has answers UNIMPLEMENTED."""
 
 

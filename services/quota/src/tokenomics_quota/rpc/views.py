@@ -54,3 +54,19 @@ def authorize(sees: Sight, *accounts: Account) -> None:
     """
     if not all(map(sees, accounts)):
         raise PermissionDeniedError("this person neither owns the account nor decides about it")
+
+
+def require_governance(view: QuotaView, now: datetime) -> None:
+    """Refuse people without the privilege `governance`; workloads are let through by the table of callers.
+
+    Raises
+    ------
+    PermissionDeniedError
+        The call is made for somebody else.
+    """
+    person = current_identity().on_behalf_of
+    if person is None:
+        return
+    member = view.governance.directory.member(person).at(now)
+    if member is None or member.value.left or "governance" not in member.value.privileges:
+        raise PermissionDeniedError("only governance may do this")

@@ -2807,7 +2807,7 @@ class ListPoliciesRequest(_message.Message):
     include_superseded: _builtins.bool
     """True: superseded versions too."""
     page_size: _builtins.int
-    """At most this many; 0: 100; larger than 1,000: 1,000."""
+    """At most this many; 0: 100; larger than 1,000: 1,000. A page is shorter when its documents are large."""
     page_token: _builtins.str
     """From the previous answer; empty: from the start."""
     def __init__(
@@ -2866,6 +2866,7 @@ class Policy(_message.Message):
     EFFECTIVE_FROM_FIELD_NUMBER: _builtins.int
     DOCUMENT_FIELD_NUMBER: _builtins.int
     IN_FORCE_FIELD_NUMBER: _builtins.int
+    SUPERSEDED_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """Kind, for example `quota`."""
     version: _builtins.int
@@ -2873,14 +2874,16 @@ class Policy(_message.Message):
     replaces: _builtins.int
     """The version that it replaced; 0: it is the first."""
     in_force: _builtins.bool
-    """True: in force now."""
+    """True: in force now. False and not superseded: in force later."""
+    superseded: _builtins.bool
+    """True: a later version holds in its place, now and from now on."""
     @_builtins.property
     def effective_from(self) -> _timestamp_pb2.Timestamp:
         """From when it holds."""
 
     @_builtins.property
     def document(self) -> _struct_pb2.Struct:
-        """Its document."""
+        """Its document, with what the publisher left to the defaults spelled out. Integers are exact."""
 
     def __init__(
         self,
@@ -2891,10 +2894,11 @@ class Policy(_message.Message):
         effective_from: _timestamp_pb2.Timestamp | None = ...,
         document: _struct_pb2.Struct | None = ...,
         in_force: _builtins.bool = ...,
+        superseded: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "effective_from", b"effective_from"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "effective_from", b"effective_from", "in_force", b"in_force", "kind", b"kind", "replaces", b"replaces", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "effective_from", b"effective_from", "in_force", b"in_force", "kind", b"kind", "replaces", b"replaces", "superseded", b"superseded", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2906,23 +2910,50 @@ class TestPolicyRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class BesideEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _struct_pb2.Struct: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _struct_pb2.Struct | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     KIND_FIELD_NUMBER: _builtins.int
     DOCUMENT_FIELD_NUMBER: _builtins.int
+    BESIDE_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """Kind, for example `quota`."""
     @_builtins.property
     def document(self) -> _struct_pb2.Struct:
         """The document."""
 
+    @_builtins.property
+    def beside(self) -> _containers.MessageMap[_builtins.str, _struct_pb2.Struct]:
+        """Documents of other kinds to judge it with, by kind; of kinds left out, those in force."""
+
     def __init__(
         self,
         *,
         kind: _builtins.str = ...,
         document: _struct_pb2.Struct | None = ...,
+        beside: _abc.Mapping[_builtins.str, _struct_pb2.Struct] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "kind", b"kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beside", b"beside", "document", b"document", "kind", b"kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2997,22 +3028,28 @@ class PolicyExampleResult(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     EXPECTED_FIELD_NUMBER: _builtins.int
     ACTUAL_FIELD_NUMBER: _builtins.int
+    REASON_CODES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name in the document."""
     expected: Global___Decision.ValueType
     """The decision that the document promises."""
     actual: Global___Decision.ValueType
     """The decision that its rules give."""
+    @_builtins.property
+    def reason_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Codes of the reasons for that decision, the deciding one first; empty for a plain ALLOW."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         expected: Global___Decision.ValueType = ...,
         actual: Global___Decision.ValueType = ...,
+        reason_codes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actual", b"actual", "expected", b"expected", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actual", b"actual", "expected", b"expected", "name", b"name", "reason_codes", b"reason_codes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3081,6 +3118,124 @@ class ProposePolicyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProposePolicyResponse: _TypeAlias = ProposePolicyResponse  # noqa: Y015
+
+@_typing.final
+class ListPolicyProposalsRequest(_message.Message):
+    """Filters proposals."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    PROPOSAL_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """Only this kind; empty: all."""
+    proposal_id: _builtins.str
+    """Only this one; empty: all."""
+    page_size: _builtins.int
+    """At most this many; 0: 100; larger than 1,000: 1,000. A page is shorter when its documents are large."""
+    page_token: _builtins.str
+    """From the previous answer; empty: from the start."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        proposal_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "page_size", b"page_size", "page_token", b"page_token", "proposal_id", b"proposal_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPolicyProposalsRequest: _TypeAlias = ListPolicyProposalsRequest  # noqa: Y015
+
+@_typing.final
+class ListPolicyProposalsResponse(_message.Message):
+    """One page of proposals."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROPOSALS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty: this was the last one."""
+    @_builtins.property
+    def proposals(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyProposal]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        proposals: _abc.Iterable[Global___PolicyProposal] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "proposals", b"proposals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPolicyProposalsResponse: _TypeAlias = ListPolicyProposalsResponse  # noqa: Y015
+
+@_typing.final
+class PolicyProposal(_message.Message):
+    """A proposed policy document."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROPOSAL_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    REPLACES_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_FROM_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    PROPOSED_BY_FIELD_NUMBER: _builtins.int
+    PROPOSED_AT_FIELD_NUMBER: _builtins.int
+    OUTDATED_FIELD_NUMBER: _builtins.int
+    proposal_id: _builtins.str
+    """The id that its author chose."""
+    kind: _builtins.str
+    """Kind, for example `quota`."""
+    replaces: _builtins.int
+    """The version that it was written against; 0: it would be the first."""
+    proposed_by: _builtins.str
+    """Who proposed it: a person, or the workload itself."""
+    outdated: _builtins.bool
+    """True: another version has been published since, and the document must be written against that."""
+    @_builtins.property
+    def effective_from(self) -> _timestamp_pb2.Timestamp:
+        """From when it shall hold."""
+
+    @_builtins.property
+    def document(self) -> _struct_pb2.Struct:
+        """The document, as it was proposed."""
+
+    @_builtins.property
+    def proposed_at(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        proposal_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        replaces: _builtins.int = ...,
+        effective_from: _timestamp_pb2.Timestamp | None = ...,
+        document: _struct_pb2.Struct | None = ...,
+        proposed_by: _builtins.str = ...,
+        proposed_at: _timestamp_pb2.Timestamp | None = ...,
+        outdated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "effective_from", b"effective_from", "proposed_at", b"proposed_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "effective_from", b"effective_from", "kind", b"kind", "outdated", b"outdated", "proposal_id", b"proposal_id", "proposed_at", b"proposed_at", "proposed_by", b"proposed_by", "replaces", b"replaces"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyProposal: _TypeAlias = PolicyProposal  # noqa: Y015
 
 @_typing.final
 class Simulation(_message.Message):

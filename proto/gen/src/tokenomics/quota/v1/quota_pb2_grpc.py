@@ -188,6 +188,11 @@ class QuotaServiceStub:
                 request_serializer=tokenomics_dot_quota_dot_v1_dot_quota__pb2.ProposePolicyRequest.SerializeToString,
                 response_deserializer=tokenomics_dot_quota_dot_v1_dot_quota__pb2.ProposePolicyResponse.FromString,
                 _registered_method=True)
+        self.ListPolicyProposals = channel.unary_unary(
+                '/tokenomics.quota.v1.QuotaService/ListPolicyProposals',
+                request_serializer=tokenomics_dot_quota_dot_v1_dot_quota__pb2.ListPolicyProposalsRequest.SerializeToString,
+                response_deserializer=tokenomics_dot_quota_dot_v1_dot_quota__pb2.ListPolicyProposalsResponse.FromString,
+                _registered_method=True)
         self.StartSimulation = channel.unary_unary(
                 '/tokenomics.quota.v1.QuotaService/StartSimulation',
                 request_serializer=tokenomics_dot_quota_dot_v1_dot_quota__pb2.StartSimulationRequest.SerializeToString,
@@ -439,22 +444,35 @@ class QuotaServiceServicer:
 
     def ListPolicies(self, request, context):
         """Lists policy versions, newest first within a kind. Read-only, for everybody.
+        Errors: INVALID_ARGUMENT for a page token that this call didn't give.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TestPolicy(self, request, context):
-        """Judges a policy document and its examples without publishing it. Read-only. Governance.
-        A bad document is an answer, not an error.
+        """Judges a policy document and its examples without publishing it. Read-only. Governance and workloads.
+        A bad document is an answer, not an error. Examples are judged by the rules of CheckQuota, each in a company
+        of its own that knows the caller and these policies, and nothing else.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ProposePolicy(self, request, context):
-        """Leaves a policy document as a proposal for governance to publish. Idempotent on `proposal_id`. Governance.
-        Errors: FAILED_PRECONDITION when it wasn't written against the version in force.
+        """Leaves a policy document as a proposal for governance to publish. Idempotent on `proposal_id`. Governance and
+        workloads.
+        Errors: FAILED_PRECONDITION when it wasn't written against the newest version; INVALID_ARGUMENT for a document
+        that TestPolicy finds wrong, an example that doesn't hold included; ALREADY_EXISTS for the same id with another
+        payload (ErrorInfo names the fields that differ).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPolicyProposals(self, request, context):
+        """Lists proposals, newest first. Read-only. Governance and workloads.
+        Errors: INVALID_ARGUMENT for a page token that this call didn't give.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -626,6 +644,11 @@ def add_QuotaServiceServicer_to_server(servicer, server):
                     servicer.ProposePolicy,
                     request_deserializer=tokenomics_dot_quota_dot_v1_dot_quota__pb2.ProposePolicyRequest.FromString,
                     response_serializer=tokenomics_dot_quota_dot_v1_dot_quota__pb2.ProposePolicyResponse.SerializeToString,
+            ),
+            'ListPolicyProposals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPolicyProposals,
+                    request_deserializer=tokenomics_dot_quota_dot_v1_dot_quota__pb2.ListPolicyProposalsRequest.FromString,
+                    response_serializer=tokenomics_dot_quota_dot_v1_dot_quota__pb2.ListPolicyProposalsResponse.SerializeToString,
             ),
             'StartSimulation': grpc.unary_unary_rpc_method_handler(
                     servicer.StartSimulation,
@@ -1413,6 +1436,33 @@ class QuotaService:
             '/tokenomics.quota.v1.QuotaService/ProposePolicy',
             tokenomics_dot_quota_dot_v1_dot_quota__pb2.ProposePolicyRequest.SerializeToString,
             tokenomics_dot_quota_dot_v1_dot_quota__pb2.ProposePolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPolicyProposals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tokenomics.quota.v1.QuotaService/ListPolicyProposals',
+            tokenomics_dot_quota_dot_v1_dot_quota__pb2.ListPolicyProposalsRequest.SerializeToString,
+            tokenomics_dot_quota_dot_v1_dot_quota__pb2.ListPolicyProposalsResponse.FromString,
             options,
             channel_credentials,
             insecure,

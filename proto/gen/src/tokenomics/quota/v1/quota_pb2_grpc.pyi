@@ -159,14 +159,24 @@ class QuotaServiceStub:
     Errors: NOT_FOUND for a source that neither policy nor events name.
     """
     ListPolicies: _grpc.UnaryUnaryMultiCallable[_quota_pb2.ListPoliciesRequest, _quota_pb2.ListPoliciesResponse]
-    """Lists policy versions, newest first within a kind. Read-only, for everybody."""
+    """Lists policy versions, newest first within a kind. Read-only, for everybody.
+    Errors: INVALID_ARGUMENT for a page token that this call didn't give.
+    """
     TestPolicy: _grpc.UnaryUnaryMultiCallable[_quota_pb2.TestPolicyRequest, _quota_pb2.TestPolicyResponse]
-    """Judges a policy document and its examples without publishing it. Read-only. Governance.
-    A bad document is an answer, not an error.
+    """Judges a policy document and its examples without publishing it. Read-only. Governance and workloads.
+    A bad document is an answer, not an error. Examples are judged by the rules of CheckQuota, each in a company
+    of its own that knows the caller and these policies, and nothing else.
     """
     ProposePolicy: _grpc.UnaryUnaryMultiCallable[_quota_pb2.ProposePolicyRequest, _quota_pb2.ProposePolicyResponse]
-    """Leaves a policy document as a proposal for governance to publish. Idempotent on `proposal_id`. Governance.
-    Errors: FAILED_PRECONDITION when it wasn't written against the version in force.
+    """Leaves a policy document as a proposal for governance to publish. Idempotent on `proposal_id`. Governance and
+    workloads.
+    Errors: FAILED_PRECONDITION when it wasn't written against the newest version; INVALID_ARGUMENT for a document
+    that TestPolicy finds wrong, an example that doesn't hold included; ALREADY_EXISTS for the same id with another
+    payload (ErrorInfo names the fields that differ).
+    """
+    ListPolicyProposals: _grpc.UnaryUnaryMultiCallable[_quota_pb2.ListPolicyProposalsRequest, _quota_pb2.ListPolicyProposalsResponse]
+    """Lists proposals, newest first. Read-only. Governance and workloads.
+    Errors: INVALID_ARGUMENT for a page token that this call didn't give.
     """
     StartSimulation: _grpc.UnaryUnaryMultiCallable[_quota_pb2.StartSimulationRequest, _quota_pb2.StartSimulationResponse]
     """Starts replaying past usage under another policy. Idempotent on `simulation_id`. Governance.
@@ -312,14 +322,24 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     Errors: NOT_FOUND for a source that neither policy nor events name.
     """
     ListPolicies: _aio.UnaryUnaryMultiCallable[_quota_pb2.ListPoliciesRequest, _quota_pb2.ListPoliciesResponse]  # type: ignore[assignment]
-    """Lists policy versions, newest first within a kind. Read-only, for everybody."""
+    """Lists policy versions, newest first within a kind. Read-only, for everybody.
+    Errors: INVALID_ARGUMENT for a page token that this call didn't give.
+    """
     TestPolicy: _aio.UnaryUnaryMultiCallable[_quota_pb2.TestPolicyRequest, _quota_pb2.TestPolicyResponse]  # type: ignore[assignment]
-    """Judges a policy document and its examples without publishing it. Read-only. Governance.
-    A bad document is an answer, not an error.
+    """Judges a policy document and its examples without publishing it. Read-only. Governance and workloads.
+    A bad document is an answer, not an error. Examples are judged by the rules of CheckQuota, each in a company
+    of its own that knows the caller and these policies, and nothing else.
     """
     ProposePolicy: _aio.UnaryUnaryMultiCallable[_quota_pb2.ProposePolicyRequest, _quota_pb2.ProposePolicyResponse]  # type: ignore[assignment]
-    """Leaves a policy document as a proposal for governance to publish. Idempotent on `proposal_id`. Governance.
-    Errors: FAILED_PRECONDITION when it wasn't written against the version in force.
+    """Leaves a policy document as a proposal for governance to publish. Idempotent on `proposal_id`. Governance and
+    workloads.
+    Errors: FAILED_PRECONDITION when it wasn't written against the newest version; INVALID_ARGUMENT for a document
+    that TestPolicy finds wrong, an example that doesn't hold included; ALREADY_EXISTS for the same id with another
+    payload (ErrorInfo names the fields that differ).
+    """
+    ListPolicyProposals: _aio.UnaryUnaryMultiCallable[_quota_pb2.ListPolicyProposalsRequest, _quota_pb2.ListPolicyProposalsResponse]  # type: ignore[assignment]
+    """Lists proposals, newest first. Read-only. Governance and workloads.
+    Errors: INVALID_ARGUMENT for a page token that this call didn't give.
     """
     StartSimulation: _aio.UnaryUnaryMultiCallable[_quota_pb2.StartSimulationRequest, _quota_pb2.StartSimulationResponse]  # type: ignore[assignment]
     """Starts replaying past usage under another policy. Idempotent on `simulation_id`. Governance.
@@ -618,7 +638,9 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.ListPoliciesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.ListPoliciesResponse, _abc.Awaitable[_quota_pb2.ListPoliciesResponse]]:
-        """Lists policy versions, newest first within a kind. Read-only, for everybody."""
+        """Lists policy versions, newest first within a kind. Read-only, for everybody.
+        Errors: INVALID_ARGUMENT for a page token that this call didn't give.
+        """
 
     @_abc_1.abstractmethod
     def TestPolicy(
@@ -626,8 +648,9 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.TestPolicyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.TestPolicyResponse, _abc.Awaitable[_quota_pb2.TestPolicyResponse]]:
-        """Judges a policy document and its examples without publishing it. Read-only. Governance.
-        A bad document is an answer, not an error.
+        """Judges a policy document and its examples without publishing it. Read-only. Governance and workloads.
+        A bad document is an answer, not an error. Examples are judged by the rules of CheckQuota, each in a company
+        of its own that knows the caller and these policies, and nothing else.
         """
 
     @_abc_1.abstractmethod
@@ -636,8 +659,21 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.ProposePolicyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.ProposePolicyResponse, _abc.Awaitable[_quota_pb2.ProposePolicyResponse]]:
-        """Leaves a policy document as a proposal for governance to publish. Idempotent on `proposal_id`. Governance.
-        Errors: FAILED_PRECONDITION when it wasn't written against the version in force.
+        """Leaves a policy document as a proposal for governance to publish. Idempotent on `proposal_id`. Governance and
+        workloads.
+        Errors: FAILED_PRECONDITION when it wasn't written against the newest version; INVALID_ARGUMENT for a document
+        that TestPolicy finds wrong, an example that doesn't hold included; ALREADY_EXISTS for the same id with another
+        payload (ErrorInfo names the fields that differ).
+        """
+
+    @_abc_1.abstractmethod
+    def ListPolicyProposals(
+        self,
+        request: _quota_pb2.ListPolicyProposalsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quota_pb2.ListPolicyProposalsResponse, _abc.Awaitable[_quota_pb2.ListPolicyProposalsResponse]]:
+        """Lists proposals, newest first. Read-only. Governance and workloads.
+        Errors: INVALID_ARGUMENT for a page token that this call didn't give.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,375 @@
+"""Policies: which there are, whether one would do what it promises, and who would have another."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping
+from datetime import datetime
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+import grpc
+from google.protobuf.struct_pb2 import Struct, Value
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from tokenomics.quota.v1 import quota_pb2 as pb
+from tokenomics_chassis.rpc.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    InvalidRequestError,
+)
+from tokenomics_chassis.rpc.identity import current_identity
+from tokenomics_contracts.events.policy import (
+    DOCUMENT_MODELS,
+    PolicyDocument,
+    Problem,
+    QuotaDocument,
+    validate_document,
+)
+from tokenomics_contracts.units import EARLIEST_TIME, LATEST_TIME, MAX_VERSION
+from tokenomics_quota.domain.policies import ListedVersion, Proposal
+from tokenomics_quota.ports import Proposals
+from tokenomics_quota.projections.governance import Governance
+from tokenomics_quota.rpc.convert import is_identifier, time_from_pb
+from tokenomics_quota.rpc.views import Views, require_governance
+from tokenomics_quota.usecases.examples import Judged, judge_examples
+
+_PAGE_SIZE: Final = 100
+_LARGEST_PAGE_SIZE: Final = 1_000
+_PAGE_BYTES: Final = 1_000_000
+"""Documents of one page, as JSON: a client takes 4 MiB of an answer, and as a Struct they are larger."""
+
+_KIND: Final = f"must be one of {', '.join(sorted(DOCUMENT_MODELS))}"
+_IDENTIFIER: Final = "must be an identifier: letters, digits and . _ : -, at most 128"
+_FOREIGN_TOKEN: Final = {"page_token": "is not of this call"}
+_FEW: Final = 10
+
+T = TypeVar("T")
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Policies:
+    """Tells what policies say from the in-memory view, and keeps proposals for others.
+
+    Parameters
+    ----------
+    proposals
+        Where they are kept: the only part of it that needs the database.
+    """
+
+    def __init__(self, views: Views, proposals: Proposals) -> None:
+        self._views = views
+        self._proposals = proposals
+
+    async def ListPolicies(  # noqa: N802 - the contract's name
+        self, request: pb.ListPoliciesRequest, _context: Context
+    ) -> pb.ListPoliciesResponse:
+        """Return a page of versions, to everybody: by kind, the newest first."""
+        view, now = self._views.at_hand()
+        wrong, behind = _wrong_page(request.kind, request.page_size), None
+        if request.page_token:
+            try:
+                behind = _place_from_token(request.page_token)
+            except ValueError:
+                wrong |= _FOREIGN_TOKEN
+        if wrong:
+            raise InvalidRequestError(wrong)
+        page, more = _Page[_Version](request.page_size), False
+        for each in _versions(view.governance, request.kind, now):
+            left_out = each.listed.superseded and not request.include_superseded
+            if left_out or (behind and each.place <= behind):
+                continue
+            if more := not page.takes(each, len(each.listed.published.document)):
+                break
+        return pb.ListPoliciesResponse(
+            policies=map(_version_to_pb, page.items),
+            next_page_token=_token(page.items[-1]) if more else "",
+        )
+
+    async def TestPolicy(  # noqa: N802 - the contract's name
+        self, request: pb.TestPolicyRequest, _context: Context
+    ) -> pb.TestPolicyResponse:
+        """Judge a document and its examples."""
+        view, now = self._views.at_hand()
+        require_governance(view, now)
+        beside = _beside(request)
+        document = plain(request.document)
+        problems, judged = await _judged(request.kind, document, beside, view.governance, now)
+        return pb.TestPolicyResponse(
+            ok=not problems and all(each.holds for each in judged),
+            problems=[pb.PolicyProblem(path=each.path, message=each.message) for each in problems],
+            examples=map(_judged_to_pb, judged),
+        )
+
+    async def ProposePolicy(  # noqa: N802 - the contract's name
+        self, request: pb.ProposePolicyRequest, _context: Context
+    ) -> pb.ProposePolicyResponse:
+        """Keep a document that could be published as it is."""
+        view, now = self._views.at_hand()
+        require_governance(view, now)
+        proposal = _proposal_from_pb(request, now)
+        kept = await self._proposals.find(proposal.proposal_id)
+        if kept is None:
+            view, now = self._views.at_hand()
+            await _require_publishable(proposal, view.governance, now)
+            kept = await self._proposals.add(proposal)
+        if differing := kept.differs_in(proposal):
+            raise AlreadyExistsError("another proposal has this id", differing)
+        return pb.ProposePolicyResponse(proposal_id=proposal.proposal_id)
+
+    async def ListPolicyProposals(  # noqa: N802 - the contract's name
+        self, request: pb.ListPolicyProposalsRequest, _context: Context
+    ) -> pb.ListPolicyProposalsResponse:
+        """Return a page of proposals, the newest first."""
+        view, now = self._views.at_hand()
+        require_governance(view, now)
+        wrong = _wrong_page(request.kind, request.page_size)
+        if request.proposal_id and not is_identifier(request.proposal_id):
+            wrong["proposal_id"] = _IDENTIFIER
+        if request.page_token and not re.fullmatch(r"[1-9][0-9]{0,17}", request.page_token):
+            wrong |= _FOREIGN_TOKEN
+        if wrong:
+            raise InvalidRequestError(wrong)
+        page, more = _Page[tuple[int, Proposal]](request.page_size), False
+        async for numbered in self._found(request):
+            if more := not page.takes(numbered, len(numbered[1].document)):
+                break
+        view, now = self._views.at_hand()
+        return pb.ListPolicyProposalsResponse(
+            proposals=[_proposal_to_pb(each, view.governance, now) for _, each in page.items],
+            next_page_token=str(page.items[-1][0]) if more else "",
+        )
+
+    async def _found(self, request: pb.ListPolicyProposalsRequest) -> AsyncIterator[tuple[int, Proposal]]:
+        """Read the proposals that are asked for, a few at a time: a document may be large."""
+        before = int(request.page_token) if request.page_token else None
+        if request.proposal_id:
+            one = await self._proposals.find(request.proposal_id)
+            if one and request.kind in {"", one.kind}:
+                yield 1, one
+            return
+        while True:
+            few = await self._proposals.newest_first(request.kind or None, before=before, most=_FEW)
+            for numbered in few:
+                yield numbered
+            if len(few) < _FEW:
+                return
+            before = few[-1][0]
+
+
+class _Page(Generic[T]):
+    """Takes items until it is full: of so many of them, or of so large documents."""
+
+    def __init__(self, size: int) -> None:
+        self.items: list[T] = []
+        self._room = min(size or _PAGE_SIZE, _LARGEST_PAGE_SIZE)
+        self._bytes_left = _PAGE_BYTES
+
+    def takes(self, item: T, document_bytes: int) -> bool:
+        """Take an item, unless the page is full; the first always fits."""
+        if len(self.items) == self._room or (self.items and document_bytes > self._bytes_left):
+            return False
+        self.items.append(item)
+        self._bytes_left -= document_bytes
+        return True
+
+
+def _wrong_page(kind: str, page_size: int) -> dict[str, str]:
+    wrong = {}
+    if kind and kind not in DOCUMENT_MODELS:
+        wrong["kind"] = _KIND
+    if page_size < 0:
+        wrong["page_size"] = "must not be negative"
+    return wrong
+
+
+_Place = tuple[str, int]
+"""Kind and negated version: in the order of a listing."""
+
+
+class _Version(NamedTuple):
+    kind: str
+    listed: ListedVersion
+
+    @property
+    def place(self) -> _Place:
+        return self.kind, -self.listed.published.version
+
+
+def _versions(governance: Governance, kind: str, now: datetime) -> Iterator[_Version]:
+    for each in [kind] if kind else sorted(DOCUMENT_MODELS):
+        for version in governance.published(each, now):
+            yield _Version(each, version)
+
+
+def _place_from_token(token: str) -> _Place:
+    kind, _, version = token.partition(":")
+    if kind not in DOCUMENT_MODELS or not re.fullmatch(r"[1-9][0-9]{0,9}", version):
+        raise ValueError
+    return kind, -int(version)
+
+
+def _token(version: _Version) -> str:
+    return f"{version.kind}:{version.listed.published.version}"
+
+
+def _version_to_pb(version: _Version) -> pb.Policy:
+    kind, (published, effective_from, in_force, superseded) = version
+    return pb.Policy(
+        kind=kind,
+        version=published.version,
+        replaces=published.replaces or 0,
+        effective_from=_timestamp(effective_from),
+        document=_struct(published.document),
+        in_force=in_force,
+        superseded=superseded,
+    )
+
+
+async def _judged(
+    kind: str, document: object, beside: Mapping[str, PolicyDocument], governance: Governance, now: datetime
+) -> tuple[list[Problem], list[Judged]]:
+    """Find what is wrong with a document and what becomes of its examples."""
+    problems, judged = validate_document(kind, document), list[Judged]()
+    if problems or kind != "quota":
+        return problems, judged
+    in_force = {
+        other: DOCUMENT_MODELS[other].model_validate_json(version.published.document)
+        for other in DOCUMENT_MODELS.keys() - {"quota", *beside}
+        for version in governance.published(other, now)
+        if version.in_force
+    }
+    quota = QuotaDocument.model_validate(document)
+    for each in judge_examples(quota, in_force | dict(beside), now):
+        if isinstance(each, Problem):
+            problems.append(each)
+        else:
+            judged.append(each)
+        await asyncio.sleep(0)  # each takes as long as many checks
+    return problems, judged
+
+
+def _beside(request: pb.TestPolicyRequest) -> dict[str, PolicyDocument]:
+    documents, wrong = dict[str, PolicyDocument](), dict[str, str]()
+    for kind, struct in request.beside.items():
+        document = plain(struct)
+        if kind == request.kind:
+            wrong[f"beside[{kind}]"] = "must be of another kind than the document"
+        for problem in validate_document(kind, document):
+            wrong[f"beside[{kind}].{problem.path}".removesuffix(".")] = problem.message
+        if not wrong:
+            documents[kind] = DOCUMENT_MODELS[kind].model_validate(document)
+    if wrong:
+        raise InvalidRequestError(wrong)
+    return documents
+
+
+def _judged_to_pb(judged: Judged) -> pb.PolicyExampleResult:
+    return pb.PolicyExampleResult(
+        name=judged.name,
+        expected=pb.Decision.Value(f"DECISION_{judged.expected}"),
+        actual=pb.Decision.Value(f"DECISION_{judged.actual}"),
+        reason_codes=judged.reasons,
+    )
+
+
+def _proposal_from_pb(request: pb.ProposePolicyRequest, now: datetime) -> Proposal:
+    wrong = {}
+    if not is_identifier(request.proposal_id):
+        wrong["proposal_id"] = _IDENTIFIER
+    if request.kind not in DOCUMENT_MODELS:
+        wrong["kind"] = _KIND
+    if not 0 <= request.replaces < MAX_VERSION:
+        wrong["replaces"] = "must be the version it was written against; 0 for the first of its kind"
+    effective_from = now
+    if not request.HasField("effective_from"):
+        wrong["effective_from"] = "must be set"
+    else:
+        try:
+            effective_from = time_from_pb(request.effective_from, "effective_from")
+        except InvalidRequestError as error:
+            wrong |= error.violations
+        if not EARLIEST_TIME <= effective_from < LATEST_TIME:
+            wrong["effective_from"] = "must be between the years 2000 and 2199"
+    if not request.HasField("document"):
+        wrong["document"] = "must be set"
+    if wrong:
+        raise InvalidRequestError(wrong)
+    identity = current_identity()
+    return Proposal(
+        request.proposal_id,
+        request.kind,
+        request.replaces or None,
+        effective_from,
+        json.dumps(plain(request.document), sort_keys=True),
+        identity.on_behalf_of or identity.caller,
+        now,
+    )
+
+
+async def _require_publishable(proposal: Proposal, governance: Governance, now: datetime) -> None:
+    problems, judged = await _judged(proposal.kind, json.loads(proposal.document), {}, governance, now)
+    wrong = {f"document.{each.path}".removesuffix("."): each.message for each in problems} | {
+        f"document.examples[{each.name}]": f"promises {each.expected}, its rules give {each.actual}"
+        for each in judged
+        if not each.holds
+    }
+    if wrong:
+        raise InvalidRequestError(wrong)
+    newest = _newest(proposal.kind, governance, now)
+    if proposal.replaces != newest:
+        is_newest = f"version {newest}" if newest else "no version"
+        raise FailedPreconditionError(
+            f"{is_newest} of {proposal.kind} is published: write the document against that"
+        )
+
+
+def _newest(kind: str, governance: Governance, now: datetime) -> int | None:
+    versions = governance.published(kind, now)
+    return versions[0].published.version if versions else None
+
+
+def _proposal_to_pb(proposal: Proposal, governance: Governance, now: datetime) -> pb.PolicyProposal:
+    return pb.PolicyProposal(
+        proposal_id=proposal.proposal_id,
+        kind=proposal.kind,
+        replaces=proposal.replaces or 0,
+        effective_from=_timestamp(proposal.effective_from),
+        document=_struct(proposal.document),
+        proposed_by=proposal.proposed_by,
+        proposed_at=_timestamp(proposal.proposed_at),
+        outdated=proposal.replaces != _newest(proposal.kind, governance, now),
+    )
+
+
+def plain(struct: Struct) -> dict[str, Any]:
+    """Read a document; whole numbers are integers, as a policy wants them."""
+    return {name: _plain(value) for name, value in struct.fields.items()}
+
+
+def _plain(value: Value) -> Any:
+    match value.WhichOneof("kind"):
+        case "struct_value":
+            return plain(value.struct_value)
+        case "list_value":
+            return [_plain(each) for each in value.list_value.values]
+        case "number_value":
+            number = value.number_value
+            return int(number) if number.is_integer() else number
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+    return None
+
+
+def _struct(document: str | bytes) -> Struct:
+    struct = Struct()
+    struct.update(json.loads(document))
+    return struct
+
+
+def _timestamp(instant: datetime) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromDatetime(instant)
+    return timestamp

@@ -1,0 +1,144 @@
+"""Judging a quota policy's examples by the very rules of a check, on a company made up for each."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from tokenomics_contracts.events.base import Event
+from tokenomics_contracts.events.directory import PersonUpserted, ProjectUpserted, TeamUpserted
+from tokenomics_contracts.events.policy import (
+    FULL,
+    Example,
+    PolicyDocument,
+    PolicyPublished,
+    Problem,
+    QuotaDocument,
+    Spent,
+)
+from tokenomics_contracts.units import EARLIEST_TIME, DecisionName, MicroUsd, PersonId, TeamId
+from tokenomics_quota.domain.accounts import Account, Purpose
+from tokenomics_quota.domain.checks import Call
+from tokenomics_quota.domain.effective import LogOrder
+from tokenomics_quota.domain.pricing import ModelPrice, Quantities, Rates
+from tokenomics_quota.projections.balances import QuotaView
+from tokenomics_quota.projections.governance import Governance, GoverningEvent
+from tokenomics_quota.usecases.checking import Terms, check
+
+_CALLER: Final = PersonId("example")
+_NO_TEAM: Final = TeamId("example:team")
+"""Team of a caller whose example names none."""
+
+_APPENDED: Final = LogOrder(int(EARLIEST_TIME.timestamp() * 1000), 0, 0)
+_A_TOKEN_A_MICRO_USD: Final = 1_000_000
+"""Pico-USD: so that a call of so many input tokens costs so many micro-USD."""
+
+
+class Judged(NamedTuple):
+    """What became of an example."""
+
+    name: str
+    expected: DecisionName
+    actual: DecisionName
+    reasons: tuple[str, ...]
+    """Codes, the deciding one first; empty for a plain ALLOW."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the rules give what the example says."""
+        return self.actual == self.expected
+
+
+def judge_examples(
+    document: QuotaDocument, beside: Mapping[str, PolicyDocument], now: datetime
+) -> Iterator[Judged | Problem]:
+    """Judge each example of a quota policy, in order; a problem says why one can't be judged.
+
+    Each has a company of its own: the policies have been in force for ever, and nobody but the caller works
+    there.
+
+    Parameters
+    ----------
+    beside
+        Policies of other kinds, by kind. Prices don't matter: an example says what its call costs.
+    """
+    policies = [
+        PolicyPublished.model_validate(
+            {"kind": kind, "version": 1, "effective_from": EARLIEST_TIME, "document": each}
+        )
+        for kind, each in {**beside, "quota": document}.items()
+        if kind != "price_book"
+    ]
+    governance = _governed(Governance(_OnePrice()), policies)
+    for place, example in enumerate(document.examples):
+        judged = _judge(governance, example, now)
+        if isinstance(judged, Problem):
+            judged = judged._replace(path=f"examples.{place}.{judged.path}")
+        yield judged
+
+
+def _judge(policies: Governance, example: Example, now: datetime) -> Judged | Problem:
+    at, view = example.at or now, QuotaView(_governed(policies, _directory(example)))
+    accounts = view.accounts_of(_CALLER, example.project_id, at)
+    by_kind = {account.kind.value: account for account in accounts}
+    for place, spent in enumerate(example.spent):
+        account = by_kind[spent.account]
+        posted = _posted(view.governance, account, spent, at)
+        if posted is None:
+            problem = f"should be micro_usd: the {spent.account} has no limit to be a share of"
+            return Problem(f"spent.{place}.basis_points", problem)
+        view.put_totals({account.for_purpose(Purpose(example.purpose)).account_id: posted})
+    touched = view.touched_by(_CALLER, example.project_id, at)
+    answer = check(Terms.at(view.governance, at), touched, _call(example), at)
+    codes = tuple(reason.code for reason in answer.reasons)
+    return Judged(example.name, example.expect, answer.decision.label, codes)
+
+
+class _OnePrice:
+    """A price source by which every call costs a micro-USD a token."""
+
+    def find(self, _provider: str, _model: str) -> ModelPrice:
+        """Know every model."""
+        return ModelPrice.flat(Rates.of(input=_A_TOKEN_A_MICRO_USD, output=_A_TOKEN_A_MICRO_USD))
+
+
+def _governed(before: Governance, events: Iterable[Event]) -> Governance:
+    described = [
+        GoverningEvent("", f"{event.type_name} {event.key}".encode(), b"", _APPENDED, event)
+        for event in events
+    ]
+    return before.with_events(described, before.version + 1)
+
+
+def _directory(example: Example) -> Iterator[Event]:
+    team_id = example.team_id or _NO_TEAM
+    yield TeamUpserted(team_id=team_id, cost_centre_id=example.cost_centre_id, effective_from=EARLIEST_TIME)
+    if example.project_id:
+        yield ProjectUpserted(project_id=example.project_id, effective_from=EARLIEST_TIME)
+    yield PersonUpserted(
+        person_id=_CALLER,
+        role=example.role,
+        team_id=team_id,
+        project_ids=(example.project_id,) if example.project_id else (),
+        effective_from=EARLIEST_TIME,
+    )
+
+
+def _posted(governance: Governance, account: Account, spent: Spent, at: datetime) -> MicroUsd | None:
+    if spent.micro_usd is not None:
+        return spent.micro_usd
+    assert spent.basis_points is not None
+    limit = governance.limit(account.kind, account.owner_id, at)
+    return None if limit is None else MicroUsd(-(-limit.micro_usd * spent.basis_points // FULL))
+
+
+def _call(example: Example) -> Call:
+    return Call(
+        _CALLER,
+        example.provider,
+        example.model,
+        Quantities(example.cost_micro_usd),
+        example.project_id,
+        example.purpose,
+        example.data_class,
+        example.use_case,
+    )
