@@ -6,18 +6,22 @@ from datetime import date, timedelta
 import pytest
 
 from tests.support.memory_ledger import MemoryLedger
-from tests.support.quota_events import LONG_AGO, NOW, correction, person, record, usage
+from tests.support.quota_events import LONG_AGO, NOW, correction, person, record, settled, usage
 from tokenomics_chassis.postgres import Schemas, create_pool
 from tokenomics_chassis.projection import Source
 from tokenomics_chassis.records import SourceId
-from tokenomics_contracts.units import AccountId, MicroUsd, PeriodId, SubjectId, TeamId
+from tokenomics_contracts.units import AccountId, HoldId, MicroUsd, PeriodId, SubjectId, TeamId
 from tokenomics_quota.bootstrap import migrations
 from tokenomics_quota.domain.effective import LogOrder
 from tokenomics_quota.ports import GoverningVersion, Ledger
 from tokenomics_quota.projections.facts import Derived, Fact, Postings, Received
 from tokenomics_quota.projections.governance import Scope
 from tokenomics_quota.storage.ledger import PostgresLedger
-from tokenomics_quota.streams.decoding import governing_event_from_record, usage_from_record
+from tokenomics_quota.streams.decoding import (
+    governing_event_from_record,
+    provisional_from_record,
+    usage_from_record,
+)
 from tokenomics_tools.stack import Stack
 
 DERIVED = Derived(0, MicroUsd(100), "book", 1, SubjectId("ada"), TeamId("red"), None, PeriodId("2026-11"))
@@ -142,6 +146,29 @@ async def test_a_scope_finds_just_the_recorded_facts_it_touches(
     await ledger.insert([Fact(corrected("x", "a", 1), None)])
     found = {fact.received.identity async for chunk in _chunks(ledger, scope) for fact in chunk}
     assert found == {facts[name].identity for name in expected}
+
+
+async def test_provisional_facts_are_found_by_their_hold_and_so_is_usage_that_names_it(
+    ledger: Ledger,
+) -> None:
+    said = provisional_from_record(record(settled("h1", 7), "s"))
+    assert said is not None
+    naming = recorded("a")._replace(hold_id=HoldId("h1"))
+    kept_out = recorded("b")._replace(hold_id=HoldId("h2"), counted=False)
+    provisional = Fact(said, DERIVED._replace(pricing="reported"))
+    holds = [HoldId("h1"), HoldId("h2"), HoldId("h3")]
+    await ledger.insert([provisional])
+    assert set(await ledger.named(holds)) == set()
+    await ledger.insert([Fact(naming, DERIVED), Fact(kept_out, DERIVED)])
+    assert list(await ledger.provisional(holds)) == [provisional]
+    assert set(await ledger.named(holds)) == {"h1"}
+    assert list(await ledger.provisional(holds[1:])) == []
+    found = {
+        fact.received.identity
+        async for chunk in _chunks(ledger, Scope(LONG_AGO, subjects=frozenset({"ada"})))
+        for fact in chunk
+    }
+    assert found == {said.identity, naming.identity, kept_out.identity}
 
 
 async def _chunks(ledger: Ledger, scope: Scope) -> AsyncIterator[list[Fact]]:

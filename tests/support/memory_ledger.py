@@ -1,12 +1,12 @@
 """The ledger in memory, for tests of rules; the conformance suite holds it equal to PostgreSQL's."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 from uuid import uuid4
 
 from tokenomics_chassis.projection import Source
-from tokenomics_contracts.units import AccountId
+from tokenomics_contracts.units import AccountId, HoldId
 from tokenomics_quota.domain.effective import LogOrder
 from tokenomics_quota.ports import Corrections, GoverningVersion
 from tokenomics_quota.projections.facts import Fact, Postings, Received
@@ -63,11 +63,22 @@ class MemoryLedger:
                 found.setdefault(fact.received.corrects, {})[fact.received.identity] = fact.received
         return found
 
+    async def provisional(self, holds: Iterable[HoldId]) -> Sequence[Fact]:
+        wanted = set(holds)
+        return [
+            fact
+            for fact in self.rows.values()
+            if fact.received.event_kind == "provisional" and fact.received.hold_id in wanted
+        ]
+
+    async def named(self, holds: Iterable[HoldId]) -> Collection[HoldId]:
+        return set(holds) & {fact.received.names for fact in self.rows.values()}
+
     async def facts_in(self, scope: Scope) -> AsyncIterator[Sequence[Fact]]:
         yield [
             fact
             for fact in self.rows.values()
-            if fact.received.event_kind == "recorded"
+            if fact.received.event_kind in {"recorded", "provisional"}
             and fact.received.occurred_at >= scope.since
             and (
                 scope.everything

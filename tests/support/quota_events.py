@@ -16,6 +16,7 @@ from tokenomics_contracts.events.directory import (
     TeamUpserted,
 )
 from tokenomics_contracts.events.policy import PolicyPublished
+from tokenomics_contracts.events.quota import HoldSettled
 from tokenomics_contracts.events.usage import UsageCorrected, UsageRecorded
 from tokenomics_quota.domain.effective import LogOrder
 from tokenomics_quota.projections.governance import Governance, GoverningEvent
@@ -69,6 +70,20 @@ def usage(subject: str = "ada", **fields: Any) -> UsageRecorded:
 def correction(original_id: str, revision: int, input_tokens: int, subject: str = "ada") -> UsageCorrected:
     fields: dict[str, Any] = {"input_tokens": input_tokens, "output_tokens": 0, "subject": subject}
     return UsageCorrected(original_source=SOURCE, original_id=original_id, revision=revision, **fields)
+
+
+def settled(hold_id: str, cost_micro_usd: int, subject: str = "ada", **fields: Any) -> HoldSettled:
+    """Say as a hold's caller what it cost; with a ``usage_identity``, as usage did."""
+    defaults: dict[str, Any] = {
+        "amount_micro_usd": 10,
+        "expires_at": NOW,
+        "change_seq": 1,
+        "settled_at": NOW,
+        "covered_micro_usd": 0,
+        "purpose": "operational",
+    }
+    said = {"hold_id": hold_id, "subject": subject, "cost_micro_usd": cost_micro_usd}
+    return HoldSettled(**(defaults | said | fields))
 
 
 def person(subject: str = "ada", *, since: datetime = LONG_AGO, **fields: Any) -> PersonUpserted:

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tests.support.quota_events import NOW, NoPrices, record
-from tokenomics_chassis.parking import Parking
+from tokenomics_chassis.parking import Parking, Skips
 from tokenomics_chassis.postgres import Pool, Schemas
 from tokenomics_chassis.projector import Projector
 from tokenomics_contracts.events.base import Event
 from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.storage.ledger import PostgresLedger
-from tokenomics_quota.streams.events import skipped_event
-from tokenomics_quota.streams.projection import QuotaProjection
+from tokenomics_quota.streams.events import OWN_TOPIC, skip_from_record, skipped_event
+from tokenomics_quota.streams.projection import ProvisionalFacts, QuotaProjection
 from tokenomics_quota.usecases.projecting import KnownGovernance
 
 
@@ -26,10 +26,12 @@ class Quota:
     ends: defaultdict[tuple[str, int], int] = field(default_factory=lambda: defaultdict(int))
 
     def __post_init__(self) -> None:
-        self.projection = QuotaProjection(PostgresLedger, KnownGovernance(Governance(NoPrices())))
-        self.projector = Projector(self.pool, self.schemas, self.projection)
+        known = KnownGovernance(Governance(NoPrices()))
+        self.projection = QuotaProjection(PostgresLedger, known)
+        skips = Skips(OWN_TOPIC, skip_from_record, ProvisionalFacts(PostgresLedger, known))
+        self.projector = Projector(self.pool, self.schemas, self.projection, skips=skips)
         self.parking = Parking(
-            self.pool, self.schemas, self.projection, lambda skip: skipped_event(skip, NOW)
+            self.pool, self.schemas, self.projection, lambda skip: skipped_event(skip, NOW), skips=skips
         )
 
     async def tell(

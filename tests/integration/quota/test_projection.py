@@ -13,6 +13,7 @@ from tests.support.quota_events import (
     price_book,
     quota_policy,
     record,
+    settled,
     sources,
     team,
     usage,
@@ -168,3 +169,45 @@ async def test_the_mender_looks_again_when_the_database_came_to_the_same_version
         await looked.get()
         stopping.set()
         await running
+
+
+OWN = "subject/ada/operational/2026-11"
+
+
+async def test_usage_takes_the_place_of_what_the_caller_said_whichever_comes_first(quota: Quota) -> None:
+    await quota.tell(person(), "p")
+    await quota.tell(settled("h1", 30), "s1")
+    await quota.tell(usage(cost_micro_usd=7, hold_id="h2"), "u2")
+    assert (await quota.totals())[OWN] == 37
+    await quota.tell(usage(cost_micro_usd=25, hold_id="h1"), "u1", partition=1)
+    await quota.tell(settled("h2", 9), "s2", partition=1)
+    assert (await quota.totals())[OWN] == 32
+
+
+async def test_what_the_caller_said_is_derived_again_with_the_directory(quota: Quota) -> None:
+    await quota.tell(settled("h1", 30, ALIAS), "s1")
+    assert await quota.totals() == {"unattributed/unattributed/operational/2026-11": 30}
+    await quota.tell(person(aliases=[ALIAS]), "p")
+    assert (await quota.totals())[OWN] == 30
+
+
+async def test_of_two_partitions_whose_usage_names_one_hold_the_caller_is_taken_back_once(
+    quota: Quota,
+) -> None:
+    await quota.tell(person(), "p")
+    await quota.tell(settled("h1", 30), "s1")
+    naming = [
+        record(usage(cost_micro_usd=5, hold_id="h1"), f"u{partition}", partition=partition)
+        for partition in (0, 1)
+    ]
+    async with quota.pool.acquire() as connection, connection.transaction():
+        source_id = await connection.fetchval(
+            "INSERT INTO position (topic, partition) VALUES ($1, 0) RETURNING source_id", naming[0].topic
+        )
+        source = Source(SourceId(source_id), naming[0].topic, 0, 1)
+        await quota.projection.apply(connection, Batch(source, naming[:1]))
+        other = asyncio.create_task(quota.projector.process(naming[1].topic, 1, naming[1:]))
+        await asyncio.sleep(0.2)
+        assert not other.done()
+    await other
+    assert (await quota.totals())[OWN] == 10

@@ -19,16 +19,19 @@ from tests.support.quota_events import (
     price_book,
     quota_policy,
     record,
+    settled,
     sources,
     team,
     usage,
 )
-from tokenomics_chassis.projection import Batch, Source
+from tokenomics_chassis.parking import Skips
+from tokenomics_chassis.projection import Batch, Source, by_topic
 from tokenomics_chassis.records import Record, SourceId
 from tokenomics_contracts.cloudevents import RejectionCode
 from tokenomics_contracts.events.base import Event
 from tokenomics_quota.projections.governance import Governance
-from tokenomics_quota.streams.projection import QuotaProjection
+from tokenomics_quota.streams.events import OWN_TOPIC, skip_from_record
+from tokenomics_quota.streams.projection import USAGE, ProvisionalFacts, QuotaProjection
 from tokenomics_quota.usecases.projecting import KnownGovernance
 
 ALIAS = "alias:" + "a" * 32
@@ -44,19 +47,36 @@ def events() -> st.SearchStrategy[tuple[str, Event, timedelta]]:
     ages = st.sampled_from([timedelta(days=days) for days in (0, 20, 40, 70, 420)])
     subjects = st.sampled_from(["ada", "bob", ALIAS, "stranger"])
     recorded = st.builds(
-        lambda subject, tokens, project, reported: usage(
+        lambda subject, tokens, project, reported, hold_id: usage(
             subject,
             input_tokens=tokens,
             project=project,
             cost_micro_usd=reported,
+            hold_id=hold_id,
         ),
         subjects,
         st.integers(0, 3),
         st.sampled_from([None, "apollo"]),
         st.sampled_from([None, 7]),
+        st.sampled_from([None, "h1", "h2"]),
     )
     corrected = st.builds(correction, ids, st.integers(1, 3), st.integers(10, 12), subjects)
     return st.tuples(ids, st.one_of(recorded, recorded, corrected), ages)
+
+
+def settlements() -> st.SearchStrategy[tuple[str, Event, timedelta]]:
+    """Draw what callers say their holds cost, and what the ledger says that usage had them cost."""
+    return st.tuples(
+        st.sampled_from(["s1", "s2", "s3"]),
+        st.builds(
+            lambda hold_id, cost, subject, by: settled(hold_id, cost, subject, usage_identity=by),
+            st.sampled_from(["h1", "h2"]),
+            st.integers(0, 2),
+            st.sampled_from(["ada", "bob", ALIAS]),
+            st.sampled_from([None, None, "0" * 32]),
+        ),
+        st.sampled_from([timedelta(), timedelta(days=20), timedelta(days=70)]),
+    )
 
 
 def directory_events() -> st.SearchStrategy[tuple[str, Event, timedelta]]:
@@ -108,19 +128,22 @@ def policies() -> st.SearchStrategy[list[Event]]:
 
 def log_of(
     usage_events: Sequence[tuple[str, Event, timedelta]],
+    settled_events: Sequence[tuple[str, Event, timedelta]],
     governing_events: Sequence[tuple[str, Event, timedelta]],
     policy_events: Sequence[Event],
 ) -> list[list[Record]]:
     """Append usage to the partition of its key; append times rise within each, and tie between them."""
     by_key = [
-        [each for each in usage_events if PARTITION_OF[each[1].key] == partition] for partition in (0, 1, 2)
+        [each for each in events_of_topic if PARTITION_OF[each[1].key] == partition]
+        for events_of_topic in (usage_events, settled_events)
+        for partition in (0, 1, 2)
     ]
     partitions = [
         [
             record(
                 event,
                 event_id,
-                partition=partition,
+                partition=partition % 3,
                 offset=offset,
                 time=NOW - age,
                 appended_at=NOW + timedelta(seconds=offset),
@@ -149,14 +172,18 @@ async def project(log: Sequence[Sequence[Record]], choices: random.Random) -> St
     ledger = MemoryLedger()
     by_place = {each[:3]: each for partition in log for each in partition}
 
-    projection = QuotaProjection(lambda _: ledger, KnownGovernance(Governance(NoPrices())))
+    known = KnownGovernance(Governance(NoPrices()))
+    provisional = ProvisionalFacts(lambda _: ledger, known)
+    projections = by_topic(
+        QuotaProjection(lambda _: ledger, known), Skips(OWN_TOPIC, skip_from_record, provisional)
+    )
     change_seq = count(1)
     parked: dict[tuple[str, int, int], str] = {}
 
     async def apply(records: Sequence[Record]) -> None:
         first = records[0]
         source = Source(SourceId(0), first.topic, first.partition, next(change_seq))
-        outcome = await projection.apply(None, Batch(source, records))  # type: ignore[arg-type] # the ledger needs none
+        outcome = await projections[first.topic].apply(None, Batch(source, records))  # type: ignore[arg-type] # the ledger needs none
         for each in outcome.rejected:
             parked.setdefault(each.record[:3], each.code)
         for rejected in outcome.rejected_places:
@@ -167,7 +194,7 @@ async def project(log: Sequence[Sequence[Record]], choices: random.Random) -> St
         partition = choices.choice(remaining)
         size = choices.randint(1, len(partition))
         await apply(partition[:size])
-        if choices.random() < 0.2 and partition[0].topic == "tokenomics.usage.v1":
+        if choices.random() < 0.2 and partition[0].topic in {USAGE, OWN_TOPIC}:
             await apply(partition[:size])
         del partition[:size]
         remaining = [each for each in remaining if each]
@@ -186,17 +213,19 @@ async def project(log: Sequence[Sequence[Record]], choices: random.Random) -> St
 @settings(max_examples=150)
 @given(
     st.lists(events(), max_size=16),
+    st.lists(settlements(), max_size=5),
     st.lists(directory_events(), max_size=5),
     policies(),
     st.randoms(use_true_random=False),
 )
 def test_any_interleaving_and_any_batches_give_the_same_state(
     usage_events: list[tuple[str, Event, timedelta]],
+    settled_events: list[tuple[str, Event, timedelta]],
     governing_events: list[tuple[str, Event, timedelta]],
     policy_events: list[Event],
     choices: random.Random,
 ) -> None:
-    log = log_of(usage_events, governing_events, policy_events)
+    log = log_of(usage_events, settled_events, governing_events, policy_events)
     one = asyncio.run(project(log, choices))
     other = asyncio.run(project(log, choices))
     assert one == other
@@ -210,6 +239,7 @@ def test_the_totals_are_those_of_the_facts() -> None:
             ("x", correction("a", 1, 11, "bob"), timedelta()),
             ("b", usage("stranger"), timedelta()),
         ],
+        [],
         [("p", person(cost_centre_id="cc1"), timedelta())],
         [price_book()],
     )
@@ -228,3 +258,20 @@ def test_the_totals_are_those_of_the_facts() -> None:
         ("unattributed/unattributed", today): 100,
     }
     assert parked == {}
+
+
+def test_what_a_caller_said_counts_until_usage_names_the_hold_and_again_when_it_no_longer_does() -> None:
+    """Usage that names the hold, lower in the log, counts until a lower record takes its identity."""
+    said = [("s", settled("h1", 30), timedelta())]
+    naming = ("a", usage("bob", hold_id="h1"), timedelta())
+    own = "subject/ada/operational/2026-11"
+    for usage_events, totals in (
+        ([], {own: 30}),
+        ([("a", usage("bob"), timedelta())], {own: 30, "unattributed/unattributed/operational/2026-11": 100}),
+        ([naming], {"unattributed/unattributed/operational/2026-11": 100}),
+        ([("a", usage("ada"), timedelta()), naming], {own: 130}),
+    ):
+        log = log_of(usage_events, said, [("p", person(team_id="red"), timedelta())], [price_book()])
+        found = asyncio.run(project(log, random.Random(1)))[1]
+        assert isinstance(found, dict)
+        assert {account: total for account, total in found.items() if "team" not in account} == totals

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -269,19 +269,29 @@ class Skips:
 
     name = "skips"
     ordered_topics: frozenset[str] = frozenset()
-    understood_codes: frozenset[str] = frozenset()
 
-    def __init__(self, own_topic: str, decode: Callable[[Record], Skip | None]) -> None:
-        """Wire it; ``decode`` answers ``None`` for an event that is no skip.
+    def __init__(
+        self, own_topic: str, decode: Callable[[Record], Skip | None], others: Projection | None = None
+    ) -> None:
+        """Wire it.
 
-        For a damaged one it raises ``EventRejected``: the record is parked.
+        Parameters
+        ----------
+        decode
+            Answers ``None`` for an event that is no skip. For a damaged one it raises ``EventRejected``: the
+            record is parked.
+        others
+            Is given the events of the own topic that are no skips; it keeps no order per key.
         """
         self.topics = frozenset({own_topic})
+        self.understood_codes = others.understood_codes if others else frozenset[str]()
         self._decode = decode
+        self._others = others
 
     async def apply(self, connection: Connection, batch: Batch) -> Outcome:
         """Remember each skip and drop what is parked there; :func:`release` must follow."""
         skips: list[Skip] = []
+        others: list[Record] = []
         rejected: list[Rejected] = []
         for record in batch.records:
             try:
@@ -289,13 +299,19 @@ class Skips:
             except EventRejected as rejection:
                 rejected.append(Rejected(record, rejection.code, rejection.message))
             else:
-                skips += [skip] if skip else []
+                if skip is None:
+                    others.append(record)
+                else:
+                    skips.append(skip)
         for skip in sorted(skips):
             # In this order everywhere: a projector working on that partition sees the skip or waits for it.
             await _lock(connection, skip.topic, skip.partition)
             await remember_skip(connection, skip)
             await connection.execute(_UNPARK, skip.topic, skip.partition, skip.offset)
-        return Outcome(rejected, changed=False)
+        if self._others is None or not others:
+            return Outcome(rejected, changed=False)
+        outcome = await self._others.apply(connection, Batch(batch.source, others))
+        return replace(outcome, rejected=[*rejected, *outcome.rejected])
 
 
 async def release(connection: Connection, schemas: Schemas, projection: Projection) -> Sequence[Retried]:

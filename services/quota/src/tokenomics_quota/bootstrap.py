@@ -81,7 +81,7 @@ from tokenomics_quota.streams.events import (
     skipped_event,
 )
 from tokenomics_quota.streams.log_ends import LogEnds
-from tokenomics_quota.streams.projection import USAGE, QuotaProjection
+from tokenomics_quota.streams.projection import USAGE, ProvisionalFacts, QuotaProjection
 from tokenomics_quota.usecases.announcing import ThresholdAnnouncer
 from tokenomics_quota.usecases.freshening import Freshening
 from tokenomics_quota.usecases.projecting import KnownGovernance
@@ -109,18 +109,24 @@ def migrations(schemas: Schemas) -> Migrations:
     return Migrations(schemas, [MigrationSource("tokenomics_quota", "storage/migrations")])
 
 
-def projection() -> Projection:
-    """Return the projection, as live processes, replays and retries run it."""
-    return ObservedProjection(QuotaProjection(PostgresLedger, KnownGovernance(Governance(_PRICES))))
+def projections() -> tuple[Projection, Skips]:
+    """Return what projects the input topics, and what the own one: live, in replays and in retries."""
+    known = KnownGovernance(Governance(_PRICES))
+    provisional = ProvisionalFacts(PostgresLedger, known)
+    return (
+        ObservedProjection(QuotaProjection(PostgresLedger, known)),
+        Skips(OWN_TOPIC, skip_from_record, others=provisional),
+    )
 
 
 def projector(settings: ProjectSettings, pool: Pool, schemas: Schemas) -> Projector:
     """Return the projector, as live processes and replays run it."""
+    projection, skips = projections()
     return Projector(
         pool,
         schemas,
-        projection(),
-        skips=Skips(OWN_TOPIC, skip_from_record),
+        projection,
+        skips=skips,
         read_records=log_reader(settings.kafka_bootstrap),
         max_parked_in_a_row=settings.max_parked_in_a_row,
     )
@@ -136,15 +142,16 @@ def recall(settings: ServiceSettings) -> Recall[tuple[UUID, Announcement]]:
 def operations(settings: ServiceSettings, pool: Pool, schemas: Schemas) -> Operations:
     """Return what operators work with, on one version of the derived state."""
     assert schemas.version is not None
+    projection, skips = projections()
     return Operations(
         pool,
         Parking(
             pool,
             schemas,
-            projection(),
+            projection,
             _skipped_event,
             read_records=log_reader(settings.kafka_bootstrap),
-            skips=Skips(OWN_TOPIC, skip_from_record),
+            skips=skips,
         ),
         derived_version=schemas.version,
         bootstrap=settings.kafka_bootstrap,

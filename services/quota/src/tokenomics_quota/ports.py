@@ -1,6 +1,6 @@
 """What quota needs from the outside; adapters implement these protocols, ``bootstrap`` wires them."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple, Protocol
 from uuid import UUID
@@ -8,7 +8,7 @@ from uuid import UUID
 from tokenomics_chassis.projection import Source
 from tokenomics_chassis.records import SourceId
 from tokenomics_contracts.events.quota import Announced
-from tokenomics_contracts.units import AccountId, MicroUsd, PeriodId
+from tokenomics_contracts.units import AccountId, HoldId, MicroUsd, PeriodId
 from tokenomics_quota.domain.checks import Decided
 from tokenomics_quota.domain.effective import LogOrder
 from tokenomics_quota.domain.policies import Proposal
@@ -72,8 +72,16 @@ class Ledger(Protocol):
         """Return the corrections of these originals."""
         ...
 
+    async def provisional(self, holds: Iterable[HoldId]) -> Sequence[Fact]:
+        """Return and lock the provisional facts of these holds."""
+        ...
+
+    async def named(self, holds: Iterable[HoldId]) -> Collection[HoldId]:
+        """Return which of these holds are named by usage that counts."""
+        ...
+
     def facts_in(self, scope: Scope) -> AsyncIterator[Sequence[Fact]]:
-        """Return the recorded facts that a governing event may have changed, in chunks."""
+        """Return the recorded and provisional facts that a governing event may have changed, in chunks."""
         ...
 
     async def insert(self, facts: Iterable[Fact]) -> None:

@@ -10,6 +10,7 @@ from tokenomics_contracts.units import (
     UNATTRIBUTED,
     AccountId,
     CostCentreId,
+    HoldId,
     MicroUsd,
     PeriodId,
     ProjectId,
@@ -23,8 +24,9 @@ from tokenomics_quota.domain.pricing import Pricing, Quantities
 
 _REMEMBERED_LINES = 16_384
 
-EventKind = Literal["recorded", "corrected", "awaited"]
-"""``awaited`` is the empty row that a correction leaves where its original hasn't arrived yet."""
+EventKind = Literal["recorded", "corrected", "awaited", "provisional"]
+"""``awaited`` is the empty row that a correction leaves where its original hasn't arrived yet.
+``provisional`` is what a hold's caller said it cost, as the service's own topic tells it."""
 
 
 class Received(NamedTuple):
@@ -53,17 +55,25 @@ class Received(NamedTuple):
     purpose: str | None
     """``None`` on a correction: the original's counts."""
     project_id: ProjectId | None
+    hold_id: HoldId | None
+    """The hold that it settles."""
     corrects: bytes | None
     """Identity of the original, on a correction."""
     revision: int | None
     """Revision of a correction."""
     counted: bool
-    """Whether it reaches balances: false for a back-fill that policy keeps out of them."""
+    """Whether it reaches balances: false for a back-fill that policy keeps out of them, and for a provisional
+    fact whose hold is named by usage that reaches them."""
 
     @property
     def order(self) -> LogOrder:
         """Place of the record in the log."""
         return LogOrder(self.append_ms, self.partition, self.record_offset)
+
+    @property
+    def names(self) -> HoldId | None:
+        """The hold whose provisional fact it takes the place of."""
+        return self.hold_id if self.counted and self.event_kind == "recorded" else None
 
     @property
     def quantities(self) -> Quantities:

@@ -3,13 +3,14 @@
 Pure and commutative: whatever the order in which records of several partitions are folded, however they
 are cut into batches, and however often they are repeated, the facts and the sums over all sources are the
 same. Of records that share an identity the lowest in the log counts; a correction replaces the quantities
-of its original, whichever comes first; the highest revision wins.
+of its original, whichever comes first; the highest revision wins. What a hold's caller said it cost counts as
+long as no usage names the hold.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
-from tokenomics_contracts.units import MAX_COST_MICRO_USD, AccountId, MicroUsd
+from tokenomics_contracts.units import MAX_COST_MICRO_USD, AccountId, HoldId, MicroUsd
 from tokenomics_quota.domain.directory import Attribution
 from tokenomics_quota.domain.effective import GOVERNING_REACH, LogOrder
 from tokenomics_quota.domain.identity import Verdict, judge
@@ -112,6 +113,8 @@ class UsageFold:
         Records whose payload had counted and lost its identity to a lower record with another one.
     outdone
         Identities whose stored holder was displaced: the repeats that were stored of it are displaced too.
+    holds
+        Holds that more or fewer facts name than before: their provisional facts are to be judged again.
     """
 
     def __init__(
@@ -128,6 +131,7 @@ class UsageFold:
         self.repeated: dict[bytes, set[LogOrder]] = {}
         self.displaced: list[LogOrder] = []
         self.outdone: set[bytes] = set()
+        self.holds: set[HoldId] = set()
 
     def add(self, received: Received) -> bool:
         """Fold one event.
@@ -167,6 +171,18 @@ class UsageFold:
         """Return what to add to totals, leaving out what cancels."""
         return spread(self._lines)
 
+    def judge_provisional(self, provisional: Iterable[Fact], named: Collection[HoldId]) -> list[Fact]:
+        """Let provisional facts count that no usage names, and no others; return those that changed."""
+        changed = []
+        for received, derived in provisional:
+            assert derived is not None
+            counted = received.hold_id not in named
+            if counted != received.counted:
+                amount = derived.cost_micro_usd
+                self._add(received, derived, amount if counted else -amount)
+                changed.append(Fact(received._replace(counted=counted), derived))
+        return changed
+
     def _accept(self, received: Received) -> None:
         if received.event_kind == "corrected":
             assert received.corrects is not None
@@ -179,11 +195,14 @@ class UsageFold:
         derived = derive(received, correction, self._governing)
         self._written[received.identity] = tuple.__new__(Fact, (received, derived))
         self._post(received, derived, derived.cost_micro_usd)
+        if received.hold_id is not None:
+            self._names(received)
 
     def _withdraw(self, fact: Fact) -> None:
         received, derived = fact
         if derived is not None:
             self._post(received, derived, -derived.cost_micro_usd)
+            self._names(received)
         if received.corrects is not None:
             self._corrections[received.corrects].pop(received.identity)
             self._derive_again(received.corrects)
@@ -200,10 +219,17 @@ class UsageFold:
         self._post(received, before, -before.cost_micro_usd)
         self._post(received, derived, derived.cost_micro_usd)
 
+    def _names(self, received: Received) -> None:
+        if (hold_id := received.names) is not None:
+            self.holds.add(hold_id)
+
     def _post(self, received: Received, derived: Derived, amount_micro_usd: int) -> None:
         if received.counted:
-            line = line_of(received, derived)
-            self._lines[line] = self._lines.get(line, 0) + amount_micro_usd
+            self._add(received, derived, amount_micro_usd)
+
+    def _add(self, received: Received, derived: Derived, amount_micro_usd: int) -> None:
+        line = line_of(received, derived)
+        self._lines[line] = self._lines.get(line, 0) + amount_micro_usd
 
 
 def rederive(

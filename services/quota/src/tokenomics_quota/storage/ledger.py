@@ -1,9 +1,10 @@
 """The ledger on PostgreSQL."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from datetime import date
 
 from tokenomics_chassis.projection import Connection, Source
+from tokenomics_contracts.units import HoldId
 from tokenomics_quota.domain.effective import LogOrder
 from tokenomics_quota.ports import Corrections, GoverningVersion
 from tokenomics_quota.projections.facts import Fact, Postings
@@ -26,6 +27,16 @@ _WENT_THROUGH = "SELECT true FROM governing_version WHERE number = $1 AND histor
 
 _FACTS = f"SELECT {_COLUMNS} FROM fact WHERE identity = ANY($1::bytea[]) ORDER BY identity FOR UPDATE"
 _CORRECTIONS = f"SELECT {_COLUMNS} FROM fact WHERE corrects = ANY($1::bytea[])"
+_PROVISIONAL = f"""
+SELECT {_COLUMNS} FROM fact WHERE hold_id = ANY($1::text[]) AND event_kind = 'provisional'
+ORDER BY identity FOR UPDATE
+"""
+_NAMED = """
+SELECT hold_id FROM unnest($1::text[]) AS hold (hold_id)
+WHERE EXISTS (
+    SELECT FROM fact WHERE fact.hold_id = hold.hold_id AND event_kind = 'recorded' AND counted
+)
+"""
 _AWAIT = """
 INSERT INTO fact (identity, event_kind)
 SELECT identity, 'awaited' FROM unnest($1::bytea[]) AS identity ORDER BY identity
@@ -51,7 +62,7 @@ SET posted_micro_usd = daily.posted_micro_usd + excluded.posted_micro_usd
 """
 _SCOPED = f"""
 SELECT {_COLUMNS} FROM fact
-WHERE event_kind = 'recorded' AND occurred_at >= $1
+WHERE event_kind IN ('recorded', 'provisional') AND occurred_at >= $1
 """
 _PUT_REPEAT = """
 INSERT INTO repeated (topic, identity, append_ms, partition, record_offset) VALUES ($1, $2, $3, $4, $5)
@@ -144,6 +155,14 @@ class PostgresLedger:
             assert correction.corrects is not None
             found.setdefault(correction.corrects, {})[correction.identity] = correction
         return found
+
+    async def provisional(self, holds: Iterable[HoldId]) -> Sequence[Fact]:
+        """Select by an index on provisional facts alone, locked in one order."""
+        return [fact_from_row(row) for row in await self._connection.fetch(_PROVISIONAL, list(holds))]
+
+    async def named(self, holds: Iterable[HoldId]) -> Collection[HoldId]:
+        """Look each up by the index on facts that name holds."""
+        return {row[0] for row in await self._connection.fetch(_NAMED, list(holds))}
 
     async def facts_in(self, scope: Scope) -> AsyncIterator[Sequence[Fact]]:
         """Stream by a cursor; the exclusive governing lock keeps the rows still."""

@@ -19,7 +19,7 @@ def fact_from_row(row: Any) -> Fact:
     """Read a row of ``fact`` selected as ``FACT_COLUMNS``."""
     received = Received(*row[: len(RECEIVED_COLUMNS)])
     derived = Derived(*row[len(RECEIVED_COLUMNS) :])
-    return Fact(received, derived if received.event_kind == "recorded" else None)
+    return Fact(received, derived if received.event_kind in {"recorded", "provisional"} else None)
 
 
 def row_from_fact(fact: Fact) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ from tokenomics_contracts.catalogue import topics_of
 from tokenomics_contracts.cloudevents import Envelope, EventRejected, RejectionCode, decode
 from tokenomics_contracts.events.base import Event
 from tokenomics_contracts.events.policy import PolicyPublished
+from tokenomics_contracts.events.quota import HoldSettled
 from tokenomics_contracts.events.usage import UsageCorrected, UsageRecorded
 from tokenomics_contracts.fast import UsageRecordedData, parse_usage_recorded
 from tokenomics_contracts.identity import identity, payload_digest
@@ -20,6 +21,10 @@ from tokenomics_quota.projections.governance import (
 
 _LATENESS_BOUND_MS = LATENESS_BOUND.total_seconds() * 1000
 _USAGE_RECORDED = UsageRecorded.type_name
+
+_PROVISIONAL = "\n"
+"""Before the source of an event of the own topic: no usage event's source begins like that, so that none has
+the identity of a provisional fact."""
 
 
 def is_late(record: Record, envelope: Envelope) -> bool:
@@ -48,6 +53,50 @@ def usage_from_record(record: Record) -> Received | LateUsage | None:
             _refuse_foreign(record, event)
             return None
     return LateUsage(envelope.source, received) if is_late(record, envelope) else received
+
+
+def provisional_from_record(record: Record) -> Received | None:
+    """Read from the own topic what a hold's caller said it cost; ``None`` for every other event there.
+
+    Raises
+    ------
+    EventRejected
+        The record must be parked.
+    """
+    envelope = decode(record.headers, record.value)
+    if envelope.type != HoldSettled.type_name:
+        return None
+    event = parse(envelope)
+    assert isinstance(event, HoldSettled)
+    if event.usage_identity is not None:
+        return None
+    if is_late(record, envelope):
+        raise EventRejected(RejectionCode.TOO_LATE, _LATE)
+    return Received(
+        identity=identity(f"{_PROVISIONAL}{envelope.source}", envelope.id),
+        digest=payload_digest(envelope.type, record.key, envelope.time, event),
+        event_kind="provisional",
+        append_ms=record.append_ms,
+        partition=record.partition,
+        record_offset=record.offset,
+        occurred_at=envelope.time,
+        subject=event.subject,
+        provider=None,
+        model=None,
+        input_tokens=0,
+        cached_input_tokens=0,
+        cache_creation_tokens=0,
+        output_tokens=0,
+        reasoning_tokens=0,
+        service_tier="standard",
+        reported_cost_micro_usd=event.cost_micro_usd,
+        purpose=event.purpose,
+        project_id=event.project,
+        hold_id=event.hold_id,
+        corrects=None,
+        revision=None,
+        counted=True,
+    )
 
 
 def governing_event_from_record(record: Record) -> GoverningEvent | None:
@@ -111,6 +160,7 @@ def _recorded(record: Record, envelope: Envelope, usage: UsageRecordedData) -> R
             usage.cost_micro_usd,
             usage.purpose,
             usage.project,
+            usage.hold_id,
             None,
             None,
             True,
@@ -139,6 +189,7 @@ def _corrected(record: Record, envelope: Envelope, event: UsageCorrected) -> Rec
         reported_cost_micro_usd=event.cost_micro_usd,
         purpose=None,
         project_id=None,
+        hold_id=None,
         corrects=identity(event.original_source, event.original_id),
         revision=event.revision,
         counted=True,

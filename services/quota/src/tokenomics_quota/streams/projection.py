@@ -1,4 +1,4 @@
-"""The quota projection: usage and what governs it into facts and posted amounts."""
+"""The quota projection: usage, what governs it, and the own topic into facts and posted amounts."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -9,8 +9,19 @@ from tokenomics_contracts.cloudevents import EventRejected, RejectionCode
 from tokenomics_quota.domain.effective import LogOrder
 from tokenomics_quota.ports import Ledger
 from tokenomics_quota.projections.facts import LateUsage, Received
-from tokenomics_quota.streams.decoding import TOO_LATE, governing_event_from_record, usage_from_record
-from tokenomics_quota.usecases.projecting import KnownGovernance, apply_governing, apply_usage
+from tokenomics_quota.streams.decoding import (
+    TOO_LATE,
+    governing_event_from_record,
+    provisional_from_record,
+    usage_from_record,
+)
+from tokenomics_quota.streams.events import OWN_TOPIC
+from tokenomics_quota.usecases.projecting import (
+    KnownGovernance,
+    apply_governing,
+    apply_provisional,
+    apply_usage,
+)
 
 USAGE = "tokenomics.usage.v1"
 DIRECTORY = "tokenomics.directory.v1"
@@ -68,6 +79,31 @@ class QuotaProjection:
         places = [
             *_places(batch, applied.conflicts, RejectionCode.IDENTITY_CONFLICT, _CONFLICT),
             *_places(batch, applied.mismatches, RejectionCode.POLICY_MISMATCH, _MISMATCH),
+            *_places(batch, applied.displaced, RejectionCode.IDENTITY_CONFLICT, _CONFLICT),
+        ]
+        return Outcome(rejected, places, changed=applied.changed)
+
+
+class ProvisionalFacts:
+    """Projects what callers said their holds cost: the chassis' ``Projection`` on the own topic."""
+
+    name = "provisional facts"
+    topics = frozenset({OWN_TOPIC})
+    ordered_topics: frozenset[str] = frozenset()
+    understood_codes = frozenset({RejectionCode.TOO_LATE, RejectionCode.IDENTITY_CONFLICT})
+
+    def __init__(self, ledger_on: Callable[[Connection], Ledger], known: KnownGovernance) -> None:
+        self._ledger_on = ledger_on
+        self._known = known
+
+    async def apply(self, connection: Connection, batch: Batch) -> Outcome:
+        """Apply one batch; see the chassis' ``Projection``."""
+        events, rejected = _read(batch.records, provisional_from_record)
+        if not events:
+            return Outcome(rejected, changed=False)
+        applied = await apply_provisional(self._ledger_on(connection), self._known, batch.source, events)
+        places = [
+            *_places(batch, applied.conflicts, RejectionCode.IDENTITY_CONFLICT, _CONFLICT),
             *_places(batch, applied.displaced, RejectionCode.IDENTITY_CONFLICT, _CONFLICT),
         ]
         return Outcome(rejected, places, changed=applied.changed)

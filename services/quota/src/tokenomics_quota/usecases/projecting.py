@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from tokenomics_chassis.projection import Source
 from tokenomics_contracts.events.policy import PolicyPublished
+from tokenomics_contracts.units import HoldId
 from tokenomics_quota.domain.effective import LogOrder
 from tokenomics_quota.domain.identity import Verdict, judge
 from tokenomics_quota.ports import GoverningVersion, Ledger
@@ -71,15 +72,57 @@ async def apply_usage(
         else:
             too_late.append(event.received.order)
     fold, conflicts = await _fold(ledger, governance, received)
+    displaced, changed = await _write(ledger, source, fold)
+    return UsageApplied(too_late, conflicts, displaced, changed)
+
+
+async def _judge_provisional(ledger: Ledger, fold: UsageFold) -> None:
+    """Let usage that names a hold take the place of what the hold's caller had said, or give it back.
+
+    The rows are locked before it is looked who names their holds, and what this transaction changed of that
+    is written: of two partitions whose usage names one hold, the one that comes second sees the first one's.
+    """
+    if provisional := await ledger.provisional(fold.holds):
+        named = await ledger.named(_holds(fact.received for fact in provisional))
+        if judged := fold.judge_provisional(provisional, named):
+            await ledger.update(judged)
+
+
+async def apply_provisional(
+    ledger: Ledger, known: KnownGovernance, source: Source, events: Sequence[Received]
+) -> UsageApplied:
+    """Fold what callers said their holds cost into facts that count until usage names the hold.
+
+    The governing lock is taken exclusively, as by what governs: so no usage is under way that could name
+    these holds and miss them, and usage need not look for holds that somebody settles meanwhile. It costs
+    usage a wait for a small batch, and only where holds are settled by call.
+    """
+    governance = await known.locked(ledger, exclusive=True)
+    named = await ledger.named(_holds(events))
+    fold, conflicts = await _fold(
+        ledger, governance, [event._replace(counted=event.hold_id not in named) for event in events]
+    )
+    displaced, changed = await _write(ledger, source, fold)
+    return UsageApplied((), conflicts, displaced, changed)
+
+
+def _holds(received: Iterable[Received]) -> set[HoldId]:
+    return {each.hold_id for each in received if each.hold_id is not None}
+
+
+async def _write(ledger: Ledger, source: Source, fold: UsageFold) -> tuple[Sequence[LogOrder], bool]:
+    """Write what was folded; return the displaced records, and whether any total changed."""
     if new := fold.new():
         await ledger.insert(new)
     if changed := fold.changed():
         await ledger.update(changed)
+    if fold.holds:
+        await _judge_provisional(ledger, fold)
     displaced = [*fold.displaced, *await _settle_repeats(ledger, source.topic, fold.repeated, fold.outdone)]
     postings = fold.postings()
     if postings:
         await ledger.post(postings, source)
-    return UsageApplied(too_late, conflicts, displaced, changed=bool(postings))
+    return displaced, bool(postings)
 
 
 async def _settle_repeats(
