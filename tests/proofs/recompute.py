@@ -323,7 +323,12 @@ class Recomputation:
             limit = self.limit_micro_usd(account_id, at) if account_id.split("/")[2] == "all" else None
             if limit is None:
                 continue
-            for threshold in thresholds:
+            alerts = [
+                budget.get("alert_basis_points", 8000)
+                for budget in (quota or {}).get("budgets", [])
+                if account_id.startswith(f"{budget['kind']}/{budget['owner_id']}/")
+            ]
+            for threshold in (*thresholds, *alerts):
                 if posted > 0 and posted * BASIS >= limit * threshold:
                     due[account_id, threshold] = (limit, posted)
         return due

@@ -117,7 +117,24 @@ async def test_both_purposes_are_one_line_whatever_the_owner_is_called(quota: Qu
     await quota.tell(usage("ada", project="experiment", input_tokens=20), "a")
     assert await announcer.judge() == 0
     await quota.tell(usage("ada", project="experiment", input_tokens=0, purpose="experiment"), "b")
-    assert await announcer.judge() == 3
+    assert await announcer.judge() == 4
+
+
+async def test_the_owner_of_a_budget_is_told_at_its_alert_and_once(quota: Quota) -> None:
+    await company(quota)
+    team = {"kind": "team", "owner_id": "red", "limit_micro_usd": 200, "alert_basis_points": 7_000}
+    await quota.tell(quota_policy(2, budgets=[team]), "2")
+    announcer = Announcer(quota)
+    await quota.tell(usage("ada", input_tokens=99), "a")
+    assert await announcer.judge() == 0
+    await quota.tell(usage("ada", input_tokens=1, output_tokens=0), "b", partition=1)
+    assert await announcer.judge() == 2
+    assert await announcer.judge() == 0
+    rows = await quota.pool.fetch("SELECT about, measured FROM announcement ORDER BY 1")
+    assert [tuple(row) for row in rows] == [("7000/200", 140), ("alert/7000/200", 140)]
+    values = [row["value"] for row in await quota.pool.fetch("SELECT value FROM outbox ORDER BY id")]
+    assert [b'"reason":"alert"' in value for value in values] == [False, True]
+    assert all(b'"band":"nudge"' in value for value in values)
 
 
 async def test_what_the_own_topic_says_was_announced_is_not_announced_again(quota: Quota) -> None:

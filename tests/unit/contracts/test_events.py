@@ -191,6 +191,8 @@ def test_the_example_policies_have_no_problem(kind: str) -> None:
         ("quota", ("prohibited_data", 1, "data_class"), "health", "", "repeated: health"),
         ("quota", ("allowances", 0, "enforcement"), "firm", "allowances.0.enforcement", "'soft' or 'hard'"),
         ("quota", ("budgets", 0, "enforcement"), True, "budgets.0.enforcement", "'soft' or 'hard'"),
+        ("quota", ("budgets", 0, "alert_basis_points"), 0, "budgets.0.alert_basis_points", "greater"),
+        ("quota", ("budgets", 0, "alert_basis_points"), "80%", "budgets.0.alert_basis_points", "integer"),
         ("quota", ("default_allowance_enforcement",), None, "default_allowance_enforcement", "'soft' or"),
         ("quota", ("thresholds", "nudge"), 7_000, "thresholds.nudge", "not permitted"),
         ("price_book", ("prices", 0, "model"), "a*b", "prices.0", "at its end only"),

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from tokenomics_tools.simulator import Simulation, cost_micro_usd
 
 THRESHOLDS_BASIS_POINTS = (7_000, 9_000, 10_000)
+ALERT = 8_000
+"""At this share of a budget its owner is told, where the policy names no other."""
 ANSWERS = ("ALLOW", "ALLOW_WITH_NUDGE", "JUSTIFICATION_REQUIRED", "APPROVAL_REQUIRED")
 """What a check answers below the first threshold, from it on, from the second on, from the third on."""
 
@@ -31,7 +33,7 @@ class Expected:
         return {
             (account, threshold)
             for account, limit in self.limits.items()
-            for threshold in THRESHOLDS_BASIS_POINTS
+            for threshold in (*THRESHOLDS_BASIS_POINTS, *(() if account.startswith("subject/") else (ALERT,)))
             if 0 < self.posted.get(account, 0) * 10_000 >= limit * threshold
         }
 

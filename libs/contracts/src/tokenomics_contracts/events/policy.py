@@ -152,6 +152,8 @@ class Budget(Value):
     owner_id: Identifier
     limit_micro_usd: Limit
     enforcement: Enforcement = "soft"
+    alert_basis_points: Annotated[BasisPoints, Field(strict=True, ge=1, le=1_000_000)] = BasisPoints(8_000)
+    """At this share of the limit its owner is told; nobody is asked for anything."""
 
 
 class ModelName(Value):

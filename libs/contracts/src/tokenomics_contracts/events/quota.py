@@ -1,7 +1,7 @@
 """`tokenomics.quota.v1`: what the quota service decided and announced."""
 
 from abc import abstractmethod
-from typing import Annotated, ClassVar, NamedTuple, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -127,7 +127,7 @@ class Announced(Event):
 
 
 class ThresholdCrossed(Announced):
-    """An account's posted total reached a threshold; once per account, period, threshold and limit."""
+    """An account's posted total reached a threshold; once per account, period, threshold, limit, reason."""
 
     type_name: ClassVar[str] = "tokenomics.threshold.crossed.v1"
     key_field: ClassVar[str] = "account_id"
@@ -139,7 +139,10 @@ class ThresholdCrossed(Announced):
     period: Period
     threshold_basis_points: Ratio
     band: Band
-    """The band that begins at the threshold."""
+    """The band that begins at the threshold; for an alert, the one the account stands in."""
+
+    reason: Literal["band", "alert"] = "band"
+    """`band`: members may be asked for more from here on. `alert`: a budget's owner wished to know."""
 
     limit_micro_usd: Limit
     """The effective limit at that moment; another limit is another announcement."""
@@ -148,8 +151,9 @@ class ThresholdCrossed(Announced):
 
     @property
     def about(self) -> str:
-        """Threshold and limit."""
-        return f"{self.threshold_basis_points}/{self.limit_micro_usd}"
+        """Threshold and limit; an alert is another announcement than a band that begins at the same share."""
+        reached = f"{self.threshold_basis_points}/{self.limit_micro_usd}"
+        return reached if self.reason == "band" else f"{self.reason}/{reached}"
 
     @property
     def ground(self) -> Ground:

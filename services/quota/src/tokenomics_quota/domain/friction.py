@@ -98,6 +98,11 @@ class Thresholds(NamedTuple):
         return MicroUsd(first - 1 - used)
 
 
+def is_reached(share: BasisPoints, used: MicroUsd, limit: MicroUsd) -> bool:
+    """Whether ``used`` is at least a share of the limit; nothing used reaches nothing."""
+    return used > 0 and used * policy.FULL >= limit * share
+
+
 _BANDS = (Band.NUDGE, Band.JUSTIFY, Band.APPROVE)
 
 DEFAULT_THRESHOLDS = Thresholds.from_policy(policy.Thresholds())

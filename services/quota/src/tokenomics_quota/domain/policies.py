@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Final, Literal, NamedTuple, Self
 
 from tokenomics_contracts.events import policy
-from tokenomics_contracts.units import MicroUsd
+from tokenomics_contracts.units import BasisPoints, MicroUsd
 from tokenomics_quota.domain.accounts import AccountKind
 from tokenomics_quota.domain.degradation import DEFAULT_DEGRADE, Degrade
 from tokenomics_quota.domain.friction import DEFAULT_THRESHOLDS, Thresholds
@@ -22,11 +22,14 @@ class Limit(NamedTuple):
     micro_usd: MicroUsd
     hard: bool = False
     """Whether holds beyond it are refused; a soft limit only asks. A check asks the same of both."""
+    alert: BasisPoints | None = None
+    """At which share of it the owner of a shared account is told."""
 
     @classmethod
     def from_policy(cls, stated: policy.Allowance | policy.Budget) -> Self:
         """Take over what a policy states."""
-        return cls(stated.limit_micro_usd, stated.enforcement == "hard")
+        alert = stated.alert_basis_points if isinstance(stated, policy.Budget) else None
+        return cls(stated.limit_micro_usd, stated.enforcement == "hard", alert)
 
 
 class ModelName(NamedTuple):

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from typing import Literal
 
 from tokenomics_chassis.records import SourceId
 from tokenomics_contracts.events.quota import ThresholdCrossed
-from tokenomics_contracts.units import AccountId, MicroUsd
+from tokenomics_contracts.units import AccountId, BasisPoints, MicroUsd
 from tokenomics_quota.domain.accounts import Purpose, parse_account_id
+from tokenomics_quota.domain.balance import Balance
 from tokenomics_quota.domain.effective import GOVERNING_REACH
+from tokenomics_quota.domain.friction import Band, is_reached
 from tokenomics_quota.ports import Announcements, Ledger
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.governance import Governance
@@ -58,17 +61,30 @@ def _due(
     view.put_totals(totals)
     for account in sorted({parse_account_id(each).for_purpose(Purpose.ALL) for each in totals}):
         balance = view.balance(account, now)
-        if balance.limit_micro_usd is None:
+        limit = balance.limit_micro_usd
+        if limit is None:
             continue
-        for band, share in balance.thresholds.reached(balance.posted_micro_usd, balance.limit_micro_usd):
-            yield ThresholdCrossed(
-                account_id=account.account_id,
-                kind=account.kind.value,
-                owner_id=account.owner_id,
-                purpose=account.purpose.value,
-                period=account.period,
-                threshold_basis_points=share,
-                band=band.label,
-                limit_micro_usd=balance.limit_micro_usd,
-                posted_micro_usd=balance.posted_micro_usd,
-            )
+        for band, share in balance.thresholds.reached(balance.posted_micro_usd, limit):
+            yield _crossed(balance, limit, share, band, "band")
+        base = governance.limit(account.kind, account.owner_id, view.instant_in(account.period, now))
+        if base and base.alert and is_reached(base.alert, balance.posted_micro_usd, limit):
+            band = balance.thresholds.band(balance.posted_micro_usd, limit)
+            yield _crossed(balance, limit, base.alert, band, "alert")
+
+
+def _crossed(
+    balance: Balance, limit: MicroUsd, share: BasisPoints, band: Band, reason: Literal["band", "alert"]
+) -> ThresholdCrossed:
+    account = balance.account
+    return ThresholdCrossed(
+        account_id=account.account_id,
+        kind=account.kind.value,
+        owner_id=account.owner_id,
+        purpose=account.purpose.value,
+        period=account.period,
+        threshold_basis_points=share,
+        band=band.label,
+        reason=reason,
+        limit_micro_usd=limit,
+        posted_micro_usd=balance.posted_micro_usd,
+    )
