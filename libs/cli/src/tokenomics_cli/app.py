@@ -8,7 +8,7 @@ from types import FrameType
 
 import typer
 
-from tokenomics_cli import directory, emit, ops, policy, quota
+from tokenomics_cli import approvals, directory, emit, ops, policy, quota
 from tokenomics_cli.failures import CommandError, Exit
 from tokenomics_cli.output import print_failure
 
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command("emit")(emit.command)
 app.add_typer(policy.commands, name="policy")
 app.add_typer(directory.commands, name="directory")
+app.add_typer(approvals.commands, name="approvals")
 app.add_typer(quota.commands, name="quota")
 app.add_typer(ops.commands, name="ops")
 

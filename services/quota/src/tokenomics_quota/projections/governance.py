@@ -407,8 +407,12 @@ class Governance:
         return BackfillPermission(allowed=False, counts_in_balances=False)
 
     def scopes(self, before: "Governance", events: Iterable[GoverningEvent]) -> list[Scope]:
-        """Return which facts these events may have changed since another state: one scope of a kind."""
-        found = [scope for event in events if (scope := self._scope(before, event)) is not None]
+        """Return which facts these events may have changed since another state: one scope of a kind.
+
+        An approval changes none: it is about limits.
+        """
+        described = [event for event in events if not isinstance(event.event, APPROVAL_EVENTS)]
+        found = [scope for event in described if (scope := self._scope(before, event)) is not None]
         merged = []
         if of_subjects := [scope for scope in found if scope.subjects]:
             since = min(scope.since for scope in of_subjects)

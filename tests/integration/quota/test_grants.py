@@ -1,0 +1,163 @@
+"""A grant lifts a block and expires on the instant, with no event and no refresh; on PostgreSQL and gRPC."""
+
+from datetime import timedelta
+
+import grpc
+import pytest
+
+from tests.integration.quota.harness import Quota
+from tests.integration.quota.serving import Served, check_request
+from tests.integration.quota.test_announcing import ADA, Announcer, company, said
+from tests.support.quota_events import (
+    NOW,
+    approved,
+    delegation,
+    group,
+    person,
+    price_book,
+    quota_policy,
+    revoked,
+    team,
+    usage,
+)
+from tokenomics.quota.v1 import quota_pb2 as pb
+from tokenomics_contracts.cloudevents import RejectionCode
+
+DAY, MOMENT = timedelta(days=1), timedelta(microseconds=1)
+
+
+async def decision(service: Served, subject: str = "ada") -> str:
+    answer = await service.stub.CheckQuota(check_request(subject), metadata=service.metadata())
+    return pb.Decision.Name(answer.decision).removeprefix("DECISION_")
+
+
+@pytest.fixture
+async def blocked(service: Served) -> Served:
+    """Give a service whose ada has used all of her 200 micro-USD."""
+    quota = service.quota
+    await quota.tell(price_book(), "book")
+    await quota.tell(quota_policy(allowances=[{"role": "engineer", "limit_micro_usd": 200}]), "policy")
+    await quota.tell(person("ada", manager_id="boss"), "ada")
+    await quota.tell(person("boss", role="lead", team_id="blue"), "boss")
+    await quota.tell(usage("ada", input_tokens=200, output_tokens=0), "a")
+    await service.refresh()
+    assert await decision(service) == "APPROVAL_REQUIRED"
+    return service
+
+
+async def test_a_grant_lifts_a_block_and_expires_on_the_instant_without_any_event(blocked: Served) -> None:
+    await blocked.quota.tell(approved(since=NOW, until=NOW + DAY, amount_micro_usd=200), "r1")
+    assert await decision(blocked) == "APPROVAL_REQUIRED"
+    await blocked.refresh()
+    assert await decision(blocked) == "ALLOW"
+    blocked.clock.time = NOW + DAY - MOMENT
+    assert await decision(blocked) == "ALLOW"
+    blocked.clock.time = NOW + DAY
+    assert await decision(blocked) == "APPROVAL_REQUIRED"
+    blocked.clock.time = NOW
+    assert await decision(blocked) == "ALLOW"
+    await blocked.quota.tell(revoked(at=NOW + MOMENT), "r1-revoked")
+    await blocked.refresh()
+    assert await decision(blocked) == "ALLOW"
+    blocked.clock.time = NOW + MOMENT
+    assert await decision(blocked) == "APPROVAL_REQUIRED"
+
+
+async def test_a_balance_tells_what_policy_gives_what_is_granted_and_what_of_it_is_lent(
+    blocked: Served,
+) -> None:
+    quota = blocked.quota
+    await quota.tell(approved("r1", amount_micro_usd=50), "r1")
+    await quota.tell(group("on-call", "ada"), "on-call")
+    lent = approved("r2", "break_glass", "group/on-call", amount_micro_usd=30, overdraft=True)
+    await quota.tell(lent, "r2", partition=1)
+    await blocked.refresh()
+    balances = await blocked.stub.GetBalance(pb.GetBalanceRequest(subject="ada"), metadata=blocked.metadata())
+    mine, team_red = balances.accounts
+    assert (mine.limit_micro_usd, mine.base_limit_micro_usd, mine.grants_micro_usd) == (280, 200, 80)
+    assert (mine.overdraft_micro_usd, mine.remaining_micro_usd, mine.band) == (30, 80, pb.BAND_NUDGE)
+    assert (team_red.unlimited, team_red.limit_micro_usd, team_red.grants_micro_usd) == (True, 0, 0)
+    check = await blocked.stub.CheckQuota(check_request(), metadata=blocked.metadata())
+    assert check.accounts[0].grants_micro_usd == 80
+    assert balances.freshness.token.next_offsets["tokenomics.approvals.v1/1"] == 1
+
+
+async def test_a_justification_lets_calls_go_on_until_it_expires(blocked: Served) -> None:
+    quota = blocked.quota
+    await quota.tell(approved("r1", until=NOW + 9 * DAY, amount_micro_usd=20), "r1")
+    await quota.tell(approved("r2", "justification", until=NOW + DAY), "r2")
+    await blocked.refresh()
+    answer = await blocked.stub.CheckQuota(check_request(), metadata=blocked.metadata())
+    assert answer.decision == pb.DECISION_ALLOW_WITH_NUDGE
+    assert [reason.code for reason in answer.reasons] == ["justified_until_expiry"]
+    assert not answer.unblocks
+    blocked.clock.time = NOW + DAY
+    assert await decision(blocked) == "JUSTIFICATION_REQUIRED"
+
+
+async def test_the_answer_names_who_can_unblock_and_they_may_look(blocked: Served) -> None:
+    await blocked.quota.tell(person("deputy", team_id="blue", role="lead"), "deputy")
+    await blocked.quota.tell(delegation("boss", "deputy", since=NOW, until=NOW + DAY), "d-1")
+    await blocked.refresh()
+    request = pb.GetBalanceRequest(account_id=ADA)
+
+    async def who() -> list[str]:
+        answer = await blocked.stub.CheckQuota(check_request(), metadata=blocked.metadata())
+        return list(answer.unblocks[0].who_can_unblock)
+
+    assert await who() == ["boss", "deputy"]
+    await blocked.stub.GetBalance(request, metadata=blocked.metadata("deputy"))
+    blocked.clock.time = NOW + DAY
+    assert await who() == ["boss"]
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await blocked.stub.GetBalance(request, metadata=blocked.metadata("deputy"))
+    assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_a_threshold_is_said_again_only_for_another_limit(quota: Quota) -> None:
+    await company(quota)  # ada may use 200
+    announcer = Announcer(quota)
+    await quota.tell(usage("ada", input_tokens=140, output_tokens=0), "a")
+    assert await announcer.judge() == 1
+    await quota.tell(approved(since=NOW, until=NOW + DAY, amount_micro_usd=50), "r1")
+    assert await announcer.judge() == 0, "140 of 250 is below every threshold"
+    await quota.tell(usage("ada", input_tokens=45, output_tokens=0), "b")
+    assert await announcer.judge() == 1
+    assert await announcer.judge(NOW + DAY - MOMENT) == 0
+    assert await announcer.judge(NOW + DAY) == 1, "185 of 200: justify; that it nudged was said"
+    assert await announcer.judge(NOW + 2 * DAY) == 0
+    assert await said(quota) == [(ADA, 7_000, 200), (ADA, 7_000, 250), (ADA, 9_000, 200)]
+
+
+async def test_a_members_limit_is_judged_anew_when_the_rota_turns(quota: Quota) -> None:
+    await company(quota)
+    announcer = Announcer(quota)
+    await quota.tell(approved(target="group/on-call", until=NOW + 9 * DAY, amount_micro_usd=800), "r1")
+    await quota.tell(group("on-call", "ada"), "g1")
+    await quota.tell(group("on-call", since=NOW + DAY), "g2")
+    await quota.tell(usage("ada", input_tokens=140, output_tokens=0), "a")
+    assert await announcer.judge() == 0
+    assert await announcer.judge(NOW + DAY) == 1
+
+
+async def test_what_is_not_for_quota_is_passed_by_and_what_is_for_nobody_is_parked(quota: Quota) -> None:
+    await quota.tell(person("ada"), "ada")
+    await quota.tell(approved(), "r1")
+    await quota.tell(approved(), "r1")
+    await quota.tell(approved(amount_micro_usd=7), "r1")
+    assert await quota.parked() == [RejectionCode.IDENTITY_CONFLICT]
+    await quota.tell(approved("r2"), "r2", time=NOW - 63 * DAY)
+    assert await quota.parked() == [RejectionCode.IDENTITY_CONFLICT, RejectionCode.TOO_LATE]
+
+
+async def test_a_team_budget_is_lifted_for_all_its_members(blocked: Served) -> None:
+    quota = blocked.quota
+    await quota.tell(team(owner_id="lead"), "red")
+    budget = [{"kind": "team", "owner_id": "red", "limit_micro_usd": 100}]
+    await quota.tell(quota_policy(2, budgets=budget), "2")
+    await quota.tell(person("bob"), "bob")
+    await blocked.refresh()
+    assert await decision(blocked, "bob") == "APPROVAL_REQUIRED"
+    await quota.tell(approved("r1", "budget_override", "team/red", amount_micro_usd=101), "r1")
+    await blocked.refresh()
+    assert await decision(blocked, "bob") == "ALLOW"

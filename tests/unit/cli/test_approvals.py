@@ -1,0 +1,93 @@
+"""What the grant publisher refuses before it reads or writes anything, and with which words."""
+
+import pytest
+
+from tokenomics_cli.app import run
+from tokenomics_cli.approvals import micro_usd
+from tokenomics_cli.failures import CommandError, Exit
+
+DECIDED = ("--until", "2026-12-01T00:00:00Z", "--from", "2026-11-20T00:00:00Z")
+BY = ("--reason", "launch", "--decided-by", "p-2")
+GRANT = ("grant", "req-1", "--to", "team/red", "--amount-usd", "50", *DECIDED, *BY)
+JUSTIFY = ("justify", "req-1", "--subject", "p-1", *DECIDED, *BY)
+UNLOCK = (
+    *("unlock-model", "req-1", "--to", "subject/p-1", "--model", "acme/big-*", "--data-class", "internal"),
+    *(*DECIDED, *BY),
+)
+REVOKE = ("revoke", "req-1", "--at", "2026-11-20T00:00:00Z", *BY)
+
+
+def with_option(command: tuple[str, ...], option: str, value: str) -> list[str]:
+    """Replace an option's value, or the id."""
+    if option == "REQUEST_ID":
+        return [command[0], value, *command[2:]]
+    place = command.index(option)
+    return [*command[: place + 1], value, *command[place + 2 :]]
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "value", "complaint"),
+    [
+        (GRANT, "REQUEST_ID", "two words", "REQUEST_ID: "),
+        (GRANT, "--to", "red", "--to: "),
+        (GRANT, "--to", "team/", "--to: "),
+        (GRANT, "--to", "company/all", "--to: "),
+        (GRANT, "--to", "subject/jane@example.com", "--to: "),
+        (GRANT, "--to", "subject/alias:" + "a" * 32, "--to: "),
+        (GRANT, "--to", "subject/p-2", "decided_by should be another"),
+        (GRANT, "--amount-usd", "0", "--amount-usd: 0 should be"),
+        (GRANT, "--amount-usd", "-5", "--amount-usd: -5 should be"),
+        (GRANT, "--amount-usd", "lots", "--amount-usd: lots should be"),
+        (GRANT, "--amount-usd", "0.0000001", "six decimals"),
+        (GRANT, "--until", "2026-12-01", "--until: "),
+        (GRANT, "--until", "2026-11-20T00:00:00Z", "expires_at should lie after starts_at"),
+        (GRANT, "--until", "2028-11-20T00:00:00Z", "by 366 days at most"),
+        (GRANT, "--from", "now", "--from: "),
+        (GRANT, "--reason", "because we can", "--reason: "),
+        (GRANT, "--decided-by", "rule:latest", "--decided-by: "),
+        (GRANT, "--decided-by", "jane@example.com", "--decided-by: "),
+        (JUSTIFY, "--subject", "", "--subject: "),
+        (JUSTIFY, "--decided-by", "p-1", "decided_by should be another"),
+        (UNLOCK, "--model", "big", "--model: "),
+        (UNLOCK, "--model", "acme/*big", "'*' at its end only"),
+        (UNLOCK, "--data-class", "Top Secret", "--data-class: "),
+        (REVOKE, "REQUEST_ID", "", "REQUEST_ID: "),
+        (REVOKE, "--at", "now", "--at: "),
+        (REVOKE, "--reason", "No!", "--reason: "),
+        (REVOKE, "--decided-by", "rule:", "--decided-by: "),
+    ],
+)
+def test_a_wrong_argument_is_refused_by_its_name(
+    command: tuple[str, ...], option: str, value: str, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["approvals", *with_option(command, option, value)]) == Exit.USAGE
+    assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["justification", "model_access", "gift"])
+def test_only_what_adds_an_amount_can_be_granted(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["approvals", *GRANT, "--kind", kind]) == Exit.USAGE
+    assert "--kind" in capsys.readouterr().err
+
+
+def test_every_wrong_argument_is_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = with_option(tuple(with_option(GRANT, "--to", "red")), "--reason", "Because!")
+    assert run(["approvals", *wrong]) == Exit.USAGE
+    told = capsys.readouterr().err
+    assert "--to: " in told
+    assert "--reason: " in told
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [("50", 50_000_000), ("0.000001", 1), ("1e3", 1_000_000_000), ("12.345678", 12_345_678)],
+)
+def test_an_amount_is_exact_to_the_micro_usd(text: str, amount: int) -> None:
+    assert micro_usd(text) == amount
+
+
+@pytest.mark.parametrize("text", ["", "NaN", "Infinity", "1e999999999", "1000000001", "$5", "1,5"])
+def test_what_is_no_amount_of_a_grant_is_refused(text: str) -> None:
+    with pytest.raises(CommandError) as refused:
+        micro_usd(text)
+    assert refused.value.exit_code is Exit.USAGE
