@@ -33,6 +33,20 @@ async def compare(
         and (derived := (row["cost_micro_usd"], row["subject_id"])) != (fact.cost_micro_usd, fact.subject)
     ]
     rows = await arena.fetch(
+        "SELECT partition, record_offset, cost_micro_usd, subject_id, counted FROM fact"
+        " WHERE event_kind = 'provisional'"
+    )
+    stored = {(row["partition"], row["record_offset"]): tuple(row)[2:] for row in rows}
+    said = {
+        fact.place[1:]: (fact.cost_micro_usd, fact.subject, counts)
+        for fact, counts in truth.provisional.values()
+    }
+    differing += [
+        f"provisional fact at {place}: {stored.get(place)}, recomputed {said.get(place)}"
+        for place in sorted(stored.keys() | said.keys())
+        if stored.get(place) != said.get(place)
+    ]
+    rows = await arena.fetch(
         "SELECT account_id, sum(posted_micro_usd)::bigint AS posted FROM posted GROUP BY account_id"
     )
     recomputed = {account: total for account, total in truth.totals.items() if account.split("/")[2] != "all"}
@@ -52,6 +66,8 @@ async def compare(
         failures.insert(0, f"{len(lost)} lost, {double} double")
     figures = {
         "facts": len(expected),
+        "provisional": len(said),
+        "replaced": sum(not counts for *_, counts in said.values()),
         "lost": len(lost),
         "double": double,
         "accounts": sum(map(bool, recomputed.values())),

@@ -6,12 +6,13 @@ The product's encoder has no part in it: a mistake that it shared with the produ
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 USAGE = "tokenomics.usage.v1"
 DIRECTORY = "tokenomics.directory.v1"
 POLICY = "tokenomics.policy.v1"
+QUOTA = "tokenomics.quota.v1"
 
 PROVIDER = "proof-ai"
 MODELS = ("atlas-large", "atlas-small", "borealis-2026-05", "borealis-2026-09", "cirrus-night")
@@ -123,6 +124,24 @@ def correction_event(original: Draft, revision: int, id_: str, time: datetime, *
     }
     type_ = "tokenomics.usage.corrected.v1"
     return Draft(USAGE, original.key, original.source, id_, type_, time, body)
+
+
+def settled_event(hold_id: str, id_: str, time: datetime, **data: object) -> Draft:
+    """Draft what the service tells when a hold's caller says what it cost, if no usage is named."""
+    body = {
+        "hold_id": hold_id,
+        "subject": "nobody",
+        "amount_micro_usd": 10_000,
+        "expires_at": _text(time + timedelta(minutes=5)),
+        "change_seq": 1,
+        "settled_at": _text(time),
+        "cost_micro_usd": 10_000,
+        "covered_micro_usd": 10_000,
+        "purpose": "operational",
+        **data,
+    }
+    type_ = "tokenomics.hold.settled.v1"
+    return Draft(QUOTA, str(body["subject"]), "urn:tokenomics:quota", id_, type_, time, body)
 
 
 def source_test(id_: str, time: datetime, subject: str) -> Draft:

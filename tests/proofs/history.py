@@ -19,6 +19,7 @@ from tests.proofs.events import (
     policy_event,
     price_book,
     quota_policy,
+    settled_event,
     source_test,
     usage_event,
 )
@@ -54,8 +55,8 @@ class History:
 class Company:
     """Draws the people, teams and rules of a made-up company."""
 
-    def __init__(self, rng: random.Random, now: datetime) -> None:
-        self.rng, self.now = rng, now
+    def __init__(self, rng: random.Random, now: datetime, holds: int) -> None:
+        self.rng, self.now, self.holds = rng, now, holds
         self.long_ago = now - timedelta(days=380)
         self.cost_centres = [f"cc-{number}" for number in range(6)]
         self.teams = [f"team-{number:02d}" for number in range(24)]
@@ -199,9 +200,21 @@ class Company:
             data["purpose"] = rng.choice(("experiment", "operational"))
         if rng.random() < 0.1:
             data["cost_micro_usd"] = rng.randrange(50_000)
+        if rng.random() < 0.1:
+            data["hold_id"] = f"h{rng.randrange(self.holds)}"
         if rng.random() < 0.02:
             data["vendor_remark"] = {"unknown": ["fields", "are", "ignored"]}
         return usage_event(f"/tools/{number % 7}", f"u{number:07d}", self.within(), **data)
+
+    def settlement(self, number: int) -> Draft:
+        """Draft what a hold's caller said; usage may name the hold as well, or have named it."""
+        rng = self.rng
+        data: dict[str, object] = {"subject": self.subject(), "cost_micro_usd": rng.randrange(20_000)}
+        if rng.random() < 0.4:
+            data["project"] = rng.choice(self.projects)
+        if rng.random() < 0.15:
+            data["purpose"] = "experiment"
+        return settled_event(f"h{number}", f"s{number}", self.within(), **data)
 
     def correction(self, original: Draft, revision: int) -> Draft:
         read = self.rng.randrange(1, 50_000)
@@ -231,13 +244,17 @@ def make_history(seed: int, now: datetime, usage_events: int, chunks: int) -> Hi
         Anchor of all times; not after the moment of sending, and at most a day before it.
     """
     rng = random.Random(seed)
-    company = Company(rng, now)
+    company = Company(rng, now, holds=max(10, usage_events // 20))
     originals = [company.usage(number) for number in range(usage_events)]
     # (when in the feed, what): arrival follows business time loosely, and some things come at any moment.
     sent: list[tuple[float, Message]] = []
     for draft in originals:
         arrival = 1 - (now - draft.time) / WINDOW + rng.gauss(0, 0.03)
         sent += [(arrival, _in_some_mode(rng, draft)), *_echoes(company, draft)]
+    for number in range(0, company.holds, 2):  # of the others only usage says what they cost
+        said = company.settlement(number)
+        for _ in range(rng.choice((1, 1, 1, 2))):
+            sent.append((rng.random(), said.binary()))
     for number in range(max(20, usage_events // 2000)):
         orphan = usage_event("/tools/lost", f"never-sent-{number}", now, subject=company.people[0])
         strays = (

@@ -77,6 +77,7 @@ KNOWN_TYPES = {
     USAGE: {"tokenomics.usage.recorded", "tokenomics.usage.corrected", *UNCOUNTED_TYPES},
     DIRECTORY: set(ENTITY_ID_FIELDS),
     POLICY: {"tokenomics.policy.published"},
+    QUOTA: {"tokenomics.hold.settled"},
 }
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,127}")
 _WORD = re.compile(r"[!-~]{1,128}")
@@ -138,8 +139,10 @@ class Event:
     @property
     def meaning(self) -> tuple[object, ...]:
         """What two records of one identity must share to be the same event."""
-        said = {**USAGE_DEFAULTS, **self.data} if self.record.topic == USAGE else self.data
-        known = {name: value for name, value in said.items() if name in USAGE_FIELDS} or said
+        known = dict(self.data)
+        if self.record.topic == USAGE:
+            said = {**USAGE_DEFAULTS, **self.data}
+            known = {name: value for name, value in said.items() if name in USAGE_FIELDS} or said
         return (self.type, self.record.key, self.at, json.dumps(known, sort_keys=True))
 
 
@@ -275,6 +278,9 @@ class Recomputation:
     ----------
     facts
         Every usage event that counts, by identity.
+    provisional
+        What callers said their holds cost, by identity, and whether it counts: only while no usage that
+        reaches balances names the hold.
     totals
         Account id to posted micro-USD.
     counts
@@ -286,6 +292,7 @@ class Recomputation:
     """
 
     facts: dict[Identity, Fact] = field(default_factory=dict)
+    provisional: dict[Identity, tuple[Fact, bool]] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     days: dict[tuple[str, date], int] = field(default_factory=dict)
@@ -345,10 +352,10 @@ def recompute(records: Iterable[RawRecord], versions: Mapping[str, set[str]] | N
     result = Recomputation()
     ordered = sorted(records, key=lambda record: (record.topic, record.rank))
     skipped = _skips(ordered)
-    events: dict[str, list[Event]] = {USAGE: [], DIRECTORY: [], POLICY: []}
+    events: dict[str, list[Event]] = {QUOTA: [], USAGE: [], DIRECTORY: [], POLICY: []}
     unread: set[bytes] = set()  # keys of policies of which nobody can say what they replace
     for record in ordered:
-        if record.topic not in events or record.place in skipped:
+        if record.topic not in events or record.place in skipped or not _concerns(record):
             continue
         if record.topic == POLICY and record.key in unread:
             result.parked[record.place] = "behind_parked"
@@ -371,11 +378,20 @@ def recompute(records: Iterable[RawRecord], versions: Mapping[str, set[str]] | N
             result.parked[event.record.place] = refused.code
     for event in _first_of_each_identity(events[DIRECTORY], result.parked):
         result.directory.learn(event)
-    _count_usage(events[USAGE], result)
+    _count_usage(events[USAGE], events[QUOTA], result)
     return result
 
 
-def _count_usage(events: Sequence[Event], result: Recomputation) -> None:
+def _concerns(record: RawRecord) -> bool:
+    """Whether a record of the service's own topic says what a hold's caller says it cost."""
+    if record.topic != QUOTA:
+        return True
+    if dict(record.headers).get("ce_type") != b"tokenomics.hold.settled.v1":
+        return False
+    return json.loads(record.value or b"").get("usage_identity") is None
+
+
+def _count_usage(events: Sequence[Event], said: Sequence[Event], result: Recomputation) -> None:
     in_time = []
     for event in events:
         may_backfill, _ = result.policies.source_permission(event.identity[0], event.record.appended_at)
@@ -388,9 +404,7 @@ def _count_usage(events: Sequence[Event], result: Recomputation) -> None:
     for event in counted:
         if event.type == "tokenomics.usage.corrected":
             corrections[event.data["original_source"], event.data["original_id"]].append(event)
-    totals: dict[str, int] = defaultdict(int)
-    counts: dict[str, int] = defaultdict(int)
-    days: dict[tuple[str, date], int] = defaultdict(int)
+    counting, named = list[Fact](), set[object]()
     for event in counted:
         if event.type != "tokenomics.usage.recorded":
             continue
@@ -401,6 +415,20 @@ def _count_usage(events: Sequence[Event], result: Recomputation) -> None:
             and not result.policies.source_permission(event.identity[0], event.record.appended_at)[1]
         ):
             continue
+        counting.append(fact)
+        named.add(event.data.get("hold_id"))
+    for event in _first_of_each_identity(said, result.parked):
+        fact, counts_too = _fact(event, (), result), event.data["hold_id"] not in named
+        result.provisional[event.identity] = (fact, counts_too)
+        counting += [fact] if counts_too else []
+    _total(counting, result)
+
+
+def _total(counting: Iterable[Fact], result: Recomputation) -> None:
+    totals: dict[str, int] = defaultdict(int)
+    counts: dict[str, int] = defaultdict(int)
+    days: dict[tuple[str, date], int] = defaultdict(int)
+    for fact in counting:
         for account_id in fact.accounts:
             totals[account_id] += fact.cost_micro_usd
             counts[account_id] += 1
@@ -667,10 +695,17 @@ def _check_policy(_: str, data: Mapping[str, Any]) -> None:
         _require(isinstance(data["document"]["fallback"], dict), "fallback")
 
 
+def _check_settled(_: str, data: Mapping[str, Any]) -> None:
+    _identifier(data["subject"])
+    _identifier(data["hold_id"])
+    _whole(data["cost_micro_usd"], 2**63 - 1)
+
+
 CHECKS: dict[str, Callable[[str, Mapping[str, Any]], None]] = {
     USAGE: _check_usage,
     DIRECTORY: _check_directory,
     POLICY: _check_policy,
+    QUOTA: _check_settled,
 }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from tests.proofs.chaos import Fleet
 from tests.proofs.compare import compare
 from tests.proofs.exactly_once import CATCH_UP_SECONDS, ends_of, live_run
-from tests.proofs.lab import INPUTS, Arena, Lab, Verdict
+from tests.proofs.lab import Arena, Lab, Verdict
 from tests.proofs.recompute import USAGE, RawRecord, Recomputation, recompute
 from tests.proofs.variant import applied
 from tokenomics_chassis.postgres import Schemas, create_pool, session
@@ -32,7 +32,7 @@ async def prove(lab: Lab) -> Verdict:
     """Hash the live state, a replay from offset 0, and shuffled readings of the same records."""
     run = await live_run(lab)
     rng = random.Random(lab.seed)
-    inputs = [record for record in run.records if record.topic in INPUTS]
+    inputs = list(run.records)
     live = await hash_of(run.arena)
     failures = []
 

@@ -18,6 +18,7 @@ from tests.proofs.events import (
     policy_event,
     price_book,
     quota_policy,
+    settled_event,
     source_test,
     usage_event,
 )
@@ -277,6 +278,19 @@ def test_a_skipped_record_is_as_if_it_had_never_been() -> None:
     assert founded(poison).parked == {(USAGE, 0, 99): "bad_json"}
     result = founded(skip, poison)
     assert result.parked == {}
+
+
+def test_what_a_caller_said_counts_until_usage_that_counts_names_the_hold() -> None:
+    said = settled_event("h1", "s1", NOW, subject="alice", cost_micro_usd=700, project="atlas")
+    own, project = "subject/alice/all/2026-11", "project/atlas/operational/2026-11"
+    assert founded(said, said).totals[own] == founded(said).totals[project] == 700
+    result = founded(used(hold_id="h1"), said)
+    assert result.totals == founded(used()).totals
+    assert [counts for _, counts in result.provisional.values()] == [False]
+    other = settled_event("h1", "s1", NOW, subject="alice", cost_micro_usd=800)
+    assert list(founded(said, other).parked.values()) == ["identity_conflict"]
+    by_usage = settled_event("h1", "s2", NOW, subject="alice", usage_identity="0" * 32)
+    assert own not in founded(by_usage).totals
 
 
 def test_both_modes_say_the_same() -> None:

@@ -289,16 +289,23 @@ def _remove_logs() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+_given_ports: set[int] = set()
+
+
 def free_port() -> int:
     """Return a TCP port that is free on the loopback interface now; a start must be ready to lose it.
 
+    No port is given twice: who asks for two binds neither yet.
     It lies below the range that the kernel hands out to clients: a client that keeps reconnecting to a
     stopped server on a port of that range can connect to itself and so take the port from its restart.
     """
     while True:
         port = random.SystemRandom().randrange(15_000, 30_000)
+        if port in _given_ports:
+            continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            _given_ports.add(port)
             return port
 
 
