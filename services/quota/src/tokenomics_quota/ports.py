@@ -11,6 +11,7 @@ from tokenomics_contracts.events.quota import Announced
 from tokenomics_contracts.units import AccountId, HoldId, MicroUsd, PeriodId
 from tokenomics_quota.domain.checks import Decided
 from tokenomics_quota.domain.effective import LogOrder
+from tokenomics_quota.domain.holds import Change, Hold, LedgerAccount, Moment
 from tokenomics_quota.domain.policies import Proposal
 from tokenomics_quota.projections.facts import Fact, Postings, Received
 from tokenomics_quota.projections.governance import GoverningEvent, Scope
@@ -188,5 +189,65 @@ class DecisionLog(Protocol):
         ------
         TimeoutError
             They stayed too many; nothing is kept.
+        """
+        ...
+
+
+class Turn(NamedTuple):
+    """A transaction's place in the ledger's line."""
+
+    first_change_seq: int
+    """The commands of the transaction have this number and those that follow."""
+    now: datetime
+    """The ledger's now: the database's clock, but never before that of an earlier turn."""
+    is_open: bool
+    """Whether nothing can be missing from the ledger: it isn't while a lost database is being recalled."""
+    active_version: int
+    """Of the derived state."""
+
+    def moment(self, number: int) -> Moment:
+        """Return the moment of the transaction's command with this number, from 0."""
+        return Moment(self.first_change_seq + number, self.now)
+
+
+class Committed(NamedTuple):
+    """What the derived state says in the ledger's transaction."""
+
+    governing_version: int
+    posted: Mapping[AccountId, MicroUsd]
+    """For purpose ``all`` of both purposes; nothing for an account that no cost touched."""
+
+
+class HoldLedger(Protocol):
+    """Holds and what accounts hold for them, inside one open transaction."""
+
+    async def begin(self, commands: int) -> Turn:
+        """Wait for the transactions before, and take as many numbers as there will be commands.
+
+        Call it first: until the transaction ends no other one gets behind this.
+        """
+        ...
+
+    async def holds(self, named: Iterable[HoldId]) -> Sequence[Hold]:
+        """Return the holds with these ids, those above them, and all live ones of their trees."""
+        ...
+
+    async def accounts(
+        self, account_ids: Iterable[AccountId], account_nos: Iterable[int] = ()
+    ) -> Sequence[LedgerAccount]:
+        """Return these accounts as of the turn's now; one that no command ever named begins with nothing."""
+        ...
+
+    async def committed(self, version: int, account_ids: Iterable[AccountId]) -> Committed:
+        """Return what a version of the derived state says of these accounts."""
+        ...
+
+    async def write(self, changes: Sequence[Change], traceparents: Mapping[int, str] | None = None) -> None:
+        """Write what the turn's commands changed, in their order, and tell it.
+
+        Parameters
+        ----------
+        traceparents
+            Traces of the calls that gave commands, by the command's number in the ledger.
         """
         ...

@@ -48,12 +48,14 @@ CREATE TABLE hold (
     expires_at timestamptz NOT NULL CHECK (expires_at > placed_at),
     placed_until timestamptz,
     amount_micro_usd bigint NOT NULL CHECK (amount_micro_usd >= 0),
-    covered_micro_usd bigint CHECK (covered_micro_usd BETWEEN 0 AND amount_micro_usd),
-    settled_micro_usd bigint CHECK (settled_micro_usd >= covered_micro_usd),
-    settling_micro_usd bigint CHECK (settling_micro_usd BETWEEN 1 AND settled_micro_usd),
+    covered_micro_usd bigint NOT NULL DEFAULT 0 CHECK (covered_micro_usd BETWEEN 0 AND amount_micro_usd),
+    cost_micro_usd bigint CHECK (cost_micro_usd >= 0),
+    parts_micro_usd bigint CHECK (parts_micro_usd > 0),
+    settling_micro_usd bigint CHECK (settling_micro_usd BETWEEN 1 AND cost_micro_usd),
     parent_no bigint CHECK (parent_no < hold_no),
     root_no bigint CHECK (root_no <= parent_no),
     state text NOT NULL DEFAULT 'live' CHECK (state IN ('live', 'settled', 'released', 'expired')),
+    usage_named boolean NOT NULL DEFAULT false,
     kind text NOT NULL CHECK (kind IN ('call', 'lease', 'part')),
     hold_id text NOT NULL UNIQUE,
     subject text NOT NULL,
@@ -65,13 +67,16 @@ CREATE TABLE hold (
     CHECK ((kind = 'part') = (parent_no IS NOT NULL)),
     CHECK ((kind = 'part') = (root_no IS NOT NULL)),
     CHECK ((kind = 'part') = (account_nos = '{}')),
-    CHECK (state <> 'settled' OR settled_micro_usd IS NOT NULL)
+    CHECK (state <> 'settled' OR cost_micro_usd IS NOT NULL),
+    CHECK (covered_micro_usd <= coalesce(cost_micro_usd, 0) + coalesce(parts_micro_usd, 0))
 ) WITH (fillfactor = 90); -- a hold's end rewrites its row once, and no index: none has a column that changes
 COMMENT ON COLUMN hold.hold_no IS 'the ledger''s change_seq of the command that placed it';
 COMMENT ON COLUMN hold.placed_until IS 'what expires_at was when it was placed; NULL: it was never extended';
-COMMENT ON COLUMN hold.covered_micro_usd IS 'what usage settled of it and of its parts, within their amounts';
-COMMENT ON COLUMN hold.settled_micro_usd IS 'what usage that named it or its parts cost, in full';
-COMMENT ON COLUMN hold.settling_micro_usd IS 'of settled_micro_usd, what its accounts count as settling because of it';
+COMMENT ON COLUMN hold.covered_micro_usd IS 'what usage settled of it while it was live, its parts'' included';
+COMMENT ON COLUMN hold.cost_micro_usd IS 'what usage of it cost, in full, parts not included; NULL: none is known';
+COMMENT ON COLUMN hold.parts_micro_usd IS 'of covered_micro_usd, what its parts settled; NULL: nothing';
+COMMENT ON COLUMN hold.settling_micro_usd IS 'of cost_micro_usd, what its accounts count as settling; NULL: nothing';
+COMMENT ON COLUMN hold.usage_named IS 'whether a usage event settled it: a call is settled by no second one';
 COMMENT ON COLUMN hold.digest IS
     'over what was asked for, and each of its fields: tells a repeated call from another one with its id';
 COMMENT ON COLUMN hold.answer IS 'what the call that placed it was answered beside the hold, as its writer reads it';

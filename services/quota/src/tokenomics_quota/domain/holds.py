@@ -1,0 +1,729 @@
+"""Holds: amounts that are kept free on accounts for calls under way, each resolved exactly once.
+
+Commands are pure functions of what the ledger's books say, of what is asked for, and of the ledger's moment.
+They return what changes, or why nothing does; the books take changes in, one after the other. So it makes no
+difference how commands are grouped into transactions.
+
+What is live on an account at an instant is the sum of what its holds have left then. A hold ends at its
+instant by itself: no command has to see it for its amount to be free again.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum, StrEnum
+from hashlib import blake2b
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from tokenomics_contracts.units import AccountId, HoldId, MicroUsd, ProjectId, SubjectId
+from tokenomics_contracts.units import Purpose as CallPurpose
+from tokenomics_quota.domain.friction import Decision
+
+SHORTEST_TTL: Final = timedelta(seconds=1)
+LONGEST_TTL: Final = timedelta(hours=24)
+"""A hold that nobody resolves keeps its amount for so long at most; extending it needs somebody there."""
+
+DEFAULT_TTL: Final = timedelta(minutes=10)
+"""Longer than almost every call takes, and short enough not to be missed when a client dies."""
+
+MOST_LIVE_PARTS: Final = 1_000
+"""Of one hold and of all parts below it together."""
+
+DEEPEST_PART: Final = 8
+"""Holds above a part at the most."""
+
+TENTH: Final = timedelta(milliseconds=100)
+"""Holds end at full tenths of a second, so that ends of an account fall together."""
+
+_NOTHING: Final = MicroUsd(0)
+_WHOLE: Final = 16
+_BYTE: Final = 0xFF
+
+
+class HoldKind(StrEnum):
+    """What a hold is for."""
+
+    CALL = "call"
+    """One call: its usage ends it."""
+    LEASE = "lease"
+    """Many calls that its client decides: the usage of each settles some of it."""
+    PART = "part"
+    """A call within another hold, and on no account itself: it uses what that one has left."""
+
+
+class HoldState(StrEnum):
+    """Where a hold stands. Past its end ``LIVE`` says that nobody has written that down yet."""
+
+    LIVE = "live"
+    SETTLED = "settled"
+    RELEASED = "released"
+    EXPIRED = "expired"
+
+
+class AccountState(StrEnum):
+    """Whether an account takes holds."""
+
+    OPEN = "open"
+    FROZEN = "frozen"
+    CLOSED = "closed"
+
+
+class Hold(NamedTuple):
+    """An amount kept free on every account of a call."""
+
+    hold_no: int
+    """The ledger's number of the command that placed it."""
+    hold_id: HoldId
+    kind: HoldKind
+    state: HoldState
+    subject: SubjectId
+    project_id: ProjectId | None
+    purpose: CallPurpose
+    amount_micro_usd: MicroUsd
+    account_nos: tuple[int, ...]
+    """Empty for a part."""
+    placed_at: datetime
+    expires_at: datetime
+    digest: bytes
+    """Of what was asked for: see :func:`digest_of`."""
+    answer: bytes
+    """What its caller was answered beside the hold."""
+    parent_no: int | None = None
+    root_no: int | None = None
+    """Of a part, the hold that is on accounts."""
+    placed_until: datetime | None = None
+    """Its end before it was first extended."""
+    covered_micro_usd: MicroUsd = MicroUsd(0)
+    """What usage settled of it while it was live, by its parts or by itself."""
+    cost_micro_usd: MicroUsd | None = None
+    """What usage of it cost, in full, parts not included."""
+    parts_micro_usd: MicroUsd = MicroUsd(0)
+    """Of what is covered, what its parts settled."""
+    settling_micro_usd: MicroUsd = MicroUsd(0)
+    """Of the cost, what its accounts count as settling."""
+    usage_named: bool = False
+    """Whether a usage event settled it: a call is settled by no second one."""
+
+    @property
+    def left_micro_usd(self) -> MicroUsd:
+        """What of it is not settled."""
+        return MicroUsd(self.amount_micro_usd - self.covered_micro_usd)
+
+    def is_live(self, now: datetime) -> bool:
+        """Whether it counts at the ledger's now."""
+        return self.state is HoldState.LIVE and now < self.expires_at
+
+    def state_at(self, now: datetime) -> HoldState:
+        """Where it stands at the ledger's now, whether that is written down or not."""
+        past = self.state is HoldState.LIVE and self.expires_at <= now
+        return HoldState.EXPIRED if past else self.state
+
+
+class LedgerAccount(NamedTuple):
+    """What an account holds beside what is posted to it, as of the ledger's now."""
+
+    account_no: int
+    account_id: AccountId
+    state: AccountState = AccountState.OPEN
+    placements: int = 0
+    """Number of its latest placement."""
+    live_micro_usd: MicroUsd = MicroUsd(0)
+    settling_micro_usd: MicroUsd = MicroUsd(0)
+    """Settled by call, in full, until a fact shows it as posted."""
+    covered_micro_usd: MicroUsd = MicroUsd(0)
+    """Settled within holds that were live then."""
+
+    @property
+    def pending_micro_usd(self) -> MicroUsd:
+        """What is used of it beside what is posted."""
+        return MicroUsd(self.live_micro_usd + self.settling_micro_usd)
+
+
+class Placement(NamedTuple):
+    """A hold's coming on an account: it shows that the account's limit was kept."""
+
+    account_no: int
+    account_id: AccountId
+    sequence: int
+    """Among the placements on this account."""
+    hold_no: int
+    committed_before_micro_usd: MicroUsd
+    """Covered and live just before."""
+    amount_micro_usd: MicroUsd
+    limit_then_micro_usd: MicroUsd | None
+    """The hard limit that it had to fit under."""
+
+
+class Ending(NamedTuple):
+    """More, or less, of an account's live amount ends at an instant."""
+
+    account_no: int
+    expires_at: datetime
+    amount_micro_usd: int
+
+
+class Event(Enum):
+    """What happened to a hold."""
+
+    PLACED = "placed"
+    EXTENDED = "extended"
+    SETTLED = "settled"
+    RELEASED = "released"
+    EXPIRED = "expired"
+
+
+class Moment(NamedTuple):
+    """A command's place in the ledger's line."""
+
+    change_seq: int
+    """Larger than every one before; no other command has it."""
+    now: datetime
+    """Never before that of an earlier command, whatever the clock does."""
+
+
+class Placed(NamedTuple):
+    """How a hold came to be."""
+
+    decision: Decision
+    reason_codes: tuple[str, ...]
+    """Why the decision is no plain ALLOW, the deciding reason first."""
+    parent_id: HoldId | None
+    placements: Sequence[Placement]
+
+
+class Happened(NamedTuple):
+    """Something to be told of a hold."""
+
+    event: Event
+    hold: Hold
+    """As it is after that."""
+    moment: Moment
+    cost_micro_usd: MicroUsd | None = None
+    """What a settlement costs."""
+    usage_identity: bytes | None = None
+    """Of the usage event that settled it; ``None``: its caller did."""
+    placed: Placed | None = None
+
+
+class Change(NamedTuple):
+    """What a command changes."""
+
+    hold: Hold
+    """The one that the command names, as it is after."""
+    holds: Sequence[Hold] = ()
+    """New and changed ones, as they are after."""
+    accounts: Sequence[LedgerAccount] = ()
+    placements: Sequence[Placement] = ()
+    endings: Sequence[Ending] = ()
+    happened: Sequence[Happened] = ()
+
+
+class Why(Enum):
+    """Why a command changes nothing."""
+
+    UNKNOWN = "no such hold"
+    ENDED = "the hold has ended"
+    LEASE = "it is a lease: what is drawn from it is settled by usage, and it is returned"
+    SETTLED = "the hold was settled"
+    SETTLED_OTHERWISE = "the hold was settled with another amount"
+    ACCOUNT_SHUT = "an account takes no holds"
+    LIMIT = "a hard limit refuses the amount"
+    PARENT_ENDED = "the parent hold has ended, or is none that can have parts"
+    PARENT_EXHAUSTED = "the parent hold has less left"
+    TOO_MANY_PARTS = "the parent hold has as many live parts as it may, or is as deep a part as there may be"
+
+
+class Refusal(NamedTuple):
+    """A command that changes nothing."""
+
+    why: Why
+    hold: Hold | None = None
+    """The one that it named, as it is; of a refused part, the parent."""
+    accounts: Sequence[tuple[AccountId, str]] = ()
+    """Those that refuse, and what each says."""
+    left_micro_usd: MicroUsd = MicroUsd(0)
+    """Of an exhausted parent."""
+
+
+class Books:
+    """What some commands may touch of the ledger: holds they name with the trees of these, and accounts.
+
+    A value while a command looks at it. :meth:`take` brings in what it changes.
+
+    Parameters
+    ----------
+    accounts
+        With what is live at the ledger's now.
+    holds
+        Those named; of each, those above it, and all live ones of its tree.
+    """
+
+    def __init__(self, accounts: Iterable[LedgerAccount] = (), holds: Iterable[Hold] = ()) -> None:
+        self._accounts: dict[int, LedgerAccount] = {}
+        self._account_nos: dict[AccountId, int] = {}
+        self._holds: dict[int, Hold] = {}
+        self._hold_nos: dict[HoldId, int] = {}
+        self._parts: dict[int, dict[int, None]] = {}
+        """Numbers of the parts at hand, in order, by that of their parent."""
+        for account in accounts:
+            self._put_account(account)
+        for hold in holds:
+            self._put_hold(hold)
+
+    def hold(self, hold_id: HoldId) -> Hold | None:
+        """Return the hold with this id."""
+        hold_no = self._hold_nos.get(hold_id)
+        return None if hold_no is None else self._holds[hold_no]
+
+    def numbered(self, hold_no: int) -> Hold:
+        """Return the hold with this number."""
+        return self._holds[hold_no]
+
+    def account(self, account_id: AccountId) -> LedgerAccount:
+        """Return the account with this id."""
+        return self._accounts[self._account_nos[account_id]]
+
+    def accounts_of(self, hold: Hold) -> list[LedgerAccount]:
+        """Return the accounts that a hold is on; those of its root for a part."""
+        return [self._accounts[account_no] for account_no in self.root_of(hold).account_nos]
+
+    def root_of(self, hold: Hold) -> Hold:
+        """Return the hold on accounts that this one is, or is a part of."""
+        return hold if hold.root_no is None else self._holds[hold.root_no]
+
+    def above(self, hold: Hold) -> list[Hold]:
+        """Return the holds that this one is a part of, its parent first."""
+        found = []
+        while hold.parent_no is not None:
+            hold = self._holds[hold.parent_no]
+            found.append(hold)
+        return found
+
+    def parts_of(self, hold: Hold, now: datetime) -> list[Hold]:
+        """Return the parts of a hold, not the parts of these, that are live."""
+        parts = (self._holds[each] for each in self._parts.get(hold.hold_no, ()))
+        return [part for part in parts if part.is_live(now)]
+
+    def below(self, hold: Hold, now: datetime) -> list[Hold]:
+        """Return everything live below a hold."""
+        found = self.parts_of(hold, now)
+        for part in found:  # which grows meanwhile
+            found += self.parts_of(part, now)
+        return found
+
+    def left_of(self, hold: Hold, now: datetime) -> MicroUsd:
+        """Return what of a hold is neither settled nor kept free for a part of it; 0 once it has ended."""
+        if not hold.is_live(now):
+            return MicroUsd(0)
+        kept_free = sum(part.left_micro_usd for part in self.parts_of(hold, now))
+        return MicroUsd(hold.left_micro_usd - kept_free)
+
+    def take(self, change: Change) -> None:
+        """Let what a command changed be so."""
+        for account in change.accounts:
+            self._put_account(account)
+        for hold in change.holds:
+            self._put_hold(hold)
+
+    def _put_account(self, account: LedgerAccount) -> None:
+        self._accounts[account.account_no] = account
+        self._account_nos[account.account_id] = account.account_no
+
+    def _put_hold(self, hold: Hold) -> None:
+        self._holds[hold.hold_no] = hold
+        self._hold_nos[hold.hold_id] = hold.hold_no
+        if hold.parent_no is not None:
+            self._parts.setdefault(hold.parent_no, {})[hold.hold_no] = None
+
+
+class Limited(NamedTuple):
+    """An account to be held on."""
+
+    account_id: AccountId
+    posted_micro_usd: MicroUsd
+    hard_limit_micro_usd: MicroUsd | None
+    """``None``: it takes every hold."""
+
+
+class Place(NamedTuple):
+    """Asks for a hold."""
+
+    hold_id: HoldId
+    kind: HoldKind
+    subject: SubjectId
+    project_id: ProjectId | None
+    purpose: CallPurpose
+    amount_micro_usd: MicroUsd
+    ttl: timedelta
+    digest: bytes
+    decision: Decision
+    reason_codes: tuple[str, ...]
+    answer: bytes
+    period_end: datetime
+    """Nothing is held beyond."""
+    accounts: Sequence[Limited] = ()
+    """None for a part."""
+    parent_id: HoldId | None = None
+    """Of a part."""
+
+
+def digest_of(fields: Mapping[str, str | int]) -> bytes:
+    """Return what tells one request from another, and in which fields.
+
+    16 bytes over everything that is set, then a byte for each field. A field that is added at the end later,
+    and not set, leaves the digest as it was but for its own byte.
+    """
+    texts = [str(value).encode() if value else b"" for value in fields.values()]
+    stated = b"\n".join(f"{name}=".encode() + text for name, text in zip(fields, texts, strict=True) if text)
+    return blake2b(stated, digest_size=_WHOLE).digest() + bytes(crc32(text) & _BYTE for text in texts)
+
+
+def differing_fields(digest: bytes, other: bytes, fields: Iterable[str]) -> list[str]:
+    """Name the fields that two requests differ in, by their digests; none when they are the same."""
+    if digest[:_WHOLE] == other[:_WHOLE]:
+        return []
+    marks = zip(fields, digest[_WHOLE:], other[_WHOLE:], strict=False)
+    return [name for name, mark, other_mark in marks if mark != other_mark]
+
+
+def place(books: Books, asked: Place, at: Moment) -> Change | Refusal:
+    """Place a hold whose id is free, all of it on all accounts, or nothing.
+
+    On an account with a hard limit both what is committed (covered and live) and what is used (posted, live
+    and settling) must stay within with the amount. What usage cost beyond holds is no part of the first, so
+    that it holds however far behind the log posted amounts are.
+    """
+    assert books.hold(asked.hold_id) is None
+    if asked.kind is HoldKind.PART:
+        return _place_part(books, asked, at)
+    accounts = [books.account(limited.account_id) for limited in asked.accounts]
+    if shut := _shut(accounts):
+        return Refusal(Why.ACCOUNT_SHUT, accounts=shut)
+    amount = asked.amount_micro_usd
+    refusing = [
+        (account.account_id, said)
+        for account, limited in zip(accounts, asked.accounts, strict=True)
+        if (said := _exceeded(account, limited, amount)) is not None
+    ]
+    if refusing:
+        return Refusal(Why.LIMIT, accounts=refusing)
+    hold = _new_hold(asked, at, ends_before=asked.period_end)
+    hold = hold._replace(account_nos=tuple(account.account_no for account in accounts))
+    placements = [
+        Placement(
+            account.account_no,
+            account.account_id,
+            account.placements + 1,
+            hold.hold_no,
+            MicroUsd(account.covered_micro_usd + account.live_micro_usd),
+            amount,
+            limited.hard_limit_micro_usd,
+        )
+        for account, limited in zip(accounts, asked.accounts, strict=True)
+    ]
+    return Change(
+        hold,
+        (hold,),
+        [
+            account._replace(
+                placements=account.placements + 1, live_micro_usd=MicroUsd(account.live_micro_usd + amount)
+            )
+            for account in accounts
+        ],
+        placements,
+        [Ending(account.account_no, hold.expires_at, amount) for account in accounts],
+        (_placed(hold, asked, placements, at),),
+    )
+
+
+def _place_part(books: Books, asked: Place, at: Moment) -> Change | Refusal:
+    assert asked.parent_id is not None
+    parent = books.hold(asked.parent_id)
+    if parent is None or parent.kind is HoldKind.LEASE or not parent.is_live(at.now):
+        return Refusal(Why.PARENT_ENDED, parent)
+    root = books.root_of(parent)
+    if shut := _shut(books.accounts_of(root)):
+        return Refusal(Why.ACCOUNT_SHUT, accounts=shut)
+    if len(books.above(parent)) >= DEEPEST_PART or len(books.below(root, at.now)) >= MOST_LIVE_PARTS:
+        return Refusal(Why.TOO_MANY_PARTS, parent)
+    if asked.amount_micro_usd > (left := books.left_of(parent, at.now)):
+        return Refusal(Why.PARENT_EXHAUSTED, parent, left_micro_usd=left)
+    hold = _new_hold(asked, at, ends_before=parent.expires_at)
+    hold = hold._replace(parent_no=parent.hold_no, root_no=root.hold_no)
+    return Change(hold, (hold,), happened=(_placed(hold, asked, (), at),))
+
+
+def _placed(hold: Hold, asked: Place, placements: Sequence[Placement], at: Moment) -> Happened:
+    placed = Placed(asked.decision, asked.reason_codes, asked.parent_id, placements)
+    return Happened(Event.PLACED, hold, at, placed=placed)
+
+
+def _new_hold(asked: Place, at: Moment, *, ends_before: datetime) -> Hold:
+    return Hold(
+        at.change_seq,
+        asked.hold_id,
+        asked.kind,
+        HoldState.LIVE,
+        asked.subject,
+        asked.project_id,
+        asked.purpose,
+        asked.amount_micro_usd,
+        (),
+        at.now,
+        _cut(min(at.now + asked.ttl, ends_before)),
+        asked.digest,
+        asked.answer,
+    )
+
+
+def _shut(accounts: Iterable[LedgerAccount]) -> list[tuple[AccountId, str]]:
+    return [
+        (account.account_id, f"is {account.state}")
+        for account in accounts
+        if account.state is not AccountState.OPEN
+    ]
+
+
+def _exceeded(account: LedgerAccount, limited: Limited, amount: MicroUsd) -> str | None:
+    limit = limited.hard_limit_micro_usd
+    if limit is None:
+        return None
+    committed = account.covered_micro_usd + account.live_micro_usd
+    used = limited.posted_micro_usd + account.pending_micro_usd
+    left = limit - max(committed, used)
+    return None if amount <= left else f"{left} micro-USD are left of {limit}, {amount} are asked for"
+
+
+def _cut(instant: datetime) -> datetime:
+    return instant - timedelta(microseconds=instant.microsecond % (TENTH // timedelta(microseconds=1)))
+
+
+def settle(books: Books, hold_id: HoldId, cost_micro_usd: MicroUsd, at: Moment) -> Change | Refusal:
+    """End a hold with its cost, as its caller says it, until usage tells it.
+
+    The cost counts in full on every account from now on; it is covered as far as there was something left of
+    the hold. The same cost again changes nothing.
+    """
+    hold = books.hold(hold_id)
+    if hold is None:
+        return Refusal(Why.UNKNOWN)
+    if hold.kind is HoldKind.LEASE:
+        return Refusal(Why.LEASE, hold)
+    if hold.state is HoldState.SETTLED:
+        same = hold.cost_micro_usd == cost_micro_usd
+        return Change(hold) if same else Refusal(Why.SETTLED_OTHERWISE, hold)
+    if not hold.is_live(at.now):
+        return Refusal(Why.ENDED, hold)
+    draft = _Draft(books, at)
+    draft.settle(hold, cost_micro_usd, settling=cost_micro_usd)
+    return draft.change_of(hold)
+
+
+def settle_by_usage(
+    books: Books, hold_id: HoldId, cost_micro_usd: MicroUsd, usage_identity: bytes, at: Moment
+) -> Change | Refusal:
+    """Settle a hold by a usage event that names it, whose cost is posted already.
+
+    A call's first usage event ends it; it takes the place of what the call's caller may have settled. Every
+    one settles some of a lease. What can't be settled, because the hold ended before or usage settled it
+    already, changes nothing here: it is a cost that no hold covers.
+    """
+    hold = books.hold(hold_id)
+    if hold is None:
+        return Refusal(Why.UNKNOWN)
+    draft = _Draft(books, at)
+    if hold.is_live(at.now):
+        draft.settle(hold, cost_micro_usd, usage_identity=usage_identity)
+    elif hold.state is HoldState.SETTLED and not hold.usage_named:
+        draft.settle_anew(hold, cost_micro_usd, usage_identity)
+    else:
+        return Refusal(Why.SETTLED if hold.state is HoldState.SETTLED else Why.ENDED, hold)
+    return draft.change_of(hold)
+
+
+def shown(books: Books, hold_id: HoldId, at: Moment) -> Change | Refusal:
+    """Let a hold's cost count as settling no longer: a fact shows it as posted."""
+    hold = books.hold(hold_id)
+    if hold is None:
+        return Refusal(Why.UNKNOWN)
+    draft = _Draft(books, at)
+    if hold.settling_micro_usd:
+        draft.move(hold, settling=-hold.settling_micro_usd)
+        draft.put(hold._replace(settling_micro_usd=MicroUsd(0)))
+    return draft.change_of(hold)
+
+
+def release(books: Books, hold_id: HoldId, at: Moment) -> Change | Refusal:
+    """End a hold without usage, and the parts of it with it. One that has ended without stays as it is."""
+    hold = books.hold(hold_id)
+    if hold is None:
+        return Refusal(Why.UNKNOWN)
+    if hold.state is HoldState.SETTLED:
+        return Refusal(Why.SETTLED, hold)
+    if not hold.is_live(at.now):
+        return Change(hold)
+    draft = _Draft(books, at)
+    draft.release_parts(hold)
+    if hold.kind is not HoldKind.PART:
+        draft.move(hold, live=-hold.left_micro_usd)
+    draft.end(hold, Event.RELEASED)
+    return draft.change_of(hold)
+
+
+def extend(
+    books: Books, hold_id: HoldId, wished_end: datetime, period_end: datetime, at: Moment
+) -> Change | Refusal:
+    """Move a live hold's end to a later instant.
+
+    At most to the end of its period, of the hold that it is a part of, and of the longest time to live from
+    now on. Never to an earlier one: so that commands that overtake each other end up the same.
+    """
+    hold = books.hold(hold_id)
+    if hold is None:
+        return Refusal(Why.UNKNOWN)
+    if not hold.is_live(at.now):
+        return Refusal(Why.ENDED, hold)
+    ends_before = period_end if hold.parent_no is None else books.numbered(hold.parent_no).expires_at
+    end = _cut(min(wished_end, ends_before, at.now + LONGEST_TTL))
+    draft = _Draft(books, at)
+    if end > hold.expires_at:
+        if hold.kind is not HoldKind.PART:
+            draft.move_end(hold, end)
+        extended = hold._replace(expires_at=end, placed_until=hold.placed_until or hold.expires_at)
+        draft.put(extended)
+        draft.tell(Event.EXTENDED, extended)
+    return draft.change_of(hold)
+
+
+def expire(books: Books, hold_id: HoldId, at: Moment) -> Change | Refusal:
+    """Write down that a hold's end has come; what it kept is free since that instant."""
+    hold = books.hold(hold_id)
+    if hold is None:
+        return Refusal(Why.UNKNOWN)
+    draft = _Draft(books, at)
+    if hold.state is HoldState.LIVE and not hold.is_live(at.now):
+        draft.end(hold, Event.EXPIRED)
+    return draft.change_of(hold)
+
+
+_ENDED: Final = {Event.RELEASED: HoldState.RELEASED, Event.EXPIRED: HoldState.EXPIRED}
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A command's change while it is put together."""
+
+    books: Books
+    at: Moment
+    holds: dict[int, Hold] = field(default_factory=dict)
+    accounts: dict[int, LedgerAccount] = field(default_factory=dict)
+    endings: list[Ending] = field(default_factory=list)
+    happened: list[Happened] = field(default_factory=list)
+
+    def change_of(self, hold: Hold) -> Change:
+        """Return the change, of a command that names a hold."""
+        return Change(
+            self.holds.get(hold.hold_no, hold),
+            tuple(self.holds.values()),
+            tuple(self.accounts.values()),
+            (),
+            tuple(self.endings),
+            tuple(self.happened),
+        )
+
+    def put(self, hold: Hold) -> None:
+        self.holds[hold.hold_no] = hold
+
+    def tell(
+        self, event: Event, hold: Hold, cost: MicroUsd | None = None, usage_identity: bytes | None = None
+    ) -> None:
+        self.happened.append(Happened(event, hold, self.at, cost, usage_identity))
+
+    def move(self, hold: Hold, *, live: int = 0, covered: int = 0, settling: int = 0) -> None:
+        """Move amounts of the accounts that a hold, or its root, is on."""
+        root = self.books.root_of(hold)
+        for known in self.books.accounts_of(root):
+            account = self.accounts.get(known.account_no, known)
+            self.accounts[account.account_no] = account._replace(
+                live_micro_usd=MicroUsd(account.live_micro_usd + live),
+                covered_micro_usd=MicroUsd(account.covered_micro_usd + covered),
+                settling_micro_usd=MicroUsd(account.settling_micro_usd + settling),
+            )
+            if live:
+                self.endings.append(Ending(account.account_no, root.expires_at, live))
+
+    def move_end(self, hold: Hold, end: datetime) -> None:
+        """Let what a hold has left end at another instant."""
+        for account in self.books.accounts_of(hold):
+            self.accounts[account.account_no] = account
+            self.endings += (
+                Ending(account.account_no, hold.expires_at, -hold.left_micro_usd),
+                Ending(account.account_no, end, hold.left_micro_usd),
+            )
+
+    def end(self, hold: Hold, event: Event) -> None:
+        ended = hold._replace(state=_ENDED[event])
+        self.put(ended)
+        self.tell(event, ended)
+
+    def release_parts(self, hold: Hold) -> None:
+        """Let everything live below a hold that ends end with it."""
+        for part in self.books.below(hold, self.at.now):
+            self.end(part, Event.RELEASED)
+
+    def settle(
+        self,
+        hold: Hold,
+        cost: MicroUsd,
+        *,
+        settling: MicroUsd = _NOTHING,
+        usage_identity: bytes | None = None,
+    ) -> None:
+        """Settle a live hold; all of it unless it is a lease."""
+        covered = min(cost, hold.left_micro_usd)
+        if ends := hold.kind is not HoldKind.LEASE:
+            self.release_parts(hold)
+        # What a part has left stays live: it falls back to the hold above.
+        freed = hold.left_micro_usd if hold.kind is HoldKind.CALL else covered
+        self.move(hold, live=-freed, covered=covered, settling=settling)
+        self._cover_above(hold, covered)
+        settled = hold._replace(
+            state=HoldState.SETTLED if ends else HoldState.LIVE,
+            covered_micro_usd=MicroUsd(hold.covered_micro_usd + covered),
+            cost_micro_usd=MicroUsd((hold.cost_micro_usd or 0) + cost),
+            settling_micro_usd=settling,
+            usage_named=usage_identity is not None,
+        )
+        self.put(settled)
+        self.tell(Event.SETTLED, settled, cost, usage_identity)
+
+    def settle_anew(self, hold: Hold, cost: MicroUsd, usage_identity: bytes) -> None:
+        """Let the cost that usage tells take the place of the one that a caller had told.
+
+        A smaller one gives back what was covered of it, to the hold above where that is live. Of a larger one
+        no more is covered: the hold has ended.
+        """
+        own = hold.covered_micro_usd - hold.parts_micro_usd
+        less = max(own - cost, 0)
+        falls_back = hold.kind is HoldKind.PART and self.books.root_of(hold).is_live(self.at.now)
+        self.move(hold, live=less if falls_back else 0, covered=-less, settling=-hold.settling_micro_usd)
+        self._cover_above(hold, -less)
+        settled = hold._replace(
+            covered_micro_usd=MicroUsd(hold.covered_micro_usd - less),
+            cost_micro_usd=cost,
+            settling_micro_usd=MicroUsd(0),
+            usage_named=True,
+        )
+        self.put(settled)
+        self.tell(Event.SETTLED, settled, cost, usage_identity)
+
+    def _cover_above(self, hold: Hold, covered: int) -> None:
+        if covered:
+            for above in self.books.above(hold):
+                self.put(
+                    above._replace(
+                        covered_micro_usd=MicroUsd(above.covered_micro_usd + covered),
+                        parts_micro_usd=MicroUsd(above.parts_micro_usd + covered),
+                    )
+                )

@@ -1,0 +1,334 @@
+"""The hold ledger on PostgreSQL: few statements, each for all commands of a transaction."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from tokenomics_chassis import outbox
+from tokenomics_chassis.outbox import OutboxEvent
+from tokenomics_chassis.postgres import Connection, Schemas
+from tokenomics_contracts.units import AccountId, HoldId, MicroUsd
+from tokenomics_quota.domain.accounts import Account, Purpose, parse_account_id
+from tokenomics_quota.domain.holds import (
+    Change,
+    Happened,
+    Hold,
+    HoldState,
+    LedgerAccount,
+    Placement,
+)
+from tokenomics_quota.ports import Committed, Turn
+from tokenomics_quota.storage.mapping import (
+    HOLD_COLUMNS,
+    hold_from_row,
+    ledger_account_from_row,
+    row_from_hold,
+)
+
+_INCARNATION: Final = "extract(epoch FROM pg_postmaster_start_time()) || '/' || ledger.tableoid"
+"""Another one after each start of the server, and after each making of the table."""
+
+_OPEN = f"UPDATE ledger SET open_for = {_INCARNATION} WHERE open_for IS DISTINCT FROM {_INCARNATION}"
+
+# The clock is read after the wait for the row: what an UPDATE waited for, it evaluates anew.
+_BEGIN = f"""
+UPDATE ledger SET change_seq = change_seq + $1, last_now = greatest(last_now, clock_timestamp())
+RETURNING change_seq - $1 + 1, last_now, coalesce(open_for = {_INCARNATION}, false),
+    (SELECT version FROM derived_version WHERE state = 'active')
+"""
+_HOLDS = f"""
+WITH RECURSIVE named AS (
+    SELECT hold_no, parent_no, root_no FROM hold WHERE hold_id = ANY($1::text[])
+    UNION
+    SELECT above.hold_no, above.parent_no, above.root_no
+    FROM named JOIN hold AS above ON above.hold_no = named.parent_no
+), wanted AS (
+    SELECT hold_no FROM named
+    UNION
+    SELECT part.hold_no FROM named JOIN live_hold AS part ON part.root_no = coalesce(named.root_no,
+    named.hold_no)
+)
+SELECT {", ".join(HOLD_COLUMNS)} FROM wanted JOIN hold USING (hold_no) ORDER BY hold_no
+"""
+_ACCOUNTS = """
+SELECT account_no, account_id, state, placements,
+    live_micro_usd - coalesce(
+        (SELECT sum(amount_micro_usd) FROM expiry AS past
+         WHERE past.account_no = ledger_account.account_no AND past.expires_at <= $3), 0)::bigint,
+    settling_micro_usd, covered_micro_usd
+FROM ledger_account WHERE account_id = ANY($1::text[]) OR account_no = ANY($2::int[])
+"""
+_NEW_ACCOUNTS = """
+INSERT INTO ledger_account (account_id, change_seq) SELECT account_id, $2 FROM unnest($1::text[]) AS
+account_id RETURNING account_no, account_id
+"""
+_COMMITTED = """
+SELECT NULL AS account_id, (SELECT max(number) FROM {schema}.governing_version)
+UNION ALL
+SELECT account_id, sum(posted_micro_usd)::bigint FROM {schema}.posted WHERE account_id = ANY($1::text[])
+GROUP BY account_id
+"""
+# Parts of one statement see the tables as they were before it, and touch no row twice: what ends at an
+# instant that has come is taken out, and nothing new ends at one.
+_WRITE = """
+WITH account AS (
+    UPDATE ledger_account AS account
+    SET placements = now.placements, live_micro_usd = now.live, settling_micro_usd = now.settling,
+        covered_micro_usd = now.covered, change_seq = $1
+    FROM unnest($3::int[], $4::int[], $5::bigint[], $6::bigint[], $7::bigint[])
+        AS now (account_no, placements, live, settling, covered)
+    WHERE account.account_no = now.account_no
+), past AS (
+    DELETE FROM expiry WHERE account_no = ANY($3::int[]) AND expires_at <= $2
+), less AS (
+    UPDATE expiry SET amount_micro_usd = amount_micro_usd - less.amount
+    FROM unnest($8::int[], $9::timestamptz[], $10::bigint[]) AS less (account_no, expires_at, amount)
+    WHERE expiry.account_no = less.account_no AND expiry.expires_at = less.expires_at
+    RETURNING 1
+), more AS (
+    INSERT INTO expiry (account_no, expires_at, amount_micro_usd)
+    SELECT * FROM unnest($11::int[], $12::timestamptz[], $13::bigint[])
+    ON CONFLICT (account_no, expires_at)
+    DO UPDATE SET amount_micro_usd = expiry.amount_micro_usd + excluded.amount_micro_usd
+), placement AS (
+    INSERT INTO placement
+        (account_no, sequence, hold_no, committed_before_micro_usd, amount_micro_usd, limit_then_micro_usd)
+    SELECT * FROM unnest($14::int[], $15::int[], $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[])
+), live AS (
+    INSERT INTO live_hold (expires_at, hold_no, root_no)
+    SELECT * FROM unnest($20::timestamptz[], $21::bigint[], $22::bigint[])
+), live_no_more AS (
+    DELETE FROM live_hold USING unnest($23::timestamptz[], $24::bigint[]) AS ended (expires_at, hold_no)
+    WHERE live_hold.expires_at = ended.expires_at AND live_hold.hold_no = ended.hold_no
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM less), (SELECT count(*) FROM live_no_more)
+"""
+
+_HOLD_TYPES: Final = {
+    "hold_no": "bigint",
+    "hold_id": "text",
+    "kind": "text",
+    "state": "text",
+    "subject": "text",
+    "project_id": "text",
+    "purpose": "text",
+    "amount_micro_usd": "bigint",
+    "account_nos": "text",
+    "placed_at": "timestamptz",
+    "expires_at": "timestamptz",
+    "digest": "bytea",
+    "answer": "bytea",
+    "parent_no": "bigint",
+    "root_no": "bigint",
+    "placed_until": "timestamptz",
+    "covered_micro_usd": "bigint",
+    "cost_micro_usd": "bigint",
+    "parts_micro_usd": "bigint",
+    "settling_micro_usd": "bigint",
+    "usage_named": "boolean",
+}
+"""What each column is sent as; of lists PostgreSQL makes no list of lists of different lengths."""
+
+_CHANGING: Final = (
+    "state",
+    "expires_at",
+    "placed_until",
+    "covered_micro_usd",
+    "cost_micro_usd",
+    "parts_micro_usd",
+    "settling_micro_usd",
+    "usage_named",
+)
+
+
+def _sent(columns: Sequence[str]) -> str:
+    return ", ".join(f"${place}::{_HOLD_TYPES[column]}[]" for place, column in enumerate(columns, start=1))
+
+
+_INSERT_HOLDS = f"""
+INSERT INTO hold ({", ".join(HOLD_COLUMNS)})
+SELECT {", ".join(HOLD_COLUMNS).replace("account_nos", "account_nos::int[]")}
+FROM unnest({_sent(HOLD_COLUMNS)}) AS new ({", ".join(HOLD_COLUMNS)})
+"""
+_UPDATE_HOLDS = f"""
+UPDATE hold SET {", ".join(f"{column} = now.{column}" for column in _CHANGING)}
+FROM unnest({_sent(("hold_no", *_CHANGING))}) AS now (hold_no, {", ".join(_CHANGING)})
+WHERE hold.hold_no = now.hold_no
+"""
+
+Describe = Callable[[Happened, str | None], OutboxEvent]
+"""Encodes what happened to a hold, in a trace."""
+
+
+class LedgerInconsistentError(Exception):
+    """What the ledger's tables say of one thing in two places differs: nothing is written."""
+
+
+class PostgresHoldLedger:
+    """Implements :class:`tokenomics_quota.ports.HoldLedger` on one connection with an open transaction.
+
+    Parameters
+    ----------
+    schemas
+        Of the service; which version of its derived state is asked is said when it is asked.
+    """
+
+    def __init__(self, connection: Connection, schemas: Schemas, describe: Describe) -> None:
+        self._connection = connection
+        self._schemas = schemas
+        self._describe = describe
+        self._turn: Turn | None = None
+        self._last_change_seq = 0
+        self._held: dict[int, Hold] = {}
+        """Holds as they were read."""
+
+    async def begin(self, commands: int) -> Turn:
+        """Lock the ledger's row; statements from here on see what it waited for."""
+        row = await self._connection.fetchrow(_BEGIN, commands)
+        assert row is not None, "migrations write the row"
+        self._turn = Turn(*row)
+        self._last_change_seq = self._turn.first_change_seq + commands - 1
+        return self._turn
+
+    async def holds(self, named: Iterable[HoldId]) -> Sequence[Hold]:
+        """Select by id, upwards by the primary key, and downwards by the index on live parts."""
+        found = list(map(hold_from_row, await self._connection.fetch(_HOLDS, list(named))))
+        self._held |= {hold.hold_no: hold for hold in found}
+        return found
+
+    async def accounts(
+        self, account_ids: Iterable[AccountId], account_nos: Iterable[int] = ()
+    ) -> Sequence[LedgerAccount]:
+        """Select by id and number; insert what isn't there."""
+        ids = set(account_ids)
+        rows = await self._connection.fetch(_ACCOUNTS, list(ids), list(account_nos), self._now)
+        found = list(map(ledger_account_from_row, rows))
+        if new := sorted(ids - {account.account_id for account in found}):
+            rows = await self._connection.fetch(_NEW_ACCOUNTS, new, self._last_change_seq)
+            found += [LedgerAccount(*row) for row in rows]
+        return found
+
+    async def committed(self, version: int, account_ids: Iterable[AccountId]) -> Committed:
+        """Read the version's schema by its name: which one is on the search path doesn't matter."""
+        accounts = list(map(parse_account_id, account_ids))
+        lines = {line.account_id for account in accounts for line in _lines(account)}
+        schema = Schemas(self._schemas.service, version).derived
+        rows = await self._connection.fetch(_COMMITTED.format(schema=schema), list(lines))
+        posted: dict[AccountId, MicroUsd] = {row[0]: row[1] for row in rows}
+        governing_version = posted.pop(None)  # type: ignore[call-overload] # the row of no account
+        totals = {
+            account.account_id: MicroUsd(sum(posted.get(line.account_id, 0) for line in _lines(account)))
+            for account in accounts
+        }
+        return Committed(governing_version, totals)
+
+    async def write(self, changes: Sequence[Change], traceparents: Mapping[int, str] | None = None) -> None:
+        """Write everything in three statements, and the events in a fourth."""
+        holds = {hold.hold_no: hold for change in changes for hold in change.holds}
+        new = [hold for hold_no, hold in holds.items() if hold_no not in self._held]
+        changed = [hold for hold_no, hold in holds.items() if hold_no in self._held]
+        if new:
+            await self._connection.execute(_INSERT_HOLDS, *_columns(HOLD_COLUMNS, new))
+        if changed:
+            await self._connection.execute(_UPDATE_HOLDS, *_columns(("hold_no", *_CHANGING), changed))
+        await self._write_accounts(changes, new, changed)
+        traces = traceparents or {}
+        await outbox.append_all(
+            self._connection,
+            (
+                (
+                    f"hold/{each.hold.hold_id}",
+                    each.moment.change_seq,
+                    self._describe(each, traces.get(each.moment.change_seq)),
+                )
+                for change in changes
+                for each in change.happened
+            ),
+        )
+
+    async def _write_accounts(
+        self, changes: Sequence[Change], new: Iterable[Hold], changed: Iterable[Hold]
+    ) -> None:
+        accounts = {account.account_no: account for change in changes for account in change.accounts}
+        placements = [placement for change in changes for placement in change.placements]
+        endings = Counter[tuple[int, datetime]]()
+        for change in changes:
+            for account_no, expires_at, amount in change.endings:
+                endings[account_no, expires_at] += amount
+        less = [(*key, -amount) for key, amount in endings.items() if amount < 0]
+        more = [(*key, amount) for key, amount in endings.items() if amount > 0]
+        was_live = {
+            (hold.expires_at, hold.hold_no) for hold in map(self._before, changed) if _is_written_live(hold)
+        }
+        live = {
+            (hold.expires_at, hold.hold_no): hold.root_no
+            for hold in (*new, *changed)
+            if _is_written_live(hold)
+        }
+        begun = [(*key, root_no) for key, root_no in live.items() if key not in was_live]
+        ended = was_live - live.keys()
+        counts = await self._connection.fetchrow(
+            _WRITE,
+            self._last_change_seq,
+            self._now,
+            *_transposed(map(_account_row, accounts.values()), 5),
+            *_transposed(less, 3),
+            *_transposed(more, 3),
+            *_transposed(map(_placement_row, placements), 6),
+            *_transposed(begun, 3),
+            *_transposed(ended, 2),
+        )
+        if tuple(counts or ()) != (len(less), len(ended)):
+            raise LedgerInconsistentError(
+                f"{counts} of {len(less)} ends and {len(ended)} live holds were there"
+            )
+
+    def _before(self, hold: Hold) -> Hold:
+        return self._held[hold.hold_no]
+
+    @property
+    def _now(self) -> datetime:
+        assert self._turn is not None, "begin comes first"
+        return self._turn.now
+
+
+async def open_ledger(connection: Connection) -> None:
+    """Say that nothing is missing from the ledger of this incarnation of the database."""
+    await connection.execute(_OPEN)
+
+
+def _lines(account: Account) -> list[Account]:
+    """Return the accounts that amounts are posted to."""
+    if account.purpose is not Purpose.ALL:
+        return [account]
+    return [account.for_purpose(purpose) for purpose in (Purpose.OPERATIONAL, Purpose.EXPERIMENT)]
+
+
+def _is_written_live(hold: Hold) -> bool:
+    return hold.state is HoldState.LIVE
+
+
+def _account_row(account: LedgerAccount) -> tuple[object, ...]:
+    return (
+        account.account_no,
+        account.placements,
+        account.live_micro_usd,
+        account.settling_micro_usd,
+        account.covered_micro_usd,
+    )
+
+
+def _placement_row(placement: Placement) -> tuple[object, ...]:
+    return (placement.account_no, *placement[2:])
+
+
+def _transposed(rows: Iterable[Sequence[object]], width: int) -> list[Sequence[object]]:
+    """Return the columns of rows; empty ones where there are no rows."""
+    return list(zip(*rows, strict=True)) or [()] * width
+
+
+def _columns(names: Iterable[str], holds: Iterable[Hold]) -> list[list[object]]:
+    rows = [row_from_hold(hold) for hold in holds]
+    return [[row[name] for row in rows] for name in names]
