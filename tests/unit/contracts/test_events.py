@@ -156,6 +156,9 @@ def test_data_that_is_no_object_is_invalid(data: object) -> None:
     assert rejection(UsageRecorded.type_name, data).code == "invalid_data"
 
 
+NOON = "2026-11-02T12:00:00Z"
+
+
 @pytest.mark.parametrize("kind", sorted(POLICIES.keys() - {"notifier"}))
 def test_the_example_policies_have_no_problem(kind: str) -> None:
     assert validate_document(kind, POLICIES[kind]) == []
@@ -189,6 +192,26 @@ def test_the_example_policies_have_no_problem(kind: str) -> None:
             "500",
         ),
         ("quota", ("prohibited_data", 1, "data_class"), "health", "", "repeated: health"),
+        ("quota", ("rollout", "stages", 0, "stage"), "on", "rollout.stages.0.stage", "'observe', 'nudge' or"),
+        ("quota", ("rollout", "stages", 0, "from"), "soon", "rollout.stages.0.from", "RFC 3339"),
+        ("quota", ("rollout", "stages", 0, "from_"), NOON, "rollout.stages.0.from_", "not permitted"),
+        ("quota", ("rollout", "stages", 0, "rules"), [], "rollout.stages.0.rules", "at least 1 item"),
+        (
+            "quota",
+            ("rollout", "stages", 0, "rules"),
+            ["prohibited_data"],
+            "rollout.stages.0.rules.0",
+            "'allowances', 'budgets'",
+        ),
+        ("quota", ("rollout", "stages", 1, "from"), NOON, "rollout", "repeated: models from 2026-11-02"),
+        ("quota", ("rollout", "cohorts", 0, "cohort"), "a", "rollout.cohorts.0.cohort", "'comparison'"),
+        ("quota", ("rollout", "cohorts", 0, "stages"), [], "rollout.cohorts.0.stages", "at least 1 item"),
+        ("quota", ("rollout", "teams", 1, "team_id"), "team-07", "rollout", "repeated: team-07"),
+        ("quota", ("rollout", "teams", 1, "stages"), None, "rollout.teams.1", "cohort or stages"),
+        ("quota", ("rollout", "first_days_observe"), 367, "rollout.first_days_observe", "366"),
+        ("quota", ("rollout", "first_days_observe"), -1, "rollout.first_days_observe", "0"),
+        ("quota", ("rollout", "shadow"), ["prohibited_data"], "rollout.shadow.0", "'allowances', 'budgets'"),
+        ("quota", ("rollout", "shadow"), ["models", "models"], "rollout", "repeated: models"),
         ("quota", ("allowances", 0, "enforcement"), "firm", "allowances.0.enforcement", "'soft' or 'hard'"),
         ("quota", ("budgets", 0, "enforcement"), True, "budgets.0.enforcement", "'soft' or 'hard'"),
         ("quota", ("budgets", 0, "alert_basis_points"), 0, "budgets.0.alert_basis_points", "greater"),

@@ -22,6 +22,7 @@ from tokenomics_contracts.units import (
     MAX_TOTAL_MICRO_USD,
     MAX_VERSION,
     Band,
+    Cohort,
     DecisionName,
 )
 
@@ -92,6 +93,9 @@ decisions = st.builds(
     stale=st.booleans(),
     data_class=slugs,
     use_case=st.none() | identifiers,
+    cohort=st.sampled_from([None, *get_args(Cohort)]),
+    shadow_decision=st.sampled_from([None, *get_args(DecisionName)]),
+    shadow_reason_codes=st.none() | st.lists(slugs, max_size=4).map(tuple),
 )
 odd_texts = st.text(max_size=5) | st.sampled_from(
     ["", "a\n", "p 1", "a/b", "a@b.example", "é", "\0", "\ud800", "x" * 129, "x" * 257, "Internal", "ALLOW"]
@@ -119,6 +123,9 @@ ODD: dict[str, st.SearchStrategy[Any]] = {
     "positions": odd_positions,
     "data_class": odd_texts,
     "use_case": odd_texts,
+    "cohort": odd_texts,
+    "shadow_decision": odd_texts,
+    "shadow_reason_codes": st.lists(odd_texts, max_size=2).map(tuple),
 }
 ODD_IN_ACCOUNT: dict[str, st.SearchStrategy[Any]] = {
     "account_id": odd_texts | st.sampled_from(["subject/p-1/all/2026-13", "subject/p-1/all/2026-11\n"]),

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.quota_events import (
+    LONG_AGO,
     NOW,
     approved,
     governance,
@@ -304,6 +305,78 @@ def test_no_approval_opens_a_model_for_prohibited_data() -> None:
     assert answer.decision is Decision.DENIED
 
 
+def staged(stage: str, **fields: Any) -> dict[str, Any]:
+    return {"rollout": {"stages": [{"stage": stage, "from": LONG_AGO}]} | fields}
+
+
+@pytest.mark.parametrize(
+    ("stage", "decision", "codes"),
+    [
+        ("observe", Decision.ALLOW, []),
+        ("nudge", Decision.ALLOW_WITH_NUDGE, ["model_not_approved", "subject_in_approve_band"]),
+        ("enforce", Decision.DENIED, ["model_not_approved", "subject_in_approve_band"]),
+    ],
+)
+def test_a_rule_asks_for_no_more_than_its_stage_and_tells_what_it_would_have_said(
+    stage: str, decision: Decision, codes: list[str]
+) -> None:
+    made = view({"subject/ada/operational": LIMIT}, **MODELS, **staged(stage))
+    answer = check(made, call()._replace(model="huge"), NOW)
+    assert answer.decision is decision
+    assert [each.code for each in answer.reasons] == codes
+    if stage == "enforce":
+        assert answer.shadow is None
+        assert len(answer.unblocks) == 2
+    else:
+        assert answer.shadow is not None
+        assert answer.shadow.decision is Decision.DENIED
+        assert [each.code for each in answer.shadow.reasons] == [
+            "model_not_approved",
+            "subject_in_approve_band",
+        ]
+        assert not answer.unblocks
+
+
+def test_prohibited_data_is_refused_where_everything_is_only_observed() -> None:
+    made = view({}, **MODELS, **staged("observe", shadow=["models", "budgets", "allowances", "use_cases"]))
+    answer = check(made, call()._replace(data_class="health"), NOW)
+    assert (answer.decision, answer.shadow) == (Decision.DENIED, None)
+
+
+def test_a_stage_begins_on_its_instant_for_who_was_checked_before() -> None:
+    steps = [{"stage": "enforce", "from": NOW}]
+    made = view({"subject/ada/operational": LIMIT}, rollout={"stages": steps})
+    before = NOW - timedelta(microseconds=1)
+    decisions = [check(made, call(), instant).decision for instant in (before, NOW, before)]
+    assert decisions == [Decision.ALLOW, Decision.APPROVAL_REQUIRED, Decision.ALLOW]
+
+
+@pytest.mark.parametrize(
+    ("rollout", "hard"),
+    [
+        ({}, [True, True, False]),
+        ({"shadow": ["allowances"]}, [False, True, False]),
+        ({"shadow": ["budgets"]}, [True, False, False]),
+        ({"stages": [{"stage": "nudge", "from": LONG_AGO}]}, [False, False, False]),
+        ({"teams": [{"team_id": "red", "stages": [{"stage": "observe", "from": LONG_AGO}]}]}, [False] * 3),
+    ],
+)
+def test_a_hard_limit_refuses_nothing_to_whom_it_is_not_enforced_for(
+    rollout: dict[str, Any], hard: list[bool]
+) -> None:
+    made = view(
+        {},
+        allowances=[{"role": "engineer", "limit_micro_usd": 1, "enforcement": "hard"}],
+        budgets=[
+            {"kind": "team", "owner_id": "red", "limit_micro_usd": 1, "enforcement": "hard"},
+            {"kind": "cost_centre", "owner_id": "cc1", "limit_micro_usd": 1},
+        ],
+        rollout=rollout,
+    )
+    touched = made.touched_by("ada", None, NOW)
+    assert [touched.is_hard(each) for each in touched.balances] == hard
+
+
 def test_what_may_be_called_follows_the_role_and_the_policies_of_the_moment() -> None:
     change = NOW + timedelta(hours=1)
     rules = {"models": [{"models": [{"provider": "acme", "model": "one"}], "roles": ["lead"]}]}
@@ -384,7 +457,8 @@ def test_only_the_person_and_who_decides_see_a_persons_account(
 @pytest.mark.parametrize(("subject", "recorded"), [(ALIAS, "ada"), ("ada", "ada"), (UNBORNE, UNBORNE)])
 def test_a_decision_is_recorded_of_the_person_behind_an_alias(subject: str, recorded: str) -> None:
     asked = call(subject)._replace(data_class="secret", use_case_id="triage")
-    answer = check(view({}), asked, NOW)
+    pilot = {"teams": [{"team_id": "red", "cohort": "pilot"}], "shadow": ["allowances"]}
+    answer = check(view({"subject/ada/operational": LIMIT}, rollout=pilot), asked, NOW)
     event = decision_event(
         Decided(
             "d",
@@ -401,3 +475,7 @@ def test_a_decision_is_recorded_of_the_person_behind_an_alias(subject: str, reco
     told = json.loads(event.value or b"")
     assert told["subject"] == recorded
     assert (told["data_class"], told["use_case"]) == ("secret", "triage")
+    if recorded == "ada":
+        assert (told["cohort"], told["decision"]) == ("pilot", "ALLOW")
+        assert told["shadow_decision"] == "APPROVAL_REQUIRED"
+        assert told["shadow_reason_codes"] == ["subject_in_approve_band"]

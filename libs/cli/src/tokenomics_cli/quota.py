@@ -102,6 +102,11 @@ def _print_answer(answer: quota_pb2.CheckQuotaResponse) -> None:
     ):
         if text:
             console.print(f"  {text}", markup=False)
+    if answer.shadow_reasons:
+        name = quota_pb2.Decision.Name(answer.shadow_decision).removeprefix("DECISION_")
+        console.print(f"were every rule enforced: {name}", style="dim")
+        for reason in answer.shadow_reasons:
+            console.print(f"  {reason.message}", style="dim", markup=False)
     _print_accounts(answer.accounts)
     _print_freshness(answer.freshness)
     if answer.HasField("degradation"):

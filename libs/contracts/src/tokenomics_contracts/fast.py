@@ -37,6 +37,7 @@ from tokenomics_contracts.units import (
     SLUG_PATTERN,
     AccountId,
     Band,
+    Cohort,
     DecisionId,
     DecisionName,
     HoldId,
@@ -176,6 +177,9 @@ class DecisionRecordedData(msgspec.Struct, kw_only=True, gc=False, omit_defaults
     stale: bool
     data_class: str
     use_case: UseCaseId | None = None
+    cohort: Cohort | None = None
+    shadow_decision: DecisionName | None = None
+    shadow_reason_codes: tuple[str, ...] | None = None
 
 
 _ENCODER: Final = msgspec.json.Encoder()
@@ -183,6 +187,7 @@ _account_id: Final = re.compile(ACCOUNT_ID_PATTERN).fullmatch
 _caller: Final = re.compile(CALLER_PATTERN).fullmatch
 _position: Final = re.compile(POSITION_PATTERN).fullmatch
 _BANDS: Final = frozenset(get_args(Band))
+_COHORTS: Final = frozenset(get_args(Cohort))
 _DECISIONS: Final = frozenset(get_args(DecisionName))
 _PURPOSES: Final = frozenset(get_args(Purpose))
 
@@ -271,6 +276,9 @@ def _is_plainly_good(decided: DecisionRecordedData) -> bool:
         )
         and decided.decision in _DECISIONS
         and _are_slugs(decided.reason_codes)
+        and (decided.cohort is None or decided.cohort in _COHORTS)
+        and (decided.shadow_decision is None or decided.shadow_decision in _DECISIONS)
+        and (decided.shadow_reason_codes is None or _are_slugs(decided.shadow_reason_codes))
         and decided.purpose in _PURPOSES
         and 0 <= decided.estimated_cost_micro_usd <= MAX_TOTAL_MICRO_USD
         and (policy_version is None or 1 <= policy_version <= MAX_VERSION)

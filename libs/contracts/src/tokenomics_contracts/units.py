@@ -52,6 +52,7 @@ AccountPurpose = Literal["operational", "experiment", "all"]
 Band = Literal["normal", "nudge", "justify", "approve"]
 DecisionName = Literal["ALLOW", "ALLOW_WITH_NUDGE", "JUSTIFICATION_REQUIRED", "APPROVAL_REQUIRED", "DENIED"]
 ServiceTier = Literal["standard", "batch", "priority"]
+Cohort = Literal["pilot", "comparison"]
 
 UNATTRIBUTED: Final = "unattributed"
 """Owner id of the account that takes the usage of unknown subjects."""

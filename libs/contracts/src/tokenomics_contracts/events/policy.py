@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, Self, get_args
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -22,6 +22,7 @@ from tokenomics_contracts.cloudevents import MAX_EVENT_BYTES
 from tokenomics_contracts.events.base import Event, Value
 from tokenomics_contracts.units import (
     BasisPoints,
+    Cohort,
     Cost,
     CostCentre,
     DecisionName,
@@ -42,6 +43,7 @@ from tokenomics_contracts.units import (
     UseCase,
     UtcTime,
     Version,
+    format_time,
 )
 
 PolicyKind = Literal[
@@ -190,6 +192,93 @@ class ProhibitedData(Value):
     """What to do instead."""
 
 
+RuleName = Literal["allowances", "budgets", "models", "use_cases"]
+"""`allowances`: the bands of the caller's own account. `budgets`: shared accounts at their limit. Prohibited
+data isn't among them: it is refused from the first day, everywhere."""
+
+RuleNames = Annotated[tuple[RuleName, ...], Field(min_length=1)]
+
+
+class StageStep(Value):
+    """From when on rules are rolled out how far."""
+
+    stage: Literal["observe", "nudge", "enforce"]
+    """`observe`: what rules would have said is recorded, and nothing is asked. `nudge`: they advise at most.
+    `enforce`: they ask and refuse."""
+
+    from_: Annotated[UtcTime, Field(alias="from")]
+    rules: RuleNames | None = None
+    """Absent: all."""
+
+
+StageSteps = Annotated[tuple[StageStep, ...], Field(min_length=1)]
+
+
+class CohortRollout(Value):
+    """How far rules are for the teams of a group for comparison."""
+
+    cohort: Cohort
+    stages: StageSteps
+
+
+class TeamRollout(Value):
+    """A team's group for comparison, and how far rules are for that team."""
+
+    team_id: Team
+    cohort: Cohort | None = None
+    """It is written on the records of its decisions."""
+
+    stages: StageSteps | None = None
+    """Absent: its cohort's, else everybody's."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.cohort is None and self.stages is None:
+            raise ValueError("cohort or stages should be there")
+        return self
+
+
+class Rollout(Value):
+    """How far rules are rolled out, for whom and from when.
+
+    For each rule the steps that speak of it count: a team's own, else its cohort's, else everybody's. Before
+    the first of them it is observed; where none speaks of it, it is enforced.
+    """
+
+    stages: tuple[StageStep, ...] = ()
+    """Everybody's."""
+
+    cohorts: tuple[CohortRollout, ...] = ()
+    teams: tuple[TeamRollout, ...] = ()
+    first_days_observe: Annotated[int, Field(strict=True, ge=0, le=366)] = 0
+    """For so many days from a team's first `team.upserted` on, rules are only observed for it, unless steps
+    of its own speak of them."""
+
+    shadow: tuple[RuleName, ...] = ()
+    """Rules that are observed for all, whatever the steps say."""
+
+    @model_validator(mode="after")
+    def _one_entry_each(self) -> Self:
+        _require_unique("cohorts", (each.cohort for each in self.cohorts))
+        _require_unique("teams", (each.team_id for each in self.teams))
+        _require_unique("rules in shadow", self.shadow)
+        steps = [
+            self.stages,
+            *(each.stages for each in self.cohorts),
+            *(each.stages or () for each in self.teams),
+        ]
+        for each in steps:
+            _require_unique(
+                "steps of a rule",
+                (
+                    f"{rule} from {format_time(step.from_)}"
+                    for step in each
+                    for rule in step.rules or get_args(RuleName)
+                ),
+            )
+        return self
+
+
 class Degrade(Value):
     """What a check does while the view it is answered from is older than this policy allows."""
 
@@ -296,6 +385,7 @@ class QuotaDocument(Value):
     """Which models may be called; a call that no rule speaks of is refused. Absent: all may be."""
 
     prohibited_data: tuple[ProhibitedData, ...] = ()
+    rollout: Rollout = Rollout()
     examples: Annotated[tuple[Example, ...], Field(max_length=200)] = ()
     """What the policy promises. They decide nothing; `policy apply` publishes only when all hold."""
 

@@ -13,6 +13,7 @@ from tokenomics_contracts.units import (
     AccountPurpose,
     Band,
     Caller,
+    Cohort,
     Decision,
     DecisionName,
     Digest,
@@ -55,7 +56,10 @@ class DecidedAccount(Value):
 
 
 class DecisionRecorded(Event):
-    """A check's answer that was not a plain ALLOW: what it saw and by which policy it decided."""
+    """A check's answer that was not a plain ALLOW, or would not have been were every rule enforced.
+
+    It says what the check saw and by which policy it decided.
+    """
 
     type_name: ClassVar[str] = "tokenomics.decision.recorded.v1"
     key_field: ClassVar[str] = "subject"
@@ -87,6 +91,14 @@ class DecisionRecorded(Event):
     """Class of the data in the prompt."""
 
     use_case: UseCase | None = None
+    cohort: Cohort | None = None
+    """Group for comparison that the rollout put the subject's team in."""
+
+    shadow_decision: DecisionName | None = None
+    """What would have been decided were every rule enforced; absent: the same."""
+
+    shadow_reason_codes: tuple[Slug, ...] | None = None
+    """What rules found that the rollout has not got so far as to ask for; absent: nothing."""
 
 
 class Ground(NamedTuple):

@@ -9,6 +9,7 @@ from tokenomics_contracts.units import MicroUsd
 from tokenomics_quota.domain.accounts import Account, AccountKind
 from tokenomics_quota.domain.approvals import NOTHING_GRANTED, Granted
 from tokenomics_quota.domain.friction import Band, Thresholds
+from tokenomics_quota.domain.rollout import Stage
 from tokenomics_quota.domain.standing import Standing
 
 
@@ -24,7 +25,7 @@ class Balance(NamedTuple):
     """End of the period, exclusive, in UTC."""
     thresholds: Thresholds
     hard: bool = False
-    """Whether holds beyond the limit are refused."""
+    """Whether holds beyond the limit are refused; whether to a caller, :meth:`Touched.is_hard` says."""
     granted: Granted = NOTHING_GRANTED
     """The part of the limit that grants add."""
 
@@ -77,6 +78,15 @@ class Touched:
     headroom: Headroom | None
     """``None``: none of them has a limit."""
     standing: Standing
+
+    def is_hard(self, balance: Balance) -> bool:
+        """Whether holds beyond the limit of one of the accounts are refused to this caller.
+
+        A limit that isn't rolled out so far for the caller refuses nothing.
+        """
+        stages = self.standing.stages
+        stage = stages.budgets if balance.shared else stages.allowances
+        return balance.hard and stage is Stage.ENFORCE
 
 
 def headroom_of(balances: Iterable[Balance]) -> Headroom | None:

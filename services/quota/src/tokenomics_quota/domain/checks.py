@@ -5,7 +5,7 @@ from datetime import datetime
 from functools import partial
 from typing import Final, NamedTuple
 
-from tokenomics_contracts.units import AccountId, SubjectId
+from tokenomics_contracts.units import AccountId, Cohort, SubjectId
 from tokenomics_contracts.units import Purpose as CallPurpose
 from tokenomics_quota.domain.balance import Balance
 from tokenomics_quota.domain.friction import Decision
@@ -57,6 +57,14 @@ class Unblock(NamedTuple):
     """Who decides; nobody but the caller for a justification and for the permitted way."""
 
 
+class Shadow(NamedTuple):
+    """What would have been answered were every rule enforced."""
+
+    decision: Decision
+    reasons: Sequence[Reason]
+    """Those that the answer leaves out, or makes less of; the gravest first."""
+
+
 class Answer(NamedTuple):
     """What a check found."""
 
@@ -71,6 +79,10 @@ class Answer(NamedTuple):
     unblocks: Sequence[Unblock]
     quota_policy_version: int
     price_book_version: int
+    shadow: Shadow | None = None
+    """What rules found that aren't rolled out so far as to ask for it; ``None``: nothing."""
+    cohort: Cohort | None = None
+    """Group for comparison that the caller's team is in."""
 
 
 class Decided(NamedTuple):

@@ -197,6 +197,11 @@ class Directory:
                 found.add(delegation.delegate_id)
         return sorted(found)
 
+    def first_seen(self, kind: str, unit_id: str) -> datetime | None:
+        """Return from when the directory has a team, project or cost centre; ``None``: it never has."""
+        versions = self._units.get((kind, unit_id), ())
+        return min((version.effective_from for version in versions), default=None)
+
     def attribution(self, subject: str) -> Timeline[Attribution]:
         """Return who carries the usage of a subject id or an alias, over time."""
         if subject not in self._members and subject not in self._bearers:

@@ -10,6 +10,7 @@ from tokenomics_quota.domain.accounts import AccountKind
 from tokenomics_quota.domain.degradation import DEFAULT_DEGRADE, Degrade
 from tokenomics_quota.domain.friction import DEFAULT_THRESHOLDS, Thresholds
 from tokenomics_quota.domain.pricing import PriceBook
+from tokenomics_quota.domain.rollout import EVERYTHING_ENFORCED, Rollout
 
 Access = Literal["approved", "on_approval", "refused"]
 
@@ -94,6 +95,7 @@ class QuotaPolicy(NamedTuple):
     """``None``: any may be called."""
     prohibited_data: Mapping[str, str] = NOTHING_PROHIBITED
     """The permitted way by class of data."""
+    rollout: Rollout = EVERYTHING_ENFORCED
 
     def allowance(self, role: str) -> Limit | None:
         """Return the base limit of a role."""

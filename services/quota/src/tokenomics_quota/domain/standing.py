@@ -2,9 +2,10 @@
 
 from typing import NamedTuple
 
-from tokenomics_contracts.units import TeamId
+from tokenomics_contracts.units import Cohort, TeamId
 from tokenomics_quota.domain.approvals import NOTHING_UNLOCKED, Unlocks
 from tokenomics_quota.domain.permits import Permits
+from tokenomics_quota.domain.rollout import ENFORCED, Stages
 
 
 class Standing(NamedTuple):
@@ -16,3 +17,7 @@ class Standing(NamedTuple):
     permits: Permits | None
     """Which calls its role may make; ``None``: any."""
     unlocks: Unlocks = NOTHING_UNLOCKED
+    stages: Stages = ENFORCED
+    """How far each rule is rolled out for the caller."""
+    cohort: Cohort | None = None
+    """Group for comparison that its team is in."""

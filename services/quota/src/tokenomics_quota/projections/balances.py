@@ -198,6 +198,7 @@ class QuotaView:
             ),
             *map(governance.granted, accounts),
             governance.unlocks(carrier, project_id),
+            governance.stages(carrier.team_id, now),
         ]
         start, end = calendar.bounds(period)
         since = max(start, *(timeline.since(now) for timeline in timelines))

@@ -77,6 +77,7 @@ from tokenomics_quota.domain.policies import (
     UseCasesPolicy,
 )
 from tokenomics_quota.domain.pricing import PriceBook, PriceSource
+from tokenomics_quota.domain.rollout import Rollout, Stages
 from tokenomics_quota.domain.standing import Standing
 from tokenomics_quota.domain.timeline import Timeline
 
@@ -346,7 +347,20 @@ class Governance:
         unlocks = self.unlocks(carrier, project_id).at(at)
         member = self.directory.member(carrier.subject_id).at(at) if carrier.subject_id else None
         role, team_id = (member.value.role, member.value.team_id) if member else (None, None)
-        return Standing(role, team_id, self._permits_of(role, at), unlocks)
+        rollout = self.quota_policies.at(at).rollout
+        return Standing(
+            role,
+            team_id,
+            self._permits_of(role, at),
+            unlocks,
+            self.stages(team_id, at).at(at),
+            rollout.cohort(team_id),
+        )
+
+    def stages(self, team_id: str | None, at: datetime) -> Timeline[Stages]:
+        """Return how far each rule is rolled out for a team over time, by the policy of an instant."""
+        first_seen = self.directory.first_seen("team", team_id) if team_id else None
+        return self.quota_policies.at(at).rollout.stages(team_id, first_seen)
 
     def _permits_of(self, role: str | None, at: datetime) -> Permits | None:
         """Return what a role may call, one object for all who have it; ``None``: anything."""
@@ -511,6 +525,7 @@ def _quota_policy(document: QuotaDocument, version: int, one: Callable[[str], st
             for budget in document.budgets
         },
         degrade=Degrade.from_policy(document.degrade),
+        rollout=Rollout(document.rollout),
         models=None if document.models is None else tuple(map(ModelRule.from_policy, document.models)),
         prohibited_data={each.data_class: each.permitted_way for each in document.prohibited_data},
     )

@@ -78,7 +78,7 @@ class Checks:
     async def CheckQuota(  # noqa: N802 - the contract's name; its answer comes serialized
         self, request: pb.CheckQuotaRequest, context: Context
     ) -> bytes:
-        """Decide one call; an answer other than a plain ALLOW leaves a decision record."""
+        """Decide one call; an answer that isn't plainly ALLOW leaves a decision record."""
         if not is_content(request) and (failures := await self._freshen([request], context)):
             raise failures[0]
         answer, record = self._check(request)
@@ -188,7 +188,7 @@ class Checks:
             degraded = tab.admit(answer, terms.quota_policy.degrade, lag, sees)
         decision_id = self._new_id()
         record = None
-        if answer.decision is not Decision.ALLOW:
+        if answer.decision is not Decision.ALLOW or answer.shadow is not None:
             record = Decided(
                 decision_id,
                 call,

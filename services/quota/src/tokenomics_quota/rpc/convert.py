@@ -328,7 +328,9 @@ def answer_to_bytes(  # noqa: PLR0917 - the parts that it is put together from
     degraded
         How far calls go on from a stale view.
     """
-    decision, reasons, _, (cost_micro_usd, pricing), caps, unblocks, quota_policy, price_book = answer
+    decision, reasons, _, (cost_micro_usd, pricing), caps, unblocks, quota_policy, price_book, shadow, _ = (
+        answer
+    )
     response = pb.CheckQuotaResponse()
     response.decision_id = decision_id
     response.estimated_cost_micro_usd = cost_micro_usd
@@ -342,6 +344,9 @@ def answer_to_bytes(  # noqa: PLR0917 - the parts that it is put together from
         response.reasons.extend(map(_reason_to_pb, reasons))
         response.unblocks.extend(map(_unblock_to_pb, unblocks))
         response.nudge.text = reasons[0].message
+    if shadow is not None:
+        response.shadow_decision = _DECISIONS[shadow.decision]
+        response.shadow_reasons.extend(map(_reason_to_pb, shadow.reasons))
     decided = _decided_in_answer(decision, pricing, quota_policy, price_book)
     accounts = _accounts_in_answer(touched) if sees is everything else _seen_in_answer(touched, sees)
     return b"".join((response.SerializeToString(), decided, accounts, freshness))

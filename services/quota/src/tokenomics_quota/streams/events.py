@@ -55,7 +55,7 @@ def decision_event(decided: Decided) -> OutboxEvent:
     EventRejected
         The contract has no such event. The message names fields, never values.
     """
-    call, answer = decided.call, decided.answer
+    call, answer, shadow = decided.call, decided.answer, decided.answer.shadow
     own = answer.balances[0].account
     data = DecisionRecordedData(
         decision_id=DecisionId(decided.decision_id),
@@ -84,6 +84,9 @@ def decision_event(decided: Decided) -> OutboxEvent:
         stale=decided.stale,
         data_class=call.data_class,
         use_case=UseCaseId(call.use_case_id) if call.use_case_id else None,
+        cohort=answer.cohort,
+        shadow_decision=shadow.decision.label if shadow else None,
+        shadow_reason_codes=tuple(reason.code for reason in shadow.reasons) if shadow else None,
     )
     encoded = encode_decision_recorded(
         data,

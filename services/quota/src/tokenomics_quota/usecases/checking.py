@@ -8,19 +8,20 @@ from tokenomics_contracts.units import MicroUsd, SubjectId
 from tokenomics_quota.domain.accounts import Account, AccountKind
 from tokenomics_quota.domain.approvals import Unlocks
 from tokenomics_quota.domain.balance import Balance, Touched, headroom_of
-from tokenomics_quota.domain.checks import Answer, Call, Reason, Unblock, answered, capped
+from tokenomics_quota.domain.checks import Answer, Call, Reason, Shadow, Unblock, answered, capped
 from tokenomics_quota.domain.findings import Finding, Rule
 from tokenomics_quota.domain.friction import Band, Decision, ask
 from tokenomics_quota.domain.policies import QuotaPolicy
 from tokenomics_quota.domain.pricing import PriceBook, in_micro_usd, priced
+from tokenomics_quota.domain.rollout import judge
 from tokenomics_quota.projections.governance import Governance
 
 _NUDGE: Final = "You have used most of this period's allowance; a smaller model or a shorter context helps."
 _MESSAGES: Final = {
     (False, Band.NUDGE): _NUDGE,
-    (False, Band.JUSTIFY): "This period's allowance is nearly used up; please give a reason to go on.",
-    (False, Band.APPROVE): "This period's allowance is used up; an approval lets you go on.",
-    (True, Band.APPROVE): "The budget this call is counted on is used up; its owner can let you go on.",
+    (False, Band.JUSTIFY): "This period's allowance is nearly used up.",
+    (False, Band.APPROVE): "This period's allowance is used up.",
+    (True, Band.APPROVE): "The budget this call is counted on is used up.",
 }
 
 _JUSTIFY: Final = "Give a business reason; it opens this band for a while."
@@ -75,14 +76,11 @@ def check(
     if standing.permits is not None:
         objections = standing.permits.objections(call.provider, call.model, call.data_class, call.use_case_id)
     findings: Sequence[Finding] = ()
+    shadow: Sequence[Finding] = ()
     if objections or (headroom is not None and cost > headroom.before_asking):
-        findings = sorted(
-            (
-                *_not_unlocked(objections, call, standing.unlocks),
-                *_of_accounts(balances, standing.unlocks, cost),
-            ),
-            key=_gravest_first,
-        )
+        of_call = _not_unlocked(objections, call, standing.unlocks)
+        findings, shadow = judge((*of_call, *_of_accounts(balances, standing.unlocks, cost)), standing.stages)
+    decision = findings[0].decision if findings else Decision.ALLOW
     if sees is not everything:
         headroom = headroom_of(balance for balance in balances if sees(balance.account))
     caps = None
@@ -96,7 +94,7 @@ def check(
         )
     return answered(
         (
-            findings[0].decision if findings else Decision.ALLOW,
+            decision,
             [_reason(each) for each in findings] if findings else (),
             balances,
             priced((cost, tariff.pricing)),
@@ -104,12 +102,10 @@ def check(
             _unblocks(governance, findings, balances[0].account, now) if findings else (),
             quota_policy.version,
             book.version,
+            Shadow(max(decision, shadow[0].decision), [_reason(each) for each in shadow]) if shadow else None,
+            standing.cohort,
         )
     )
-
-
-def _gravest_first(finding: Finding) -> int:
-    return -finding.decision
 
 
 def _not_unlocked(objections: Iterable[Finding], call: Call, unlocks: Unlocks) -> Iterator[Finding]:

@@ -404,6 +404,8 @@ class CheckQuotaResponse(_message.Message):
     PRICE_BOOK_VERSION_FIELD_NUMBER: _builtins.int
     FRESHNESS_FIELD_NUMBER: _builtins.int
     DEGRADATION_FIELD_NUMBER: _builtins.int
+    SHADOW_DECISION_FIELD_NUMBER: _builtins.int
+    SHADOW_REASONS_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.str
     """Id of this decision; usage events name it, so that advice taken is known."""
     decision: Global___Decision.ValueType
@@ -416,6 +418,8 @@ class CheckQuotaResponse(_message.Message):
     """Version of the quota policy that decided; 0: none is in force."""
     price_book_version: _builtins.int
     """Version of the price book that priced; 0: the built-in one."""
+    shadow_decision: Global___Decision.ValueType
+    """What would have been decided were every rule enforced; set with `shadow_reasons` only."""
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reason]:
         """Why, the deciding reason first; empty for a plain ALLOW."""
@@ -444,6 +448,10 @@ class CheckQuotaResponse(_message.Message):
     def degradation(self) -> Global___Degradation:
         """Set when the view is older than policy allows and policy lets calls go on all the same; absent otherwise."""
 
+    @_builtins.property
+    def shadow_reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reason]:
+        """What rules found that the policy's rollout only observes for the caller, or has only advise; the gravest first."""
+
     def __init__(
         self,
         *,
@@ -460,10 +468,12 @@ class CheckQuotaResponse(_message.Message):
         price_book_version: _builtins.int = ...,
         freshness: Global___Freshness | None = ...,
         degradation: Global___Degradation | None = ...,
+        shadow_decision: Global___Decision.ValueType = ...,
+        shadow_reasons: _abc.Iterable[Global___Reason] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caps", b"caps", "degradation", b"degradation", "freshness", b"freshness", "nudge", b"nudge"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "caps", b"caps", "decision", b"decision", "decision_id", b"decision_id", "degradation", b"degradation", "estimated_cost_micro_usd", b"estimated_cost_micro_usd", "freshness", b"freshness", "nudge", b"nudge", "price_book_version", b"price_book_version", "pricing", b"pricing", "quota_policy_version", b"quota_policy_version", "reasons", b"reasons", "unblocks", b"unblocks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "caps", b"caps", "decision", b"decision", "decision_id", b"decision_id", "degradation", b"degradation", "estimated_cost_micro_usd", b"estimated_cost_micro_usd", "freshness", b"freshness", "nudge", b"nudge", "price_book_version", b"price_book_version", "pricing", b"pricing", "quota_policy_version", b"quota_policy_version", "reasons", b"reasons", "shadow_decision", b"shadow_decision", "shadow_reasons", b"shadow_reasons", "unblocks", b"unblocks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
