@@ -17,7 +17,11 @@ from tokenomics_contracts.registry import EVENT_MODELS, parse
 
 PROTO = Path(__file__).parents[2] / "proto"
 EXAMPLES = [(topic, example) for topic in topics() for example in topic.examples]
-SHARED_TYPES = {"tokenomics.parked.skipped.v1"}
+SHARED_TYPES = {
+    "tokenomics.parked.skipped.v1",
+    "tokenomics.audit.recorded.v1",
+    "tokenomics.audit.anchored.v1",
+}
 
 
 @pytest.mark.parametrize(

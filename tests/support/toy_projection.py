@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from tokenomics_chassis import process
+from tokenomics_chassis.audit import AuditTrail
 from tokenomics_chassis.clock import SystemClock
 from tokenomics_chassis.consumer import ProjectionConsumer
 from tokenomics_chassis.migrations import Migrations, MigrationSource
@@ -142,6 +143,9 @@ async def _write(
     rows = [(name, total, source.source_id, source.change_seq) for name, total in sorted(totals.items())]
     await connection.executemany(statement, rows)
     await connection.executemany("INSERT INTO applied VALUES ($1, $2, $3)", [record[:3] for record in taken])
+
+
+TRAIL = AuditTrail("toy", OWN, "urn:toy")
 
 
 def skipped_event(skip: Skip) -> OutboxEvent:

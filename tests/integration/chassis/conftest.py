@@ -23,6 +23,8 @@ async def database(stack: Stack) -> str:
 @pytest.fixture
 async def pool(database: str) -> AsyncIterator[Pool]:
     async with await create_pool(database, toy.SCHEMAS, application_name="test") as pool:
+        async with pool.acquire() as connection:
+            await toy.TRAIL.open(connection)
         yield pool
 
 

@@ -53,7 +53,7 @@ class Log:
 
 
 def parking(pool: Pool, projection: toy.Toy) -> Parking:
-    return Parking(pool, toy.SCHEMAS, projection, toy.skipped_event, skips=toy.skips())
+    return Parking(pool, toy.SCHEMAS, projection, toy.skipped_event, trail=toy.TRAIL, skips=toy.skips())
 
 
 async def total(pool: Pool, name: str = "a") -> int:

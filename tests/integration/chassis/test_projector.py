@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaConnectionError
 from tests.integration.chassis.harness import Log, parked, parking, total
 from tests.support import toy_projection as toy
 from tests.support.toy_projection import CRASH, REFUSED_BY_DRIVER, REFUSED_BY_POSTGRES, STEPS, Toy
+from tokenomics_chassis.audit import AuditClosedError
 from tokenomics_chassis.changes import ChangeFollower, read_positions
 from tokenomics_chassis.parking import NotParkedError, Parking, Skip, Skips
 from tokenomics_chassis.postgres import Pool, create_pool
@@ -186,15 +187,29 @@ async def test_a_skip_frees_what_queued_behind_and_writes_its_event(pool: Pool) 
     log = Log(projector(pool), topic=STEPS)
     await log.project(b"1", b"{", b"2", b"3")
     skip = Skip(STEPS, 0, 1, "malformed", "OPS-7", "operator-1")
-    retried = await parking(pool, Toy()).skip(skip)
+    retried = await parking(pool, Toy()).skip(skip, "console")
     assert [(each.offset, each.error_code) for each in retried] == [(2, None), (3, None)]
     assert await parked(pool) == []
-    row = await pool.fetchrow("SELECT * FROM outbox")
+    row = await pool.fetchrow("SELECT * FROM outbox WHERE aggregate_id LIKE 'parked/%'")
     assert row is not None
     assert (row["topic"], row["value"]) == (toy.OWN, toy.skipped_event(skip).value)
     with pytest.raises(NotParkedError):
-        await parking(pool, Toy()).skip(skip)
-    assert await pool.fetchval("SELECT count(*) FROM outbox") == 1
+        await parking(pool, Toy()).skip(skip, "console")
+    assert await pool.fetchval("SELECT count(*) FROM outbox WHERE aggregate_id LIKE 'parked/%'") == 1
+    (entry,) = await toy.TRAIL.entries(pool, limit=10)
+    assert (entry.action, entry.target) == ("parked.skipped", f"{STEPS}/0/1")
+    assert (entry.actor, entry.caller) == ("operator-1", "console")
+    assert (entry.reason_code, entry.ticket_id) == ("malformed", "OPS-7")
+
+
+async def test_what_cannot_be_audited_is_not_skipped(pool: Pool) -> None:
+    await Log(projector(pool)).project(b"{")
+    await pool.execute("UPDATE audit_chain SET open_for = NULL")
+    skip = Skip(toy.AMOUNTS, 0, 0, "malformed", "OPS-7", "operator-1")
+    with pytest.raises(AuditClosedError):
+        await parking(pool, Toy()).skip(skip, "console")
+    assert await parked(pool) == [(0, "bad_json")]
+    assert await pool.fetchval("SELECT count(*) FROM outbox") == 0
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
@@ -210,7 +225,9 @@ async def test_nothing_queues_behind_a_parked_record_that_was_understood(pool: P
 async def test_a_record_that_was_understood_holds_no_retry_and_no_skip_up(pool: Pool) -> None:
     log = Log(projector(pool), topic=STEPS)
     await log.project(b"1", b"1", b"{", b"2", b"{", b"3")
-    retried = await parking(pool, Toy()).skip(Skip(STEPS, 0, 2, "malformed", "OPS-7", "operator-1"))
+    retried = await parking(pool, Toy()).skip(
+        Skip(STEPS, 0, 2, "malformed", "OPS-7", "operator-1"), "console"
+    )
     assert [(each.offset, each.error_code) for each in retried] == [(3, None), (4, "bad_json")]
     await pool.execute("UPDATE parked SET value = '2' WHERE record_offset = 4")
     retried = await parking(pool, Toy()).retry(STEPS, 0, [4])
@@ -223,10 +240,10 @@ async def test_a_skip_that_fails_on_what_it_frees_changes_nothing(pool: Pool) ->
     await Log(projector(pool), topic=STEPS).project(b"1", b"{", b"2")
     skip = Skip(STEPS, 0, 1, "malformed", "OPS-7", "operator-1")
     with pytest.raises(KafkaConnectionError):
-        await parking(pool, Unreachable()).skip(skip)
+        await parking(pool, Unreachable()).skip(skip, "console")
     assert await parked(pool) == [(1, "bad_json"), (2, "behind_parked")]
     assert await pool.fetchval("SELECT count(*) FROM outbox") == 0
-    await parking(pool, Toy()).skip(skip)
+    await parking(pool, Toy()).skip(skip, "console")
     assert await total(pool) == 2
 
 
@@ -238,7 +255,7 @@ async def test_a_skip_read_from_the_own_topic_frees_what_queued_behind(
     log = Log(projector(pool), topic=STEPS)
     await log.project(*steps)
     skip = Skip(STEPS, 0, 1, "malformed", "OPS-7", "operator-1")
-    await parking(pool, Toy()).skip(skip)
+    await parking(pool, Toy()).skip(skip, "console")
     await log.project(b"3", first=5)
     live = await hash_of(pool)
     other = stack.new_database("toy")
@@ -306,7 +323,9 @@ async def test_what_an_operator_mends_begins_the_count_anew(pool: Pool, mend: st
     if mend == "retry":
         await parking(pool, Toy(mended=True)).retry(toy.AMOUNTS, 0, [0])
     else:
-        await parking(pool, Toy()).skip(Skip(toy.AMOUNTS, 0, 0, "malformed", "OPS-7", "operator-1"))
+        await parking(pool, Toy()).skip(
+            Skip(toy.AMOUNTS, 0, 0, "malformed", "OPS-7", "operator-1"), "console"
+        )
     assert await log.project(*[CRASH] * 4, first=4) == 8
     with pytest.raises(TooManyParkedError):
         await log.project(CRASH, first=8)
@@ -489,7 +508,7 @@ async def test_a_batch_with_culprits_reads_the_log_once_all_the_same(pool: Pool)
 async def test_a_retry_parks_records_elsewhere_in_the_log(pool: Pool) -> None:
     await Log(projector(pool)).project(b"1", CRASH)
     await pool.execute("UPDATE parked SET value = '7'")
-    operators = Parking(pool, toy.SCHEMAS, Displacing(), toy.skipped_event, FakeLog(pool))
+    operators = Parking(pool, toy.SCHEMAS, Displacing(), toy.skipped_event, FakeLog(pool), trail=toy.TRAIL)
     (retried,) = await operators.retry(toy.AMOUNTS, 0)
     assert retried.error_code is None
     assert await parked(pool) == [(0, "displaced"), (0, "displaced")]

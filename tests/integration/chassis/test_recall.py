@@ -13,7 +13,7 @@ from tests.support import toy_projection as toy
 from tests.support.toy_projection import AMOUNTS, OWN, Toy
 from tokenomics_chassis.log_ranges import LostHistoryError
 from tokenomics_chassis.postgres import Connection, Pool, session
-from tokenomics_chassis.recall import Recall
+from tokenomics_chassis.recall import Kind, Recall
 from tokenomics_chassis.records import Record
 from tokenomics_contracts.rejection import EventRejected, RejectionCode
 from tokenomics_tools.stack import Stack
@@ -42,7 +42,7 @@ async def remember(connection: Connection, names: Sequence[str]) -> int:
 
 
 async def recall(stack: Stack, database: str, stopping: asyncio.Event | None = None) -> None:
-    recalling = Recall(stack.kafka.bootstrap, OWN, Toy.topics, decode, remember)
+    recalling = Recall(stack.kafka.bootstrap, OWN, Toy.topics, [Kind(decode, remember)])
     async with session(database, toy.SCHEMAS, application_name="recall") as connection:
         await recalling(connection, stopping or asyncio.Event())
 

@@ -35,7 +35,7 @@ from tokenomics_chassis.versions import (
 )
 from tokenomics_tools.stack import Stack
 
-WHY = Why("reader_mended", "OPS-1", "operator")
+WHY = Why("reader_mended", "OPS-1", "operator", "console")
 TOPICS = frozenset({toy.AMOUNTS, toy.STEPS, toy.OWN})
 pytestmark = pytest.mark.usefixtures("topics")
 
@@ -145,13 +145,15 @@ async def running(*tasks: "Replay | EachVersion") -> AsyncIterator[None]:
 @pytest.fixture
 async def service(stack: Stack, database: str, group: str) -> AsyncIterator[Service]:
     async with await create_pool(database, schemas(None), application_name="test") as pool:
+        async with pool.acquire() as connection:
+            await toy.TRAIL.open(connection)
         yield Service(
             stack,
             database,
             pool,
             group,
-            Rebuilds(pool, database, "toy", stack.kafka.bootstrap, TOPICS),
-            Verifications(pool, "toy", toy.hashed_part),
+            Rebuilds(pool, database, "toy", stack.kafka.bootstrap, TOPICS, trail=toy.TRAIL),
+            Verifications(pool, "toy", toy.hashed_part, toy.TRAIL),
         )
 
 
@@ -197,6 +199,16 @@ async def test_a_version_is_filled_promoted_rolled_back_and_retired(
         (1, "active", "operator"),
         (2, "retired", "operator"),
     ]
+    recorded = await toy.TRAIL.entries(service.pool, oldest_first=True, limit=10)
+    assert [(each.action, each.target, each.details) for each in recorded] == [
+        ("rebuild.started", "second", {}),
+        ("rebuild.promoted", "second", {"version": "2", "instead_of": "1"}),
+        ("rebuild.rolled_back", "initial", {"version": "1", "instead_of": "2"}),
+        ("rebuild.retired", "second", {}),
+    ]
+    assert {(each.actor, each.caller, each.ticket_id) for each in recorded} == {
+        ("operator", "console", "OPS-1")
+    }
 
 
 async def test_a_rebuild_that_is_killed_goes_on_where_it_was(
@@ -357,10 +369,10 @@ async def test_a_verification_finds_equal_what_is_equal_and_names_the_table_that
         await service.verifications.start("again", "", WHY)
         found = await verdict(service, "again")
         assert (found.verdict, found.different_tables) == (Verdict.DIFFERENT, ["tally"])
-        await service.verifications.start("of another", "z", WHY)
-        assert (await verdict(service, "of another")).verdict is Verdict.EQUAL
-        await service.verifications.start("of one", "a", WHY)
-        assert (await verdict(service, "of one")).verdict is Verdict.DIFFERENT
+        await service.verifications.start("of-another", "z", WHY)
+        assert (await verdict(service, "of-another")).verdict is Verdict.EQUAL
+        await service.verifications.start("of-one", "a", WHY)
+        assert (await verdict(service, "of-one")).verdict is Verdict.DIFFERENT
         with pytest.raises(ValueError, match="name"):
             await service.verifications.start("bad", "1", WHY)
     assert [each.version.version for each in await service.rebuilds.list(include_retired=True)] == [1]

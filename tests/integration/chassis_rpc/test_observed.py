@@ -35,7 +35,7 @@ async def start(process):
     await Projector(pool, toy.SCHEMAS, projection).process(toy.AMOUNTS, 0, records)
     backend = Operations(
         pool,
-        Parking(pool, toy.SCHEMAS, projection, toy.skipped_event),
+        Parking(pool, toy.SCHEMAS, projection, toy.skipped_event, trail=toy.TRAIL),
         derived_version=1,
         bootstrap=settings.kafka_bootstrap,
         skip_event_id=str,

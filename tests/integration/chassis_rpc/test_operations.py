@@ -22,6 +22,7 @@ from tokenomics.operations.v1.operations_pb2_grpc import (
     add_OperationsServiceServicer_to_server,
 )
 from tokenomics_chassis import operations
+from tokenomics_chassis.audit import AuditLog, Entry
 from tokenomics_chassis.operations import Operations
 from tokenomics_chassis.parking import Parking, Skip
 from tokenomics_chassis.postgres import Pool, create_pool
@@ -33,6 +34,7 @@ from tokenomics_chassis.rpc.errors import PermissionDeniedError
 from tokenomics_chassis.rpc.identity import Identity
 from tokenomics_chassis.rpc.operations import OperationsServicer
 from tokenomics_chassis.verification import Verifications
+from tokenomics_contracts.audit import NOTHING_BEFORE
 from tokenomics_tools.stack import Stack
 
 SERVICE = "/tokenomics.operations.v1.OperationsService/*"
@@ -55,9 +57,9 @@ def skip_event_id(skip: Skip) -> str:
     return f"skip-{skip.topic}-{skip.partition}-{skip.offset}"
 
 
-def operators_only(identity: Identity) -> None:
-    if identity.on_behalf_of not in {None, "p-operator"}:
-        raise PermissionDeniedError("only operators may do this")
+def privileged(identity: Identity, *privileges: str) -> None:
+    if identity.on_behalf_of not in {None, *(f"p-{each}" for each in privileges)}:
+        raise PermissionDeniedError("this takes a privilege")
 
 
 @pytest.fixture
@@ -70,6 +72,8 @@ async def database(stack: Stack) -> str:
 @pytest.fixture
 async def pool(database: str) -> AsyncIterator[Pool]:
     async with await create_pool(database, toy.SCHEMAS, application_name="test") as pool:
+        async with pool.acquire() as connection:
+            await toy.TRAIL.open(connection)
         yield pool
 
 
@@ -130,17 +134,18 @@ async def operator(
     callers = [{"subject": OPERATOR, "methods": [SERVICE], "may_act_for_people": True}]
     backend = Operations(
         pool,
-        Parking(pool, toy.SCHEMAS, projection, toy.skipped_event),
+        Parking(pool, toy.SCHEMAS, projection, toy.skipped_event, trail=toy.TRAIL),
         derived_version=7,
         bootstrap=bootstrap,
         skip_event_id=skip_event_id,
     )
     servicer = OperationsServicer(
         backend,
-        Rebuilds(pool, database, toy.SCHEMAS.service, bootstrap, TOPICS),
-        Verifications(pool, toy.SCHEMAS.service, toy.hashed_part),
-        operators_only,
-        asyncio.Event(),
+        Rebuilds(pool, database, toy.SCHEMAS.service, bootstrap, TOPICS, trail=toy.TRAIL),
+        Verifications(pool, toy.SCHEMAS.service, toy.hashed_part, toy.TRAIL),
+        audit=AuditLog(pool, toy.TRAIL),
+        authorise=privileged,
+        draining=asyncio.Event(),
     )
     async with served(
         rpc_settings(tmp_path, issuer, callers),
@@ -276,6 +281,21 @@ async def test_a_retry_applies_what_was_mended_and_counts_what_was_not(
     assert [each.place.offset for each in await operator.parked()] == [1]
     again = await operator.call("RetryParkedEvents", crashed)
     assert (again.applied, again.still_parked) == (0, 0)
+    recorded = await toy.TRAIL.entries(pool, oldest_first=True, limit=10)
+    assert [(each.action, each.target, each.ticket_id) for each in recorded] == [
+        ("parked.retried", target, "OPS-1")
+        for target in ("all", "error_code:internal_error", "error_code:internal_error")
+    ]
+
+
+async def test_what_cannot_be_audited_is_not_retried(
+    operator: Operator, pool: Pool, projection: toy.Toy
+) -> None:
+    await project(pool, projection, toy.AMOUNTS, toy.CRASH)
+    await pool.execute("UPDATE audit_chain SET open_for = NULL")
+    code, status = await operator.refused("RetryParkedEvents", pb.RetryParkedEventsRequest(all=True, **WHY))
+    assert (code, reason(status)) == (grpc.StatusCode.UNAVAILABLE, "AUDIT_NOT_OPEN")
+    assert [each.attempts for each in await operator.parked()] == [1]
 
 
 async def test_what_was_tried_least_is_retried_first(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +309,7 @@ async def test_what_was_tried_least_is_retried_first(pool: Pool, monkeypatch: py
     await project(pool, toy.Toy(), toy.AMOUNTS, b"x", b"x", b"x")
     backend = Operations(
         pool,
-        Parking(pool, toy.SCHEMAS, Noting(), toy.skipped_event),
+        Parking(pool, toy.SCHEMAS, Noting(), toy.skipped_event, trail=toy.TRAIL),
         derived_version=7,
         bootstrap=NOBODY_LISTENS,
         skip_event_id=skip_event_id,
@@ -310,6 +330,8 @@ async def test_a_retry_of_places_passes_over_those_where_nothing_is_parked(
     answer = await operator.call("RetryParkedEvents", request)
     assert (answer.applied, answer.still_parked) == (1, 0)
     assert [each.place.offset for each in await operator.parked()] == [2]
+    recorded = await toy.TRAIL.entries(pool, action="parked.retried", oldest_first=True, limit=10)
+    assert [each.target for each in recorded] == [f"{toy.AMOUNTS}/0/{offset}" for offset in (0, 1, 99)]
 
 
 async def test_what_was_queued_behind_a_mended_event_counts_as_applied(
@@ -333,7 +355,7 @@ async def test_a_skip_is_an_event_that_names_who_decided_and_repeating_it_change
     repeated = await operator.call("SkipParkedEvent", request, **for_person)
     assert answer.event_id == repeated.event_id == f"skip-{toy.AMOUNTS}-0-0"
     assert await operator.parked() == []
-    (event,) = await pool.fetch("SELECT value FROM outbox")
+    (event,) = await pool.fetch("SELECT value FROM outbox WHERE aggregate_id LIKE 'parked/%'")
     assert json.loads(event["value"]) == [toy.AMOUNTS, 0, 0, "reader_mended", "OPS-1", "p-operator"]
 
 
@@ -381,6 +403,10 @@ async def test_only_what_is_parked_can_be_skipped(
         ("StartRebuild", pb.StartRebuildRequest(**WHY), {"rebuild_id"}),
         ("PromoteRebuild", pb.PromoteRebuildRequest(rebuild_id="r"), {"reason_code", "ticket_id"}),
         ("StartVerify", pb.StartVerifyRequest(verify_id="a b", **WHY), {"verify_id"}),
+        ("ListAudit", pb.ListAuditRequest(action="Not a code"), {"action"}),
+        ("ListAudit", pb.ListAuditRequest(target=NUL, actor="two words"), {"target", "actor"}),
+        ("ListAudit", pb.ListAuditRequest(page_token="-1", page_size=-1), {"page_token", "page_size"}),  # noqa: S106
+        ("ListAudit", pb.ListAuditRequest(page_token="9" * 19), {"page_token"}),
     ],
 )
 async def test_a_wrong_request_names_its_fields(
@@ -410,6 +436,57 @@ async def test_a_person_who_is_no_operator_is_refused(
 ) -> None:
     code, _ = await operator.refused(method, request_type(), tokenomics_on_behalf_of="p-1")
     assert code is grpc.StatusCode.PERMISSION_DENIED
+
+
+@pytest.mark.parametrize(
+    ("person", "method", "allowed"),
+    [
+        ("p-operator", "GetAuditHead", True),
+        ("p-auditor", "GetAuditHead", True),
+        ("p-1", "GetAuditHead", False),
+        ("p-auditor", "ListAudit", True),
+        ("p-operator", "ListAudit", False),
+        ("p-auditor", "GetPositions", False),
+    ],
+)
+async def test_the_audit_trail_is_for_auditors_and_its_head_for_operators_too(
+    operator: Operator, person: str, method: str, *, allowed: bool
+) -> None:
+    request = getattr(pb, f"{method}Request")()
+    if allowed:
+        assert await operator.call(method, request, tokenomics_on_behalf_of=person)
+    else:
+        code, _ = await operator.refused(method, request, tokenomics_on_behalf_of=person)
+        assert code is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_the_audit_trail_is_listed_as_it_is_chained(operator: Operator, pool: Pool) -> None:
+    head = await operator.call("GetAuditHead", pb.GetAuditHeadRequest())
+    assert (head.chain, head.sequence, head.hash) == ("toy", 0, NOTHING_BEFORE)
+    entries = [Entry("p-1", "console", "parked.retried", "all", "why", f"OPS-{each}") for each in range(5)]
+    entries += [Entry("portal", "portal", "subject.looked_at", "p-2", details={"basis": "x"}, once="y")]
+    async with pool.acquire() as connection, connection.transaction():
+        await toy.TRAIL.append(connection, entries)
+
+    async def listed(**filters: Any) -> list[Any]:
+        found, token = [], ""
+        while True:
+            request = pb.ListAuditRequest(**filters, page_size=2, page_token=token)
+            page = await operator.call("ListAudit", request)
+            assert len(page.entries) <= 2
+            found += page.entries
+            if not (token := page.next_page_token):
+                return found
+
+    newest_first = await listed()
+    assert [each.sequence for each in newest_first] == [6, 5, 4, 3, 2, 1]
+    assert await listed(oldest_first=True) == newest_first[::-1]
+    assert await listed(action="subject.looked_at") == await listed(actor="portal") == newest_first[:1]
+    assert await listed(target="all", oldest_first=True) == newest_first[:0:-1]
+    head = await operator.call("GetAuditHead", pb.GetAuditHeadRequest())
+    assert (head.sequence, head.hash, head.relayed_sequence) == (6, newest_first[0].hash, 0)
+    assert newest_first[0].details == {"basis": "x"}
+    assert newest_first[0].previous_hash == newest_first[1].hash
 
 
 async def test_a_rebuild_is_recorded_once_listed_and_cannot_be_promoted_before_it_is_filled(

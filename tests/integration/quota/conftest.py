@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.quota.harness import Quota
+from tests.integration.quota.harness import TRAIL, Quota
 from tests.integration.quota.serving import Served, serve
 from tokenomics_chassis.postgres import Schemas, create_pool
 from tokenomics_quota.bootstrap import migrations
@@ -17,6 +17,8 @@ async def quota(stack: Stack) -> AsyncIterator[Quota]:
     url, schemas = stack.new_database("quota"), Schemas("quota")
     await migrations(schemas).migrate(url)
     async with await create_pool(url, schemas, application_name="test") as pool:
+        async with pool.acquire() as connection:
+            await TRAIL.open(connection)
         yield Quota(url, schemas, pool)
 
 

@@ -5,15 +5,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tests.support.quota_events import NOW, NoPrices, record
+from tokenomics_chassis.audit import AuditTrail
 from tokenomics_chassis.parking import Parking, Skips
 from tokenomics_chassis.postgres import Pool, Schemas
 from tokenomics_chassis.projector import Projector
 from tokenomics_contracts.events.base import Event
 from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.storage.ledger import PostgresLedger
-from tokenomics_quota.streams.events import OWN_TOPIC, skip_from_record, skipped_event
+from tokenomics_quota.streams.events import OWN_TOPIC, SOURCE, skip_from_record, skipped_event
 from tokenomics_quota.streams.projection import ProvisionalFacts, QuotaProjection
 from tokenomics_quota.usecases.projecting import KnownGovernance
+
+TRAIL = AuditTrail("quota", OWN_TOPIC, SOURCE)
 
 
 @dataclass
@@ -31,7 +34,12 @@ class Quota:
         skips = Skips(OWN_TOPIC, skip_from_record, ProvisionalFacts(PostgresLedger, known))
         self.projector = Projector(self.pool, self.schemas, self.projection, skips=skips)
         self.parking = Parking(
-            self.pool, self.schemas, self.projection, lambda skip: skipped_event(skip, NOW), skips=skips
+            self.pool,
+            self.schemas,
+            self.projection,
+            lambda skip: skipped_event(skip, NOW),
+            trail=TRAIL,
+            skips=skips,
         )
 
     async def tell(

@@ -28,11 +28,11 @@ async def operator(quota: Quota) -> Operations:
 async def test_a_skip_continues_the_trace_of_the_call(quota: Quota, operator: Operations) -> None:
     traceparent = f"00-{'a' * 32}-{'b' * 16}-01"
     with span("skip", traceparent=traceparent):
-        await operator.skip(Skip(USAGE, 0, 0, "malformed", "OPS-7", "operator-1"))
-    row = await quota.pool.fetchrow("SELECT header_names, header_values FROM outbox")
-    assert row is not None
-    headers = dict(zip(row["header_names"], row["header_values"], strict=True))
-    assert headers["traceparent"].decode().split("-")[1] == "a" * 32
+        await operator.skip(Skip(USAGE, 0, 0, "malformed", "OPS-7", "operator-1"), "console")
+    rows = await quota.pool.fetch("SELECT header_names, header_values FROM outbox ORDER BY id")
+    told = [dict(zip(*row, strict=True)) for row in rows]
+    assert [each["ce_type"].decode().split(".")[1] for each in told] == ["parked", "audit"]
+    assert [each["traceparent"].decode().split("-")[1] for each in told] == ["a" * 32] * 2
 
 
 async def test_a_retry_is_a_batch_like_any_other(

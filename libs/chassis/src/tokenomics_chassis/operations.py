@@ -103,8 +103,10 @@ class OperationsBackend(Protocol):
         """Try the records at these places again; a place where nothing is parked is passed over."""
         ...
 
-    async def skip(self, skip: Skip) -> str:
+    async def skip(self, skip: Skip, through: str) -> str:
         """Give a record up for good and return the id of the event that says so; a repeat changes nothing.
+
+        ``through`` is the workload through which it was decided.
 
         Raises
         ------
@@ -177,10 +179,10 @@ class Operations:
         chosen = set(places)
         return await self._retry([place for place in await self._parked_places(None) if place in chosen])
 
-    async def skip(self, skip: Skip) -> str:
+    async def skip(self, skip: Skip, through: str) -> str:
         """See :meth:`OperationsBackend.skip`."""
         try:
-            await self._parking.skip(skip)
+            await self._parking.skip(skip, through)
         except NotParkedError:
             where = (skip.topic, skip.partition, skip.offset)
             if not await self._pool.fetchval(_IS_SKIPPED, *where):
@@ -245,9 +247,9 @@ class ServedOperations:
             await other.retry_at(places)
         return await current.retry_at(places)
 
-    async def skip(self, skip: Skip) -> str:
+    async def skip(self, skip: Skip, through: str) -> str:
         """See :meth:`OperationsBackend.skip`."""
-        return await self._current.skip(skip)
+        return await self._current.skip(skip, through)
 
     @property
     def _current(self) -> OperationsBackend:

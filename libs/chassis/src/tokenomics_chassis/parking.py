@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import asyncpg
 
 from tokenomics_chassis import outbox
+from tokenomics_chassis.audit import AuditTrail, Entry
 from tokenomics_chassis.dependencies import is_about_data
 from tokenomics_chassis.log_reader import ReadRecords
 from tokenomics_chassis.outbox import OutboxEvent
@@ -181,6 +182,7 @@ class Parking:
         skipped_event: Callable[[Skip], OutboxEvent],
         read_records: ReadRecords = no_log,
         *,
+        trail: AuditTrail,
         skips: "Skips | None" = None,
     ) -> None:
         """Wire it.
@@ -198,6 +200,7 @@ class Parking:
         self._projection = projection
         self._by_topic = by_topic(projection, *([skips] if skips else []))
         self._skipped_event = skipped_event
+        self._trail = trail
         self._read_records = read_records
 
     async def list(
@@ -239,16 +242,18 @@ class Parking:
 
         return await in_transaction_with_log(self._pool, self._read_records, work)
 
-    async def skip(self, skip: Skip) -> Sequence[Retried]:
+    async def skip(self, skip: Skip, through: str) -> Sequence[Retried]:
         """Give a parked record up for good and retry what was queued behind it.
 
-        One transaction removes the parked row, remembers the skip, writes its event to the outbox and
-        releases what waited.
+        One transaction removes the parked row, remembers the skip, writes its event to the outbox, releases
+        what waited, and records in the audit trail who decided it, through which workload.
 
         Raises
         ------
         NotParkedError
             Nothing is parked there; a repeated skip ends here too.
+        AuditClosedError
+            It can't be recorded now.
         """
 
         async def work(connection: Connection, resolve: Resolve) -> Sequence[Retried]:
@@ -257,9 +262,12 @@ class Parking:
                 raise NotParkedError(skip.topic, skip.partition, skip.offset)
             await remember_skip(connection, skip)
             event = self._skipped_event(skip)
-            aggregate_id = f"parked/{skip.topic}/{skip.partition}/{skip.offset}"
-            await outbox.append(connection, aggregate_id, 1, **event._asdict())
-            return await release(connection, self._schemas, resolve(self._projection))
+            place = f"{skip.topic}/{skip.partition}/{skip.offset}"
+            await outbox.append(connection, f"parked/{place}", 1, **event._asdict())
+            released = await release(connection, self._schemas, resolve(self._projection))
+            entry = Entry(skip.decided_by, through, "parked.skipped", place, skip.reason_code, skip.ticket_id)
+            await self._trail.append(connection, [entry])
+            return released
 
         return await in_transaction_with_log(self._pool, self._read_records, work)
 

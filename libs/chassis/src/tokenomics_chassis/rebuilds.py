@@ -5,6 +5,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from tokenomics_chassis.audit import AuditTrail
 from tokenomics_chassis.changes import read_positions
 from tokenomics_chassis.postgres import Connection, Pool, Schemas, session
 from tokenomics_chassis.serving import LIVE_SECONDS
@@ -75,7 +76,16 @@ class Rebuild:
 class Rebuilds:
     """What the OperationsService does about versions; any process of the service may do it."""
 
-    def __init__(self, pool: Pool, url: str, service: str, bootstrap: str, topics: Collection[str]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        url: str,
+        service: str,
+        bootstrap: str,
+        topics: Collection[str],
+        *,
+        trail: AuditTrail,
+    ) -> None:
         """Wire it.
 
         Parameters
@@ -90,6 +100,7 @@ class Rebuilds:
         self._service = service
         self._bootstrap = bootstrap
         self._topics = topics
+        self._trail = trail
 
     async def start(self, rebuild_id: str, why: Why) -> Rebuild:
         """Record that the next version shall be filled; the same id again changes nothing.
@@ -103,6 +114,7 @@ class Rebuilds:
             await connection.execute(LOCK_VERSIONS)
             if await find_version(connection, rebuild_id) is None:
                 await record_version(connection, rebuild_id, VersionState.CATCHING_UP, why)
+                await self._trail.append(connection, [why.entry("rebuild.started", rebuild_id)])
         return await self.get(rebuild_id)
 
     async def get(self, rebuild_id: str) -> Rebuild:
@@ -139,12 +151,7 @@ class Rebuilds:
         NotReachedError
             It didn't reach the frozen version in time.
         """
-        target = await self._find(self._pool, rebuild_id)
-        if target.state is not VersionState.ACTIVE:
-            self._require(target, VersionState.CAUGHT_UP, VersionState.STANDBY)
-            await self._require_loaded(target.version)
-            await self._replace(await active_version(self._pool), target.version, why)
-        return await self.get(rebuild_id)
+        return await self._put_in_place(rebuild_id, why, "rebuild.promoted")
 
     async def roll_back(self, rebuild_id: str, why: Why) -> Rebuild:
         """Make the version serve again that served before this one; repeating it changes nothing.
@@ -165,7 +172,7 @@ class Rebuilds:
             standing_by = [each for each in versions if each.state is VersionState.STANDBY]
             if not standing_by:
                 raise RebuildRefusedError(f"no version stands by that rebuild {rebuild_id} could give way to")
-            return await self.promote(standing_by[-1].rebuild_id, why)
+            return await self._put_in_place(standing_by[-1].rebuild_id, why, "rebuild.rolled_back")
         self._require(unwanted, VersionState.STANDBY)
         return await self.get(next(each.rebuild_id for each in versions if each.state is VersionState.ACTIVE))
 
@@ -188,6 +195,7 @@ class Rebuilds:
                 )
             if version.state is not VersionState.RETIRED:
                 await retire_version(connection, version, why)
+                await self._trail.append(connection, [why.entry("rebuild.retired", rebuild_id)])
         await drop_version(self._pool, Schemas(self._service, version.version))
         return await self.get(rebuild_id)
 
@@ -212,9 +220,17 @@ class Rebuilds:
                 f"{missing} of {servers['live']} live servers do not hold version {version} yet: try again"
             )
 
-    async def _replace(self, serving: int, target: int, why: Why) -> None:
+    async def _put_in_place(self, rebuild_id: str, why: Why, action: str) -> Rebuild:
+        target = await self._find(self._pool, rebuild_id)
+        if target.state is not VersionState.ACTIVE:
+            self._require(target, VersionState.CAUGHT_UP, VersionState.STANDBY)
+            await self._require_loaded(target.version)
+            await self._replace(await active_version(self._pool), target, why, action)
+        return await self.get(rebuild_id)
+
+    async def _replace(self, serving: int, target: DerivedVersion, why: Why, action: str) -> None:
         ends = await end_offsets(self._bootstrap, self._topics)
-        old, new = Schemas(self._service, serving), Schemas(self._service, target)
+        old, new = Schemas(self._service, serving), Schemas(self._service, target.version)
         async with (
             session(self._url, old, application_name=f"{self._service} promotion") as frozen,
             session(self._url, new, application_name=f"{self._service} promotion") as next_one,
@@ -224,7 +240,7 @@ class Rebuilds:
             await frozen.execute(_FREEZE, FREEZE_SECONDS)
             try:
                 await self._reached(next_one, await _positions(frozen))
-                await self._flip(frozen, serving, target, why)
+                await self._flip(frozen, serving, target, why, action)
             except BaseException:
                 await frozen.execute(_THAW)
                 raise
@@ -248,20 +264,25 @@ class Rebuilds:
                 f"the version is {sum(behind.values())} records behind the one that serves: try again"
             ) from None
 
-    async def _flip(self, frozen: Connection, serving: int, target: int, why: Why) -> None:
+    async def _flip(
+        self, frozen: Connection, serving: int, target: DerivedVersion, why: Why, action: str
+    ) -> None:
+        version = target.version
         async with frozen.transaction():
             await frozen.execute(LOCK_VERSIONS)
             states = {each.version: each.state for each in await list_versions(frozen)}
             if states[serving] is not VersionState.ACTIVE:
                 raise RebuildRefusedError("another version was promoted meanwhile")
-            if states[target] not in {VersionState.CAUGHT_UP, VersionState.STANDBY}:
-                raise RebuildRefusedError(f"version {target} was retired meanwhile")
+            if states[version] not in {VersionState.CAUGHT_UP, VersionState.STANDBY}:
+                raise RebuildRefusedError(f"version {version} was retired meanwhile")
             if not await frozen.fetchval(_STILL_FROZEN):
                 raise NotReachedError("the freeze ran out: try again")
             await change_state(frozen, serving, states[serving], VersionState.STANDBY, why)
-            await change_state(frozen, target, states[target], VersionState.ACTIVE, why)
+            await change_state(frozen, version, states[version], VersionState.ACTIVE, why)
             await frozen.execute(_THAW)
-        log.info("another version serves", extra={"version": target, "before": serving})
+            entry = why.entry(action, target.rebuild_id, version=str(version), instead_of=str(serving))
+            await self._trail.append(frozen, [entry])
+        log.info("another version serves", extra={"version": version, "before": serving})
 
     async def _described(self, versions: Sequence[DerivedVersion]) -> Sequence[Rebuild]:
         ends = await end_offsets_if_known(self._bootstrap, self._topics)
@@ -285,7 +306,7 @@ async def record_version(connection: Connection, rebuild_id: str, state: Version
     """
     if any(each.state is state for each in await list_versions(connection)):
         raise RebuildRefusedError(f"another version is {state.value.replace('_', ' ')}: wait, or retire it")
-    await connection.execute(_START, rebuild_id, state, *why)
+    await connection.execute(_START, rebuild_id, state, *why[:3])
 
 
 async def change_state(
@@ -293,7 +314,7 @@ async def change_state(
 ) -> None:
     """Move a version to another state and keep who asked for it. The table must be locked."""
     await connection.execute(_SET_STATE, version, state)
-    await connection.execute(_CHANGE, version, before, state, *why)
+    await connection.execute(_CHANGE, version, before, state, *why[:3])
 
 
 async def retire_version(connection: Connection, version: DerivedVersion, why: Why) -> None:

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
@@ -35,7 +36,22 @@ ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset
 """
 
 
-class Recall(Generic[T]):
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[T]):
+    """One kind of what the own topic brings back."""
+
+    decode: Callable[[Record], T | None]
+    """Reads one; answers ``None`` for every other event, raises ``EventRejected`` where it can't tell: that
+    stops nothing, and is logged."""
+
+    remember: Callable[[Connection, Sequence[T]], Awaitable[int]]
+    """Keeps those that are not known, inside the open transaction, and returns how many these were."""
+
+    read: Callable[[Connection], Awaitable[None]] | None = None
+    """Called in each term when the own topic is read to its end: no more of the kind is to come back."""
+
+
+class Recall:
     """Reads what was announced from the service's own topic, and waits for what it was announced by.
 
     Announcements are history, which an emptied or restored database has forgotten, in whole or in part: made
@@ -51,8 +67,7 @@ class Recall(Generic[T]):
         bootstrap: str,
         own_topic: str,
         input_topics: Collection[str],
-        decode: Callable[[Record], T | None],
-        remember: Callable[[Connection, Sequence[T]], Awaitable[int]],
+        kinds: Sequence[Kind[Any]],
     ) -> None:
         """Wire it.
 
@@ -60,18 +75,14 @@ class Recall(Generic[T]):
         ----------
         input_topics
             What the projection reads, the own topic aside.
-        decode
-            Reads an announcement; answers ``None`` for every other event and raises ``EventRejected`` where
-            it can't tell: that is logged and stops nothing.
-        remember
-            Keeps those that are not known, inside the open transaction, and returns how many these were.
+        kinds
+            What is brought back, announcements or other; each sees every record of the own topic.
         """
         read_leniently()
         self._bootstrap = bootstrap
         self._own_topic = own_topic
         self._topics = frozenset({own_topic, *input_topics})
-        self._decode = decode
-        self._remember = remember
+        self._kinds = kinds
 
     async def __call__(self, connection: Session, stopping: asyncio.Event) -> None:
         """Return when a term may begin to judge, or when ``stopping`` is set.
@@ -88,6 +99,11 @@ class Recall(Generic[T]):
         ends = await end_offsets(self._bootstrap, self._topics)
         own = await whole_log_ranges(self._bootstrap, [self._own_topic], recalled, stopping)
         await self._read_own(connection, own, stopping)
+        if stopping.is_set():
+            return
+        for kind in self._kinds:
+            if kind.read is not None:
+                await kind.read(connection)
         await self._projected(connection, ends, stopping)
 
     async def _recalled(self, connection: Session) -> Mapping[tuple[str, int], int]:
@@ -118,7 +134,8 @@ class Recall(Generic[T]):
                 polled = await consumer.getmany(*unread, timeout_ms=FETCH_MS, max_records=BATCH_RECORDS)
                 async with connection.transaction():
                     for tp, records in polled.items():
-                        found += await self._remember(connection, self._announced(records))
+                        for kind in self._kinds:
+                            found += await kind.remember(connection, _decoded(kind, records))
                         await connection.execute(_RECALL, tp.topic, tp.partition, records[-1].offset + 1)
                 if stopping.is_set():
                     return
@@ -126,25 +143,7 @@ class Recall(Generic[T]):
         finally:
             await consumer.stop()
         if found:
-            log.warning("announcements were made that the database did not know", extra={"recalled": found})
-
-    def _announced(self, records: Sequence[ConsumerRecord]) -> Sequence[T]:
-        announced = []
-        for each in records:
-            try:
-                announcement = self._decode(to_record(each))
-            except EventRejected as rejection:
-                log.warning(
-                    "%s/%d@%d can't be read; if it announced something, that may be announced again: %s: %s",
-                    each.topic,
-                    each.partition,
-                    each.offset,
-                    rejection.code,
-                    rejection.message,
-                )
-            else:
-                announced += [announcement] if announcement is not None else []
-        return announced
+            log.warning("the own topic told what the database did not know", extra={"recalled": found})
 
     async def _projected(
         self, connection: Session, ends: Mapping[tuple[str, int], int], stopping: asyncio.Event
@@ -164,3 +163,22 @@ class Recall(Generic[T]):
                 tell_at = now() + TELL_SECONDS
             if await wait_for(stopping, POLL_SECONDS):
                 return
+
+
+def _decoded(kind: Kind[T], records: Sequence[ConsumerRecord]) -> Sequence[T]:
+    decoded = []
+    for each in records:
+        try:
+            one = kind.decode(to_record(each))
+        except EventRejected as rejection:
+            log.warning(
+                "%s/%d@%d can't be read; if it announced something, that may be announced again: %s: %s",
+                each.topic,
+                each.partition,
+                each.offset,
+                rejection.code,
+                rejection.message,
+            )
+        else:
+            decoded += [one] if one is not None else []
+    return decoded

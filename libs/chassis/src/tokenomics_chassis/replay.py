@@ -40,7 +40,7 @@ _CAUGHT_UP = """
 UPDATE derived_version SET state = 'caught_up', caught_up_at = clock_timestamp()
 WHERE version = $1 AND state = 'catching_up'
 """
-_VERIFIED = Why("verified", "none", "replay")
+_VERIFIED = Why("verified", "none", "replay", "replay")
 
 
 class Replay:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from tokenomics_chassis.audit import AuditTrail
 from tokenomics_chassis.changes import read_positions
 from tokenomics_chassis.postgres import Pool, Schemas, session
 from tokenomics_chassis.rebuilds import applied_records, record_version
@@ -98,11 +99,12 @@ class Pinned:
 class Verifications:
     """Records verifications and tells of them; ``replay`` works them off."""
 
-    def __init__(self, pool: Pool, service: str, hashed_part: HashedPart) -> None:
+    def __init__(self, pool: Pool, service: str, hashed_part: HashedPart, trail: AuditTrail) -> None:
         """Wire it; ``pool`` works on the service's own schema."""
         self._pool = pool
         self._service = service
         self._hashed_part = hashed_part
+        self._trail = trail
 
     async def start(self, verify_id: str, part: str, why: Why) -> Verification:
         """Record that the state shall be recomputed; the same id again changes nothing.
@@ -121,6 +123,7 @@ class Verifications:
                 rebuild_id = _PREFIX + verify_id
                 await record_version(connection, rebuild_id, VersionState.VERIFYING, why)
                 await connection.execute(_INSERT, verify_id, rebuild_id, part)
+                await self._trail.append(connection, [why.entry("verification.started", verify_id)])
         return await self.get(verify_id)
 
     async def get(self, verify_id: str) -> Verification:

@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
+from tokenomics_chassis.audit import Entry
 from tokenomics_chassis.dependencies import is_dependency_away
 from tokenomics_chassis.postgres import Backoff, Connection, Pool
 from tokenomics_chassis.process import FatalError, ReadinessCheck, Task
@@ -43,6 +44,12 @@ class Why(NamedTuple):
     reason_code: str
     ticket_id: str
     asked_by: str
+    through: str
+    """Workload through which it was asked for."""
+
+    def entry(self, action: str, target: str, **details: str) -> Entry:
+        """Return what the audit trail says of it."""
+        return Entry(self.asked_by, self.through, action, target, self.reason_code, self.ticket_id, details)
 
 
 @dataclass(frozen=True, slots=True)

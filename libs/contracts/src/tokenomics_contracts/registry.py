@@ -6,6 +6,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from tokenomics_contracts import audit
 from tokenomics_contracts.cloudevents import Envelope
 from tokenomics_contracts.events import approvals, directory, policy, quota, usage
 from tokenomics_contracts.events.base import Event
@@ -88,6 +89,8 @@ EVENT_MODELS: Final[tuple[type[Event], ...]] = (
     quota.AccountUnfrozen,
     quota.AccountClosed,
     quota.ParkedSkipped,
+    audit.AuditRecorded,
+    audit.AuditAnchored,
 )
 
 REGISTRY: Final = Registry(EVENT_MODELS, UPCASTS)

@@ -6,11 +6,12 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import cache
 from random import Random
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from tokenomics.operations.v1.operations_pb2_grpc import add_OperationsServiceServicer_to_server
 from tokenomics.quota.v1.quota_pb2_grpc import add_QuotaServiceServicer_to_server
 from tokenomics_chassis.announcer import Announcer, Judge
+from tokenomics_chassis.audit import Anchors, AuditLog, AuditTrail
 from tokenomics_chassis.changes import Change
 from tokenomics_chassis.clock import SystemClock
 from tokenomics_chassis.consumer import ProjectionConsumer
@@ -27,12 +28,12 @@ from tokenomics_chassis.projection import Connection, Projection
 from tokenomics_chassis.projector import Projector
 from tokenomics_chassis.readiness import database_check
 from tokenomics_chassis.rebuilds import Rebuilds
-from tokenomics_chassis.recall import Recall
+from tokenomics_chassis.recall import Kind, Recall
 from tokenomics_chassis.relay import Relay
 from tokenomics_chassis.replay import Replay
 from tokenomics_chassis.rpc.errors import PermissionDeniedError, UnavailableError
 from tokenomics_chassis.rpc.identity import Authenticator, Identity
-from tokenomics_chassis.rpc.operations import OperationsServicer
+from tokenomics_chassis.rpc.operations import Authorise, OperationsServicer
 from tokenomics_chassis.rpc.server import RpcServer
 from tokenomics_chassis.serving import LoadedVersions, Serving
 from tokenomics_chassis.settings import ServiceSettings, load
@@ -50,7 +51,6 @@ from tokenomics_chassis.versions import (
 )
 from tokenomics_contracts.catalogue import topics
 from tokenomics_contracts.cloudevents import RejectionCode
-from tokenomics_quota.ports import Announcement
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.freshness import FreshnessMeter
 from tokenomics_quota.projections.governance import Governance
@@ -72,6 +72,7 @@ from tokenomics_quota.storage.state import hashed_part
 from tokenomics_quota.storage.view_feed import ViewFeed, not_ready_because
 from tokenomics_quota.streams.events import (
     OWN_TOPIC,
+    SOURCE,
     announcement_event,
     announcement_from_record,
     announcement_id,
@@ -96,6 +97,8 @@ TOPICS = QuotaProjection.topics | {OWN_TOPIC}
 
 MIGRATE_PATIENCE_SECONDS = 60
 """How long a migration, which is to end, waits for database and broker; the other processes wait for ever."""
+
+TRAIL = AuditTrail(SERVICE, OWN_TOPIC, SOURCE)
 
 _OWN = Schemas(SERVICE, None)
 _CLOCK = SystemClock()
@@ -132,11 +135,11 @@ def projector(settings: ProjectSettings, pool: Pool, schemas: Schemas) -> Projec
     )
 
 
-def recall(settings: ServiceSettings) -> Recall[tuple[UUID, Announcement]]:
+def recall(settings: ServiceSettings) -> Recall:
     """Return what a term of the announcer begins with."""
-    return Recall(
-        settings.kafka_bootstrap, OWN_TOPIC, QuotaProjection.topics, announcement_from_record, remember
-    )
+    announcements = Kind(announcement_from_record, remember)
+    audit = Kind(TRAIL.from_record, TRAIL.remember, TRAIL.open)
+    return Recall(settings.kafka_bootstrap, OWN_TOPIC, QuotaProjection.topics, [announcements, audit])
 
 
 def operations(settings: ServiceSettings, pool: Pool, schemas: Schemas) -> Operations:
@@ -151,6 +154,7 @@ def operations(settings: ServiceSettings, pool: Pool, schemas: Schemas) -> Opera
             projection,
             _skipped_event,
             read_records=log_reader(settings.kafka_bootstrap),
+            trail=TRAIL,
             skips=skips,
         ),
         derived_version=schemas.version,
@@ -222,6 +226,7 @@ def relay() -> ExitCode:
         announcers = EachVersion(pool, {VersionState.ACTIVE}, lambda version: _announcer(settings, version))
         process.supervise("relay", Relay(settings.database_url, _OWN, settings.kafka_bootstrap).run)
         process.supervise("announcer", announcers.run)
+        process.supervise("audit anchors", Anchors(settings.database_url, _OWN, TRAIL).run)
 
     return run(SERVICE, settings, start)
 
@@ -306,10 +311,11 @@ def serve() -> ExitCode:
             add_OperationsServiceServicer_to_server,
             OperationsServicer(
                 ServedOperations(by_version, lambda: serving.version),
-                Rebuilds(pool, settings.database_url, SERVICE, settings.kafka_bootstrap, TOPICS),
-                Verifications(pool, SERVICE, hashed_part),
-                _operators_only(serving),
-                process.draining,
+                Rebuilds(pool, settings.database_url, SERVICE, settings.kafka_bootstrap, TOPICS, trail=TRAIL),
+                Verifications(pool, SERVICE, hashed_part, TRAIL),
+                audit=AuditLog(pool, TRAIL),
+                authorise=_privileged(serving),
+                draining=process.draining,
             ),
         )
 
@@ -416,16 +422,16 @@ def _judge() -> Judge:
     return judge
 
 
-def _operators_only(serving: Serving[QuotaView]) -> Callable[[Identity], None]:
-    """Let workloads through that the table of callers lists, and of people only operators."""
+def _privileged(serving: Serving[QuotaView]) -> Authorise:
+    """Let workloads through that the table of callers lists, and of people only those with a privilege."""
 
-    def authorise(identity: Identity) -> None:
+    def authorise(identity: Identity, *privileges: str) -> None:
         if identity.on_behalf_of is None:
             return
         if (view := serving.current) is None:
             raise UnavailableError("the view is being loaded")
         member = view.governance.directory.member(identity.on_behalf_of).at(_CLOCK.now())
-        if member is None or member.value.left or "operator" not in member.value.privileges:
-            raise PermissionDeniedError("only operators may do this")
+        if member is None or member.value.left or not {*privileges}.intersection(member.value.privileges):
+            raise PermissionDeniedError(f"it takes the privilege {' or '.join(privileges)} to do this")
 
     return authorise

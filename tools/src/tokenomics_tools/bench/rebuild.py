@@ -2,9 +2,11 @@
 
 import asyncio
 
+from tokenomics_chassis.audit import AuditTrail
 from tokenomics_chassis.postgres import Schemas, create_pool
 from tokenomics_chassis.rebuilds import Rebuilds, applied_records
 from tokenomics_chassis.versions import VersionState, Why, list_versions
+from tokenomics_quota.streams.events import OWN_TOPIC
 from tokenomics_tools.bench.plant import SCHEMAS, USAGE_TOPIC, Plant, Sample, Scale, plant, usage_events
 from tokenomics_tools.bench.projection import LEAST_EVENTS, copy_of_database, rate, read
 from tokenomics_tools.bench.rows import Pair, Row, paired
@@ -12,7 +14,8 @@ from tokenomics_tools.stack import StackError
 
 _POLL_SECONDS = 0.02
 _WITHIN_SECONDS = 300
-_WHY = Why("bench", "none", "bench")
+_TRAIL = AuditTrail(SCHEMAS.service, OWN_TOPIC, "urn:tokenomics:bench")
+_WHY = Why("bench", "none", "bench", "bench")
 
 
 def measure(scale: Scale) -> list[Row]:
@@ -40,7 +43,11 @@ def _filled(made: Plant, url: str) -> list[Sample]:
 async def _follow(made: Plant, url: str) -> list[Sample]:
     now = asyncio.get_running_loop().time
     async with await create_pool(url, Schemas(SCHEMAS.service, None), application_name="bench") as pool:
-        rebuilds = Rebuilds(pool, url, SCHEMAS.service, made.stack.kafka.bootstrap, {USAGE_TOPIC})
+        rebuilds = Rebuilds(
+            pool, url, SCHEMAS.service, made.stack.kafka.bootstrap, {USAGE_TOPIC}, trail=_TRAIL
+        )
+        async with pool.acquire() as connection:
+            await _TRAIL.open(connection)
         version = (await rebuilds.start("bench", _WHY)).version
         way = [Sample(now(), 0, 0)]
         async with asyncio.timeout(_WITHIN_SECONDS):

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any, Protocol, TypeVar
@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 
 from tokenomics.operations.v1 import operations_pb2 as pb
 from tokenomics.operations.v1.operations_pb2_grpc import OperationsServiceServicer
+from tokenomics_chassis.audit import AuditLog, Entry
 from tokenomics_chassis.operations import AlreadyAppliedError, OperationsBackend, Position
 from tokenomics_chassis.parking import NotParkedError, ParkedRecord, Skip
 from tokenomics_chassis.postgres import wait_for
@@ -41,16 +42,19 @@ from tokenomics_chassis.verification import (
     Verifications,
 )
 from tokenomics_chassis.versions import VersionState, Why
-from tokenomics_contracts.units import IDENTIFIER_PATTERN, SLUG_PATTERN
+from tokenomics_contracts.audit import AuditRecorded
+from tokenomics_contracts.units import CALLER_PATTERN, IDENTIFIER_PATTERN, SLUG_PATTERN
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+_OPERATOR, _AUDITOR = "operator", "auditor"
 _DEFAULT_PAGE = 100
 _LARGEST_PAGE = 1_000
 _MOST_PLACES = 1_000
 _HEADER_NAME_BYTES = 1_024
 _TOPIC_PATTERN = r"[A-Za-z0-9._-]{1,249}"
 _PART_PATTERN = r"[^\x00]{0,512}"
+_SEQUENCE_PATTERN = r"[1-9][0-9]{0,17}"
 _PARTITIONS, _OFFSETS = range(2**31), range(2**63)
 _WATCH_SECONDS = 0.3
 _WATCH_AT_LEAST_EVERY_SECONDS = 4.5
@@ -78,6 +82,20 @@ class _Change(Protocol):
 
     reason_code: str
     ticket_id: str
+
+
+class Authorise(Protocol):
+    """Says who may operate a service; whether the caller may call the method was checked before."""
+
+    def __call__(self, identity: Identity, *privileges: str) -> None:
+        """Let a workload through, and of people those who have one of these privileges.
+
+        Raises
+        ------
+        PermissionDeniedError
+            This person has none of them.
+        """
+        ...
 
 
 class NotParkedRpcError(NotFoundError):
@@ -121,9 +139,8 @@ class OperationsServicer(OperationsServiceServicer):
 
     Parameters
     ----------
-    authorise
-        Raises PermissionDeniedError when the identity may not operate this service (a person without the
-        privilege). Whether the caller may call the method was checked before.
+    audit
+        Of operators' actions, those are recorded here that are no transaction of their own.
     draining
         Set when the process stops: watches end then, for their callers to watch elsewhere.
     """
@@ -133,12 +150,15 @@ class OperationsServicer(OperationsServiceServicer):
         backend: OperationsBackend,
         rebuilds: Rebuilds,
         verifications: Verifications,
-        authorise: Callable[[Identity], None],
+        *,
+        audit: AuditLog,
+        authorise: Authorise,
         draining: asyncio.Event,
     ) -> None:
         self._backend = backend
         self._rebuilds = rebuilds
         self._verifications = verifications
+        self._audit = audit
         self._authorise = authorise
         self._draining = draining
 
@@ -146,7 +166,7 @@ class OperationsServicer(OperationsServiceServicer):
         self, request: pb.GetPositionsRequest, _context: Context
     ) -> pb.GetPositionsResponse:
         """Positions with lag."""
-        self._authorise(current_identity())
+        self._authorise(current_identity(), _OPERATOR)
         _refuse(_mismatches(_TOPIC_PATTERN, topics=request.topics))
         positions = await self._backend.positions(request.topics)
         return pb.GetPositionsResponse(
@@ -157,7 +177,7 @@ class OperationsServicer(OperationsServiceServicer):
         self, request: pb.ListParkedEventsRequest, _context: Context
     ) -> pb.ListParkedEventsResponse:
         """One page of what is parked."""
-        self._authorise(current_identity())
+        self._authorise(current_identity(), _OPERATOR)
         violations = _mismatches(_TOPIC_PATTERN, topic=filter(None, [request.topic]))
         violations |= _mismatches(SLUG_PATTERN, error_code=filter(None, [request.error_code]))
         if request.page_size < 0:
@@ -178,7 +198,8 @@ class OperationsServicer(OperationsServiceServicer):
         self, request: pb.RetryParkedEventsRequest, _context: Context
     ) -> pb.RetryParkedEventsResponse:
         """Try again what is selected."""
-        self._authorise(current_identity())
+        identity = current_identity()
+        self._authorise(identity, _OPERATOR)
         violations = _why_violations(request)
         places = [Place(each.topic, each.partition, each.offset) for each in request.places.places]
         match request.WhichOneof("selection"):
@@ -191,6 +212,19 @@ class OperationsServicer(OperationsServiceServicer):
             case None:
                 violations["selection"] = "say what to retry: all, error_code or places"
         _refuse(violations)
+        await self._audit.record(
+            [
+                Entry(
+                    identity.on_behalf_of or identity.caller,
+                    identity.caller,
+                    "parked.retried",
+                    target,
+                    request.reason_code,
+                    request.ticket_id,
+                )
+                for target in _retried(request)
+            ]
+        )
         if places:
             result = await self._backend.retry_at(places)
         else:
@@ -202,7 +236,7 @@ class OperationsServicer(OperationsServiceServicer):
     ) -> pb.SkipParkedEventResponse:
         """Give one event up for good."""
         identity = current_identity()
-        self._authorise(identity)
+        self._authorise(identity, _OPERATOR)
         _refuse(_why_violations(request) | _mismatches(_TOPIC_PATTERN, topic=[request.topic]))
         skip = Skip(
             request.topic,
@@ -213,7 +247,7 @@ class OperationsServicer(OperationsServiceServicer):
             identity.on_behalf_of or identity.caller,
         )
         try:
-            return pb.SkipParkedEventResponse(event_id=await self._backend.skip(skip))
+            return pb.SkipParkedEventResponse(event_id=await self._backend.skip(skip, identity.caller))
         except NotParkedError as error:
             raise NotParkedRpcError(str(error)) from error
         except AlreadyAppliedError as error:
@@ -233,7 +267,7 @@ class OperationsServicer(OperationsServiceServicer):
         self, request: pb.ListRebuildsRequest, _context: Context
     ) -> pb.ListRebuildsResponse:
         """Return the versions, newest first."""
-        self._authorise(current_identity())
+        self._authorise(current_identity(), _OPERATOR)
         rebuilds = await self._rebuilds.list(include_retired=request.include_retired)
         return pb.ListRebuildsResponse(rebuilds=map(_rebuild_to_pb, rebuilds))
 
@@ -241,7 +275,7 @@ class OperationsServicer(OperationsServiceServicer):
         self, request: pb.WatchRebuildRequest, _context: Context
     ) -> AsyncIterator[pb.WatchRebuildResponse]:
         """Report a rebuild's progress until it is caught up or has ended otherwise."""
-        self._authorise(current_identity())
+        self._authorise(current_identity(), _OPERATOR)
         _refuse(_mismatches(IDENTIFIER_PATTERN, rebuild_id=[request.rebuild_id]))
 
         async def look() -> tuple[pb.Rebuild, bool]:
@@ -299,7 +333,7 @@ class OperationsServicer(OperationsServiceServicer):
         self, request: pb.WatchVerifyRequest, _context: Context
     ) -> AsyncIterator[pb.WatchVerifyResponse]:
         """Report a verification's progress, and its verdict."""
-        self._authorise(current_identity())
+        self._authorise(current_identity(), _OPERATOR)
         _refuse(_mismatches(IDENTIFIER_PATTERN, verify_id=[request.verify_id]))
 
         async def look() -> tuple[pb.Verify, bool]:
@@ -309,6 +343,45 @@ class OperationsServicer(OperationsServiceServicer):
 
         async for seen in self._watch(look):
             yield pb.WatchVerifyResponse(verify=seen)
+
+    async def GetAuditHead(  # noqa: N802
+        self, _request: pb.GetAuditHeadRequest, _context: Context
+    ) -> pb.GetAuditHeadResponse:
+        """Return the newest entry of the audit trail."""
+        self._authorise(current_identity(), _OPERATOR, _AUDITOR)
+        trail = self._audit.trail
+        head = await trail.head(self._audit.pool)
+        return pb.GetAuditHeadResponse(chain=trail.chain, **head._asdict())
+
+    async def ListAudit(  # noqa: N802
+        self, request: pb.ListAuditRequest, _context: Context
+    ) -> pb.ListAuditResponse:
+        """Return a page of the audit trail."""
+        self._authorise(current_identity(), _AUDITOR)
+        violations = _mismatches(SLUG_PATTERN, action=filter(None, [request.action]))
+        violations |= _mismatches(
+            CALLER_PATTERN,
+            target=filter(None, [request.target]),
+            actor=filter(None, [request.actor]),
+        )
+        violations |= _mismatches(_SEQUENCE_PATTERN, page_token=filter(None, [request.page_token]))
+        if request.page_size < 0:
+            violations["page_size"] = "must not be negative"
+        _refuse(violations)
+        size = min(request.page_size or _DEFAULT_PAGE, _LARGEST_PAGE)
+        entries = await self._audit.trail.entries(
+            self._audit.pool,
+            action=request.action or None,
+            target=request.target or None,
+            actor=request.actor or None,
+            beyond=int(request.page_token) if request.page_token else None,
+            oldest_first=request.oldest_first,
+            limit=size + 1,
+        )
+        return pb.ListAuditResponse(
+            entries=map(_entry_to_pb, entries[:size]),
+            next_page_token=str(entries[size - 1].sequence) if len(entries) > size else "",
+        )
 
     async def _watch(self, look: Callable[[], Awaitable[tuple[M, bool]]]) -> AsyncIterator[M]:
         """Give what changed, and every five seconds what did not, until there is nothing more to come."""
@@ -327,9 +400,10 @@ class OperationsServicer(OperationsServiceServicer):
     def _why(self, request: _Change, id_field: str, chosen_id: str) -> Why:
         """Let through who may operate, with an id and a reason that are well formed."""
         identity = current_identity()
-        self._authorise(identity)
+        self._authorise(identity, _OPERATOR)
         _refuse(_why_violations(request) | _mismatches(IDENTIFIER_PATTERN, **{id_field: [chosen_id]}))
-        return Why(request.reason_code, request.ticket_id, identity.on_behalf_of or identity.caller)
+        asked_by = identity.on_behalf_of or identity.caller
+        return Why(request.reason_code, request.ticket_id, asked_by, identity.caller)
 
 
 @contextmanager
@@ -364,6 +438,31 @@ def _mismatches(pattern: str, **fields: Iterable[str]) -> dict[str, str]:
 def _refuse(violations: Mapping[str, str]) -> None:
     if violations:
         raise InvalidRequestError(violations)
+
+
+def _retried(request: pb.RetryParkedEventsRequest) -> Sequence[str]:
+    """Name what a retry selects, as the audit trail does."""
+    if request.error_code:
+        return [f"error_code:{request.error_code}"]
+    return [f"{each.topic}/{each.partition}/{each.offset}" for each in request.places.places] or ["all"]
+
+
+def _entry_to_pb(entry: AuditRecorded) -> pb.AuditEntry:
+    message = pb.AuditEntry(
+        sequence=entry.sequence,
+        previous_hash=entry.previous_hash,
+        actor=entry.actor,
+        caller=entry.caller,
+        action=entry.action,
+        target=entry.target,
+        reason_code=entry.reason_code or "",
+        ticket_id=entry.ticket_id or "",
+        details=entry.details,
+        once=entry.once or "",
+        hash=entry.hash,
+    )
+    message.at.FromDatetime(entry.at)
+    return message
 
 
 def _position_to_pb(position: Position) -> pb.Position:

@@ -31,7 +31,8 @@ class OperationsServiceStub:
 
     Callers: workloads on the operator list; a person asserted by one (metadata `tokenomics-on-behalf-of`) must
     hold the `operator` privilege. Everybody else gets PERMISSION_DENIED, callers without identity UNAUTHENTICATED.
-    Calls that change something carry a reason code and a ticket id, never free text, and are audited.
+    Calls that change something carry a reason code and a ticket id, never free text, and are audited; they answer
+    UNAVAILABLE (`AUDIT_NOT_OPEN`) for a moment after the database came back, until the audit trail is read again.
     """
 
     def __init__(self, channel):
@@ -100,6 +101,16 @@ class OperationsServiceStub:
                 request_serializer=tokenomics_dot_operations_dot_v1_dot_operations__pb2.WatchVerifyRequest.SerializeToString,
                 response_deserializer=tokenomics_dot_operations_dot_v1_dot_operations__pb2.WatchVerifyResponse.FromString,
                 _registered_method=True)
+        self.GetAuditHead = channel.unary_unary(
+                '/tokenomics.operations.v1.OperationsService/GetAuditHead',
+                request_serializer=tokenomics_dot_operations_dot_v1_dot_operations__pb2.GetAuditHeadRequest.SerializeToString,
+                response_deserializer=tokenomics_dot_operations_dot_v1_dot_operations__pb2.GetAuditHeadResponse.FromString,
+                _registered_method=True)
+        self.ListAudit = channel.unary_unary(
+                '/tokenomics.operations.v1.OperationsService/ListAudit',
+                request_serializer=tokenomics_dot_operations_dot_v1_dot_operations__pb2.ListAuditRequest.SerializeToString,
+                response_deserializer=tokenomics_dot_operations_dot_v1_dot_operations__pb2.ListAuditResponse.FromString,
+                _registered_method=True)
 
 
 class OperationsServiceServicer:
@@ -108,7 +119,8 @@ class OperationsServiceServicer:
 
     Callers: workloads on the operator list; a person asserted by one (metadata `tokenomics-on-behalf-of`) must
     hold the `operator` privilege. Everybody else gets PERMISSION_DENIED, callers without identity UNAUTHENTICATED.
-    Calls that change something carry a reason code and a ticket id, never free text, and are audited.
+    Calls that change something carry a reason code and a ticket id, never free text, and are audited; they answer
+    UNAVAILABLE (`AUDIT_NOT_OPEN`) for a moment after the database came back, until the audit trail is read again.
     """
 
     def GetPositions(self, request, context):
@@ -214,6 +226,23 @@ class OperationsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetAuditHead(self, request, context):
+        """Gives the newest entry of the service's audit trail, and how far its topic has the chain. Read-only. For
+        operators and auditors.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAudit(self, request, context):
+        """Lists the service's audit trail as its database has it, newest first unless asked otherwise. Read-only. For
+        auditors alone: it tells who looked at whom.
+        Errors: INVALID_ARGUMENT for a page token that this call didn't give.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperationsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -277,6 +306,16 @@ def add_OperationsServiceServicer_to_server(servicer, server):
                     request_deserializer=tokenomics_dot_operations_dot_v1_dot_operations__pb2.WatchVerifyRequest.FromString,
                     response_serializer=tokenomics_dot_operations_dot_v1_dot_operations__pb2.WatchVerifyResponse.SerializeToString,
             ),
+            'GetAuditHead': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAuditHead,
+                    request_deserializer=tokenomics_dot_operations_dot_v1_dot_operations__pb2.GetAuditHeadRequest.FromString,
+                    response_serializer=tokenomics_dot_operations_dot_v1_dot_operations__pb2.GetAuditHeadResponse.SerializeToString,
+            ),
+            'ListAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAudit,
+                    request_deserializer=tokenomics_dot_operations_dot_v1_dot_operations__pb2.ListAuditRequest.FromString,
+                    response_serializer=tokenomics_dot_operations_dot_v1_dot_operations__pb2.ListAuditResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'tokenomics.operations.v1.OperationsService', rpc_method_handlers)
@@ -291,7 +330,8 @@ class OperationsService:
 
     Callers: workloads on the operator list; a person asserted by one (metadata `tokenomics-on-behalf-of`) must
     hold the `operator` privilege. Everybody else gets PERMISSION_DENIED, callers without identity UNAUTHENTICATED.
-    Calls that change something carry a reason code and a ticket id, never free text, and are audited.
+    Calls that change something carry a reason code and a ticket id, never free text, and are audited; they answer
+    UNAVAILABLE (`AUDIT_NOT_OPEN`) for a moment after the database came back, until the audit trail is read again.
     """
 
     @staticmethod
@@ -608,6 +648,60 @@ class OperationsService:
             '/tokenomics.operations.v1.OperationsService/WatchVerify',
             tokenomics_dot_operations_dot_v1_dot_operations__pb2.WatchVerifyRequest.SerializeToString,
             tokenomics_dot_operations_dot_v1_dot_operations__pb2.WatchVerifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAuditHead(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tokenomics.operations.v1.OperationsService/GetAuditHead',
+            tokenomics_dot_operations_dot_v1_dot_operations__pb2.GetAuditHeadRequest.SerializeToString,
+            tokenomics_dot_operations_dot_v1_dot_operations__pb2.GetAuditHeadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tokenomics.operations.v1.OperationsService/ListAudit',
+            tokenomics_dot_operations_dot_v1_dot_operations__pb2.ListAuditRequest.SerializeToString,
+            tokenomics_dot_operations_dot_v1_dot_operations__pb2.ListAuditResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -32,7 +32,8 @@ class OperationsServiceStub:
 
     Callers: workloads on the operator list; a person asserted by one (metadata `tokenomics-on-behalf-of`) must
     hold the `operator` privilege. Everybody else gets PERMISSION_DENIED, callers without identity UNAUTHENTICATED.
-    Calls that change something carry a reason code and a ticket id, never free text, and are audited.
+    Calls that change something carry a reason code and a ticket id, never free text, and are audited; they answer
+    UNAVAILABLE (`AUDIT_NOT_OPEN`) for a moment after the database came back, until the audit trail is read again.
     """
 
     @_typing.overload
@@ -93,6 +94,15 @@ class OperationsServiceStub:
     """Streams a verification's progress and at its end the verdict.
     Errors: NOT_FOUND.
     """
+    GetAuditHead: _grpc.UnaryUnaryMultiCallable[_operations_pb2.GetAuditHeadRequest, _operations_pb2.GetAuditHeadResponse]
+    """Gives the newest entry of the service's audit trail, and how far its topic has the chain. Read-only. For
+    operators and auditors.
+    """
+    ListAudit: _grpc.UnaryUnaryMultiCallable[_operations_pb2.ListAuditRequest, _operations_pb2.ListAuditResponse]
+    """Lists the service's audit trail as its database has it, newest first unless asked otherwise. Read-only. For
+    auditors alone: it tells who looked at whom.
+    Errors: INVALID_ARGUMENT for a page token that this call didn't give.
+    """
 
 @_typing.type_check_only
 class OperationsServiceAsyncStub(OperationsServiceStub):
@@ -101,7 +111,8 @@ class OperationsServiceAsyncStub(OperationsServiceStub):
 
     Callers: workloads on the operator list; a person asserted by one (metadata `tokenomics-on-behalf-of`) must
     hold the `operator` privilege. Everybody else gets PERMISSION_DENIED, callers without identity UNAUTHENTICATED.
-    Calls that change something carry a reason code and a ticket id, never free text, and are audited.
+    Calls that change something carry a reason code and a ticket id, never free text, and are audited; they answer
+    UNAVAILABLE (`AUDIT_NOT_OPEN`) for a moment after the database came back, until the audit trail is read again.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -159,6 +170,15 @@ class OperationsServiceAsyncStub(OperationsServiceStub):
     """Streams a verification's progress and at its end the verdict.
     Errors: NOT_FOUND.
     """
+    GetAuditHead: _aio.UnaryUnaryMultiCallable[_operations_pb2.GetAuditHeadRequest, _operations_pb2.GetAuditHeadResponse]  # type: ignore[assignment]
+    """Gives the newest entry of the service's audit trail, and how far its topic has the chain. Read-only. For
+    operators and auditors.
+    """
+    ListAudit: _aio.UnaryUnaryMultiCallable[_operations_pb2.ListAuditRequest, _operations_pb2.ListAuditResponse]  # type: ignore[assignment]
+    """Lists the service's audit trail as its database has it, newest first unless asked otherwise. Read-only. For
+    auditors alone: it tells who looked at whom.
+    Errors: INVALID_ARGUMENT for a page token that this call didn't give.
+    """
 
 class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
     """What an operator needs of every service that projects events: where it stands, what it parked, and how its
@@ -166,7 +186,8 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Callers: workloads on the operator list; a person asserted by one (metadata `tokenomics-on-behalf-of`) must
     hold the `operator` privilege. Everybody else gets PERMISSION_DENIED, callers without identity UNAUTHENTICATED.
-    Calls that change something carry a reason code and a ticket id, never free text, and are audited.
+    Calls that change something carry a reason code and a ticket id, never free text, and are audited; they answer
+    UNAVAILABLE (`AUDIT_NOT_OPEN`) for a moment after the database came back, until the audit trail is read again.
     """
 
     @_abc_1.abstractmethod
@@ -293,6 +314,27 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_operations_pb2.WatchVerifyResponse], _abc.AsyncIterator[_operations_pb2.WatchVerifyResponse]]:
         """Streams a verification's progress and at its end the verdict.
         Errors: NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def GetAuditHead(
+        self,
+        request: _operations_pb2.GetAuditHeadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operations_pb2.GetAuditHeadResponse, _abc.Awaitable[_operations_pb2.GetAuditHeadResponse]]:
+        """Gives the newest entry of the service's audit trail, and how far its topic has the chain. Read-only. For
+        operators and auditors.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAudit(
+        self,
+        request: _operations_pb2.ListAuditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operations_pb2.ListAuditResponse, _abc.Awaitable[_operations_pb2.ListAuditResponse]]:
+        """Lists the service's audit trail as its database has it, newest first unless asked otherwise. Read-only. For
+        auditors alone: it tells who looked at whom.
+        Errors: INVALID_ARGUMENT for a page token that this call didn't give.
         """
 
 def add_OperationsServiceServicer_to_server(servicer: OperationsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
