@@ -17,7 +17,7 @@ from tokenomics_cli.app import run
 from tokenomics_cli.directory import DIRECTORY_TOPIC
 from tokenomics_cli.emit import USAGE_TOPIC
 from tokenomics_cli.kafka import read_events
-from tokenomics_cli.policy import POLICY_TOPIC, published_policies
+from tokenomics_cli.policy_log import POLICY_TOPIC, published_policies
 from tokenomics_contracts.events.base import Event
 from tokenomics_contracts.events.directory import PersonUpserted
 from tokenomics_tools.stack.processes import poll

@@ -17,7 +17,7 @@ from tokenomics_cli.directory import DIRECTORY_TOPIC
 from tokenomics_cli.emit import USAGE_TOPIC
 from tokenomics_cli.failures import Exit
 from tokenomics_cli.kafka import publish, read_events
-from tokenomics_cli.policy import POLICY_TOPIC
+from tokenomics_cli.policy_log import POLICY_TOPIC
 from tokenomics_contracts.catalogue import topics
 from tokenomics_contracts.cloudevents import encode
 from tokenomics_contracts.events.base import Event

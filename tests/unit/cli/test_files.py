@@ -7,7 +7,7 @@ import pytest
 from tokenomics_cli.directory import read_directory
 from tokenomics_cli.documents import read_documents
 from tokenomics_cli.failures import CommandError, Exit
-from tokenomics_cli.policy import read_policies
+from tokenomics_cli.policy_files import read_policies
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -68,6 +68,7 @@ def test_every_problem_of_a_policy_is_told_by_line_and_path(file: Path) -> None:
         (QUOTA.replace("effective_from: 2026-01-01T00:00:00Z\n", ""), (1, "effective_from")),
         (QUOTA + "version: 2\n", (9, "")),
         (QUOTA + "---\n" + QUOTA, (1, "kind")),
+        (QUOTA.replace("kind: quota", "kind: [quota]"), (1, "kind")),
         ("- just\n- a list\n", (1, "")),
         ("a: [\n", (2, "")),
     ],
@@ -77,6 +78,46 @@ def test_a_policy_file_with_one_problem_names_it(file: Path, text: str, place: t
     with pytest.raises(CommandError) as refused:
         read_policies(file)
     assert place in problems(refused)
+
+
+def test_files_are_published_together_and_their_problems_name_the_file(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text(QUOTA)
+    bad.write_text("kind: sources\nversion: 0\neffective_from: 2026-01-01T00:00:00Z\ndocument: {}\n")
+    assert [each.policy.kind for each in read_policies(good)] == ["quota"]
+    with pytest.raises(CommandError) as refused:
+        read_policies(good, bad)
+    (problem,) = refused.value.problems
+    assert (problem.file, problem.line, problem.path) == (str(bad), 2, "version")
+    with pytest.raises(CommandError) as repeated:
+        read_policies(good, good)
+    assert {each.path for each in repeated.value.problems} == {"kind"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: \0",
+        "a: " + "9" * 5_000,
+        "a: !!int ''",
+        "a: !!bool maybe",
+        "a: !!timestamp 2026-99-99",
+        "a: &a [*a]",
+        "a: !!python/object:os.system x",
+        "? [1, 2]\n: 3",
+        "[" * 5_000,
+        "\n".join(
+            ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+            + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+        ),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_odd_yaml_is_refused_in_words(file: Path, text: str) -> None:
+    file.write_text(text)
+    with pytest.raises(CommandError) as refused:
+        read_documents(file)
+    assert refused.value.exit_code is Exit.BAD_DATA
 
 
 def test_every_problem_of_a_directory_is_told_by_line_and_path(file: Path) -> None:

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tokenomics_cli.directory import read_directory
-from tokenomics_cli.policy import read_policies
+from tokenomics_cli.policy_files import read_policies
 from tokenomics_tools import simulator
 from tokenomics_tools.simulator import cost_micro_usd, simulate, write_simulation
 from tokenomics_tools.simulator.trace import load_trace
@@ -60,9 +60,9 @@ def test_the_same_seed_gives_the_same_company_and_another_seed_another() -> None
 def test_its_files_are_accepted_by_the_commands(tmp_path: Path) -> None:
     simulation = simulate(now=NOW, people=20, teams=4, events=500)
     files = write_simulation(simulation, tmp_path)
-    assert {policy.kind for policy in read_policies(files.policies)} == {"quota", "price_book"}
+    assert {each.policy.kind for each in read_policies(files.policies)} == {"quota", "price_book"}
     assert len(read_directory(files.directory)) == len(simulation.company.directory)
-    assert read_policies(files.backfill)[0].kind == "sources"
+    assert read_policies(files.backfill)[0].policy.kind == "sources"
 
 
 def test_a_company_has_aliases_projects_bots_and_a_stranger_in_its_usage() -> None:

@@ -35,9 +35,11 @@ class Problem(NamedTuple):
     path: str
     """Field, dotted, as in ``document.prices.0.rates.input``; empty for the line as a whole."""
     message: str
+    file: str = ""
+    """Empty where the command was given one file only."""
 
     def __str__(self) -> str:
-        where = f"line {self.line}"
+        where = f"{self.file}, line {self.line}" if self.file else f"line {self.line}"
         return f"{where}: {self.path}: {self.message}" if self.path else f"{where}: {self.message}"
 
 

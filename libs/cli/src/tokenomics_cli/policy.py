@@ -1,230 +1,451 @@
-"""``tokenomics policy``: publish, show and compare policy versions."""
+"""``tokenomics policy``: write policies, try them, publish them, and see what is in force."""
 
 import asyncio
 import difflib
-from collections.abc import Iterable
+from collections.abc import Sequence
+from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
-import yaml
+from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import ValidationError
 from rich.text import Text
 
-from tokenomics_chassis.clock import Clock, SystemClock
-from tokenomics_cli.documents import Document, read_documents
-from tokenomics_cli.failures import CommandError, Exit, Problem
-from tokenomics_cli.kafka import publish, read_events
+from tokenomics.quota.v1 import quota_pb2 as pb
+from tokenomics.quota.v1.quota_pb2_grpc import QuotaServiceStub
+from tokenomics_chassis.clock import SystemClock
+from tokenomics_chassis.rpc.structs import from_struct, to_struct
+from tokenomics_cli.failures import CommandError, Exit
 from tokenomics_cli.output import JsonFlag, out, print_json, print_table
+from tokenomics_cli.policy_changes import Comparison, compare
+from tokenomics_cli.policy_files import Written, as_file, as_shown, as_written, as_yaml, read_policies
+from tokenomics_cli.policy_log import Known, due, newest_of, publish_policies, published_policies, states
+from tokenomics_cli.policy_trials import Trial, try_policies
+from tokenomics_cli.rpc import OnBehalfOf, TokenFile, connect
 from tokenomics_cli.settings import KafkaSettings, settings_of
-from tokenomics_contracts.cloudevents import encode
-from tokenomics_contracts.events.policy import (
-    DOCUMENT_MODELS,
-    PolicyPublished,
-    problems_of,
-    validate_document,
-)
-
-POLICY_TOPIC = "tokenomics.policy.v1"
-SOURCE = "//tokenomics/cli/policy"
+from tokenomics_contracts.events.policy import PolicyPublished
+from tokenomics_contracts.units import format_time, parse_time
 
 _DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
+_ABSENT = "(none)"
 
-commands = typer.Typer(no_args_is_help=True, help="Publish, show and compare policy versions.")
+commands = typer.Typer(no_args_is_help=True, help="Write, try, publish, show and compare policies.")
 
-PolicyFile = Annotated[
-    Path,
+PolicyFiles = Annotated[
+    list[Path],
     typer.Argument(
         help="YAML, one document a kind: kind, version, replaces (the version it was written against; "
         "absent for the first), effective_from, document"
     ),
 ]
-
-
-class Applied(NamedTuple):
-    """What became of one policy of a file."""
-
-    kind: str
-    version: int
-    published: bool
-    """False: this version is the newest already, and says the same."""
-
-
-def read_policies(path: Path) -> list[PolicyPublished]:
-    """Read and judge a policy file.
-
-    Raises
-    ------
-    CommandError
-        Naming line and path of every problem; nothing of such a file is published.
-    """
-    documents = read_documents(path)
-    problems = [problem for document in documents for problem in _problems(document)]
-    kinds = [document.value.get("kind") for document in documents if isinstance(document.value, dict)]
-    for document, kind in zip(documents, kinds, strict=False):
-        if kinds.count(kind) > 1:
-            problems.append(document.problem("kind", "should appear in one document of a file only"))
-    if problems or not documents:
-        raise CommandError(
-            f"{path} can't be published" if problems else f"{path} holds no policy",
-            Exit.BAD_DATA,
-            problems=problems,
-            hint="nothing was published: mend the file and run the command again",
-        )
-    return [PolicyPublished.model_validate(document.value) for document in documents]
-
-
-def _problems(document: Document) -> Iterable[Problem]:
-    if not isinstance(document.value, dict):
-        return [document.problem("", "should be a mapping with kind, version, effective_from and document")]
-    kind = document.value.get("kind")
-    inside = validate_document(kind, document.value.get("document")) if kind in DOCUMENT_MODELS else []
-    found = [
-        document.problem(f"document.{problem.path}".removesuffix("."), problem.message) for problem in inside
-    ]
-    if kind is not None and kind not in DOCUMENT_MODELS:
-        found.append(document.problem("kind", f"should be one of {', '.join(DOCUMENT_MODELS)}"))
-    try:
-        PolicyPublished.model_validate(document.value, extra="forbid")
-    except ValidationError as error:
-        # What is wrong inside the document was told above, path by path.
-        told = {"document", "kind"} if found else set()
-        found += [document.problem(*problem) for problem in problems_of(error) if problem.path not in told]
-    return found
-
-
-async def published_policies(bootstrap: str) -> dict[str, list[PolicyPublished]]:
-    """Read the versions that took effect, by kind, oldest first.
-
-    A version that wasn't written against the one before it is left out: readers park it.
-    """
-    versions: dict[str, list[PolicyPublished]] = {}
-    for _, event in await read_events(bootstrap, POLICY_TOPIC, PolicyPublished):
-        known = versions.setdefault(event.kind, [])
-        if event.replaces == (known[-1].version if known else None):
-            known.append(event)
-    return versions
-
-
-async def apply_policies(bootstrap: str, policies: list[PolicyPublished], clock: Clock) -> list[Applied]:
-    """Publish policies, all or none; the newest version again, with the same content, is left alone.
-
-    Two calls at the same time may both publish: readers take the first and park the other.
-
-    Raises
-    ------
-    CommandError
-        When one was written against another version than the newest (``REFUSED``), or Kafka fails.
-    """
-    known = await published_policies(bootstrap)
-    newest = {kind: versions[-1] for kind, versions in known.items() if versions}
-    due = [policy for policy in policies if policy != newest.get(policy.kind)]
-    for policy in due:
-        _require_successor(policy, newest.get(policy.kind))
-    now = clock.now()
-    await publish(
-        bootstrap,
-        POLICY_TOPIC,
-        [encode(policy, id=f"{policy.kind}:{policy.version}", source=SOURCE, time=now) for policy in due],
-    )
-    return [Applied(policy.kind, policy.version, policy in due) for policy in policies]
-
-
-def _require_successor(policy: PolicyPublished, newest: PolicyPublished | None) -> None:
-    name = f"{policy.kind} version {policy.version}"
-    if newest and policy.version <= newest.version:
-        reason = f"{name} is not above version {newest.version}, which is published"
-    elif policy.replaces != (newest.version if newest else None):
-        against = f"replaces version {policy.replaces}" if policy.replaces else "replaces nothing"
-        reason = (
-            f"{name} {against}, but {f'version {newest.version}' if newest else 'no version'} is published"
-        )
-    else:
-        return
-    hint = (
-        f"see `tokenomics policy diff`, then set version: {newest.version + 1} and replaces: {newest.version}"
-        if newest
-        else "leave replaces out of a kind's first version"
-    )
-    raise CommandError(reason, Exit.REFUSED, hint=hint)
+Unchecked = Annotated[
+    bool,
+    typer.Option("--without-examples", help="publish though nobody looks whether the policy's examples hold"),
+]
 
 
 @commands.command("apply")
-def apply_command(file: PolicyFile, *, as_json: JsonFlag = False) -> None:
-    """Publish a file's policies after checking each against its kind and the newest version."""
-    policies = read_policies(file)
+def apply_command(
+    files: PolicyFiles,
+    *,
+    without_examples: Unchecked = False,
+    on_behalf_of: OnBehalfOf = None,
+    token_file: TokenFile = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Publish policies, all or none.
+
+    Each is checked against its kind and the newest version; the service must find that its examples hold. The
+    newest version again, saying the same, is left alone.
+    """
+    written = read_policies(*files)
     bootstrap = settings_of(KafkaSettings).kafka_bootstrap
-    applied = asyncio.run(apply_policies(bootstrap, policies, SystemClock()))
-    if as_json:
-        print_json([one._asdict() for one in applied])
+    policies = [each.policy for each in written]
+    new = due(asyncio.run(published_policies(bootstrap)), policies)
+    if not without_examples:
+        _require_examples([each for each in written if each.policy in new], written, token_file, on_behalf_of)
+    asyncio.run(publish_policies(bootstrap, new, SystemClock()))
+    _print_published(policies, new, as_json=as_json)
+
+
+def _require_examples(
+    new: list[Written], beside: list[Written], token_file: Path | None, on_behalf_of: str | None
+) -> None:
+    promising = [each for each in new if "examples" in as_written(each.policy)]
+    if not promising:
         return
-    for one in applied:
-        out().print(
-            f"{one.kind} version {one.version} {'published' if one.published else 'was there already'}"
+    try:
+        with connect(token_file, on_behalf_of) as quota:
+            trial = try_policies(quota, promising, beside)
+    except CommandError as error:
+        raise CommandError(
+            f"the examples can't be judged: {error}",
+            error.exit_code,
+            hint=f"nothing was published; --without-examples does it unjudged. {error.hint or ''}".strip(),
+        ) from error
+    trial.require_ok()
+
+
+def _print_published(policies: list[PolicyPublished], new: list[PolicyPublished], *, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            [{"kind": each.kind, "version": each.version, "published": each in new} for each in policies]
         )
+        return
+    for each in policies:
+        out().print(
+            f"{each.kind} version {each.version} {'published' if each in new else 'was there already'}"
+        )
+
+
+@commands.command("test")
+def try_command(
+    files: PolicyFiles,
+    *,
+    on_behalf_of: OnBehalfOf = None,
+    token_file: TokenFile = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Have the service judge policies and their examples; nothing is published.
+
+    The policies of all files are judged together, with those of other kinds that are in force. Exit code: 1
+    when an example doesn't hold, 65 when a document is wrong.
+    """
+    written = read_policies(*files)
+    with connect(token_file, on_behalf_of) as quota:
+        trial = try_policies(quota, written, written)
+    if as_json:
+        print_json(_trial_as_dict(trial))
+    elif trial.examples:
+        print_table(
+            ("kind", "example", "promises", "gives", "because"),
+            (
+                (each.kind, each.name, each.expected, each.actual, ", ".join(each.reason_codes))
+                for each in trial.examples
+            ),
+        )
+    else:
+        out().print("nothing is wrong; there are no examples")
+    trial.require_ok()
+
+
+def _trial_as_dict(trial: Trial) -> dict[str, Any]:
+    return {
+        "ok": not trial.problems and not trial.failing,
+        "problems": [each._asdict() for each in trial.problems],
+        "examples": [{**each._asdict(), "holds": each.holds} for each in trial.examples],
+    }
 
 
 @commands.command("show")
 def show_command(
     kind: Annotated[str | None, typer.Argument(help="absent: list the newest version of every kind")] = None,
     *,
-    version: Annotated[int | None, typer.Option(help="an older version of the kind")] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="an older version of the kind")] = None,
+    history: Annotated[
+        bool, typer.Option("--history", help="list every version, of the kind or of all kinds")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Show published policies."""
+    if version is not None and (kind is None or history):
+        raise CommandError("--version goes with a kind, and not with --history", Exit.USAGE)
     known = asyncio.run(published_policies(settings_of(KafkaSettings).kafka_bootstrap))
-    if kind is None:
-        newest = [versions[-1] for _, versions in sorted(known.items()) if versions]
-        if as_json:
-            print_json([_as_file(policy) for policy in newest])
-            return
-        print_table(
-            ("kind", "version", "replaces", "effective from"),
-            ((one.kind, one.version, one.replaces or "", one.effective_from.isoformat()) for one in newest),
-        )
+    if kind is not None and kind not in known:
+        raise CommandError(f"{kind} is not published", Exit.REFUSED, hint=_LIST_ALL)
+    if kind is None or history:
+        _print_versions({kind: known[kind]} if kind else known, every=history, as_json=as_json)
         return
-    found = [one for one in known.get(kind, ()) if version in {None, one.version}]
+    found = [one for one in known[kind] if version in {None, one.version}]
     if not found:
-        wanted = kind if version is None else f"{kind} version {version}"
         raise CommandError(
-            f"{wanted} is not published", Exit.REFUSED, hint="list all: tokenomics policy show"
+            f"{kind} version {version} is not published",
+            Exit.REFUSED,
+            hint=f"list all: tokenomics policy show {kind} --history",
         )
     if as_json:
-        print_json(_as_file(found[-1]))
+        print_json(as_file(found[-1]))
     else:
-        out().print(_as_yaml(found[-1]), end="", markup=False)
+        out().print(as_yaml(found[-1]), end="", markup=False)
+
+
+_LIST_ALL = "list all: tokenomics policy show"
+
+
+def _print_versions(known: Known, *, every: bool, as_json: bool) -> None:
+    now = SystemClock().now()
+    listed = [
+        (policy, state)
+        for versions in known.values()
+        for policy, state in [*zip(versions, states(versions, now), strict=True)][None if every else -1 :]
+    ]
+    if as_json:
+        print_json([as_file(policy) | {"state": state} for policy, state in listed])
+        return
+    print_table(
+        ("kind", "version", "replaces", "effective from", "state"),
+        (
+            (one.kind, one.version, one.replaces or "", format_time(one.effective_from), state)
+            for one, state in listed
+        ),
+    )
 
 
 @commands.command("diff")
-def diff_command(file: PolicyFile, *, as_json: JsonFlag = False) -> None:
-    """Compare a file's policies with the newest published versions; exit code 1 when they differ."""
-    policies = read_policies(file)
+def diff_command(
+    files: PolicyFiles,
+    *,
+    text: Annotated[bool, typer.Option("--text/--no-text", help="show the lines that differ, too")] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare policies with the newest published versions; exit code 1 when they differ.
+
+    First what it means: each value that changes, in the order of the document, and whom that is about. Then
+    the lines.
+    """
+    policies = [each.policy for each in read_policies(*files)]
     known = asyncio.run(published_policies(settings_of(KafkaSettings).kafka_bootstrap))
-    diffs = {policy.kind: _diff(known.get(policy.kind, []), policy) for policy in policies}
+    diffs = {}
+    for policy in policies:
+        newest = newest_of(known, policy.kind)
+        compared = compare(newest, policy)
+        lines = _lines_that_differ(newest, policy)
+        diffs[policy.kind] = {
+            "changes": [each._asdict() for each in compared.changes],
+            "touches": compared.touches,
+            "text": lines,
+        }
+        if not as_json and lines:
+            _print_comparison(newest, policy, compared)
+            for line in lines if text else ():
+                out().print(Text(line, style=_DIFF_STYLES.get(line[0], "")))
     if as_json:
         print_json(diffs)
-    else:
-        for line in (line for lines in diffs.values() for line in lines):
-            out().print(Text(line, style=_DIFF_STYLES.get(line[0], "")))
-    if any(diffs.values()):
+    if any(diff["text"] for diff in diffs.values()):
         raise typer.Exit(Exit.REFUSED)
 
 
-def _diff(known: list[PolicyPublished], policy: PolicyPublished) -> list[str]:
-    newest = known[-1] if known else None
-    before = _as_yaml(newest).splitlines() if newest else []
+def _print_comparison(newest: PolicyPublished | None, policy: PolicyPublished, compared: Comparison) -> None:
+    console = out()
+    versions = (
+        f"version {newest.version} -> {policy.version}" if newest else f"version {policy.version}, the first"
+    )
+    console.print(Text(f"{policy.kind}: {versions}, from {format_time(policy.effective_from)}", style="bold"))
+    for path, old, new in compared.changes:
+        console.print(Text(f"  {path}: {_shown(old)} -> {_shown(new)}"))
+    if not compared.changes:
+        console.print("  means the same")
+    for kind, names in compared.touches.items():
+        listed = "everybody" if kind == "everybody" else f"{kind.replace('_', ' ')}: {', '.join(names)}"
+        console.print(Text(f"  touches {listed}"))
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case None:
+            return _ABSENT
+        case bool():
+            return str(value).lower()
+        case int():
+            return f"{value:_}"
+        case dict():
+            return "{" + ", ".join(f"{name}: {_shown(each)}" for name, each in value.items()) + "}"
+        case list():
+            return "[" + ", ".join(map(_shown, value)) + "]"
+    return str(value)
+
+
+def _lines_that_differ(newest: PolicyPublished | None, policy: PolicyPublished) -> list[str]:
+    before = as_yaml(newest).splitlines() if newest else []
     name = (
         f"{policy.kind} version {newest.version} (published)"
         if newest
         else f"{policy.kind} (nothing published)"
     )
     after = f"{policy.kind} version {policy.version} (file)"
-    return list(difflib.unified_diff(before, _as_yaml(policy).splitlines(), name, after, lineterm=""))
+    return list(difflib.unified_diff(before, as_yaml(policy).splitlines(), name, after, lineterm=""))
 
 
-def _as_file(policy: PolicyPublished) -> dict[str, Any]:
-    return policy.model_dump(mode="json", by_alias=True, exclude_none=True)
+@commands.command("rollback")
+def rollback_command(
+    kind: Annotated[str, typer.Argument(help="kind of the policy")],
+    *,
+    to: Annotated[
+        int | None, typer.Option(min=1, help="version to go back to; absent: the one before the newest")
+    ] = None,
+    effective_from: Annotated[
+        str | None, typer.Option(metavar="TIME", help="e.g. 2026-12-01T00:00:00Z; absent: now")
+    ] = None,
+    without_examples: Unchecked = False,
+    on_behalf_of: OnBehalfOf = None,
+    token_file: TokenFile = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Publish an earlier version's document again, as a new version: history is never rewritten."""
+    now = SystemClock().now()
+    since = now if effective_from is None else _time(effective_from)
+    bootstrap = settings_of(KafkaSettings).kafka_bootstrap
+    known = asyncio.run(published_policies(bootstrap))
+    policy = _rolled_back(kind, known.get(kind, ()), to, since)
+    if not without_examples:
+        _require_examples([as_shown(policy)], [], token_file, on_behalf_of)
+    asyncio.run(publish_policies(bootstrap, [policy], SystemClock()))
+    _print_published([policy], [policy], as_json=as_json)
 
 
-def _as_yaml(policy: PolicyPublished) -> str:
-    return yaml.safe_dump(_as_file(policy), sort_keys=False, allow_unicode=True)
+def _rolled_back(
+    kind: str, versions: Sequence[PolicyPublished], to: int | None, since: datetime
+) -> PolicyPublished:
+    if not versions:
+        raise CommandError(f"{kind} is not published", Exit.REFUSED, hint=_LIST_ALL)
+    newest = versions[-1]
+    wanted = newest.replaces if to is None else to
+    if wanted is None:
+        raise CommandError(
+            f"{kind} version {newest.version} is the first: nothing was before it", Exit.REFUSED
+        )
+    found = [each for each in versions if each.version == wanted]
+    if not found:
+        raise CommandError(
+            f"{kind} version {wanted} is not published",
+            Exit.REFUSED,
+            hint=f"list all: tokenomics policy show {kind} --history",
+        )
+    if found[0].document == newest.document:
+        raise CommandError(
+            f"{kind} version {newest.version}, the newest, says what version {wanted} says", Exit.REFUSED
+        )
+    return newest.model_copy(
+        update={
+            "version": newest.version + 1,
+            "replaces": newest.version,
+            "effective_from": since,
+            "document": found[0].document,
+        }
+    )
+
+
+def _time(text: str) -> datetime:
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        raise CommandError(f"--effective-from: {text} {error}", Exit.USAGE) from None
+
+
+@commands.command("propose")
+def propose_command(
+    files: PolicyFiles,
+    *,
+    on_behalf_of: OnBehalfOf = None,
+    token_file: TokenFile = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Leave policies with the service, for governance to look at and publish; the same again is the same."""
+    proposals = [(_proposal_id(each.policy), each.policy) for each in read_policies(*files)]
+    with connect(token_file, on_behalf_of) as quota:
+        for proposal_id, policy in proposals:
+            request = pb.ProposePolicyRequest(
+                proposal_id=proposal_id,
+                kind=policy.kind,
+                replaces=policy.replaces or 0,
+                effective_from=_timestamp(policy.effective_from),
+                document=to_struct(as_written(policy)),
+            )
+            quota.call(QuotaServiceStub(quota.channel).ProposePolicy, request)
+    if as_json:
+        print_json([{"proposal_id": proposal_id, "kind": policy.kind} for proposal_id, policy in proposals])
+        return
+    for proposal_id, policy in proposals:
+        out().print(f"{policy.kind} proposed as {proposal_id}")
+
+
+def _timestamp(instant: datetime) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromDatetime(instant)
+    return timestamp
+
+
+def _proposal_id(policy: PolicyPublished) -> str:
+    return f"{policy.kind}-{policy.version}-{sha256(policy.model_dump_json().encode()).hexdigest()[:12]}"
+
+
+@commands.command("proposals")
+def proposals_command(
+    proposal_id: Annotated[
+        str | None, typer.Argument(help="print this one as a file for `policy apply`; absent: list all")
+    ] = None,
+    *,
+    kind: Annotated[str, typer.Option(help="only of this kind")] = "",
+    on_behalf_of: OnBehalfOf = None,
+    token_file: TokenFile = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show what was proposed, the newest first."""
+    proposals: list[pb.PolicyProposal] = []
+    request = pb.ListPolicyProposalsRequest(kind=kind, proposal_id=proposal_id or "")
+    with connect(token_file, on_behalf_of) as quota:
+        while True:
+            page = quota.call(QuotaServiceStub(quota.channel).ListPolicyProposals, request)
+            proposals += page.proposals
+            if not page.next_page_token:
+                break
+            request.page_token = page.next_page_token
+    if proposal_id and not proposals:
+        raise CommandError(
+            f"nothing was proposed as {proposal_id}",
+            Exit.REFUSED,
+            hint="list all: tokenomics policy proposals",
+        )
+    if as_json:
+        print_json([_proposal_as_dict(each) for each in proposals])
+    elif proposal_id:
+        out().print(as_yaml(_proposed_policy(proposals[0])), end="", markup=False)
+    else:
+        print_table(
+            ("proposal", "kind", "replaces", "effective from", "by", "at", "state"),
+            (
+                (
+                    each.proposal_id,
+                    each.kind,
+                    each.replaces or "",
+                    each.effective_from.ToJsonString(),
+                    each.proposed_by,
+                    each.proposed_at.ToJsonString(),
+                    "outdated" if each.outdated else "open",
+                )
+                for each in proposals
+            ),
+        )
+
+
+def _proposed_policy(proposal: pb.PolicyProposal) -> PolicyPublished:
+    try:
+        return PolicyPublished.model_validate(_proposal_as_file(proposal))
+    except ValidationError as error:
+        raise CommandError(
+            f"{proposal.proposal_id} holds what this command can't read: {error.error_count()} problems",
+            Exit.BAD_DATA,
+            hint="bring command and service to one version, or print it with --json",
+        ) from None
+
+
+def _proposal_as_file(proposal: pb.PolicyProposal) -> dict[str, Any]:
+    return {
+        "kind": proposal.kind,
+        "version": proposal.replaces + 1,
+        "replaces": proposal.replaces or None,
+        "effective_from": proposal.effective_from.ToJsonString(),
+        "document": from_struct(proposal.document),
+    }
+
+
+def _proposal_as_dict(proposal: pb.PolicyProposal) -> dict[str, Any]:
+    return {
+        "proposal_id": proposal.proposal_id,
+        "proposed_by": proposal.proposed_by,
+        "proposed_at": proposal.proposed_at.ToJsonString(),
+        "outdated": proposal.outdated,
+        "policy": _proposal_as_file(proposal),
+    }

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 from tokenomics_chassis.clock import SystemClock
 from tokenomics_cli.directory import read_directory
-from tokenomics_cli.policy import read_policies
+from tokenomics_cli.policy_files import read_policies
 from tokenomics_contracts.catalogue import topic_of
 from tokenomics_contracts.events.base import Event
 from tokenomics_contracts.units import AccountId, MicroUsd
@@ -74,7 +74,7 @@ def _governing_events(simulation: Simulation) -> list[tuple[str, bytes]]:
     with TemporaryDirectory() as folder:
         files = write_simulation(simulation, Path(folder))
         events: list[Event] = [
-            *read_policies(files.policies),
+            *(each.policy for each in read_policies(files.policies)),
             *(entry.event for entry in read_directory(files.directory)),
         ]
     return [

@@ -16,7 +16,8 @@ from tokenomics_chassis.clock import SystemClock
 from tokenomics_chassis.postgres import Schemas, session
 from tokenomics_cli.directory import DIRECTORY_TOPIC, apply_directory, read_directory
 from tokenomics_cli.kafka import publish
-from tokenomics_cli.policy import POLICY_TOPIC, apply_policies, read_policies
+from tokenomics_cli.policy_files import read_policies
+from tokenomics_cli.policy_log import POLICY_TOPIC, publish_policies
 from tokenomics_contracts.catalogue import topic_of
 from tokenomics_contracts.cloudevents import EncodedEvent, encode
 from tokenomics_contracts.events.usage import UsageRecorded
@@ -131,7 +132,7 @@ def plant(*, events: int) -> Iterator[Plant]:
 async def _put_in_force(made: Plant) -> None:
     bootstrap, clock = made.stack.kafka.bootstrap, SystemClock()
     files = write_simulation(made.simulation, made.stack.folder / "company")
-    await apply_policies(bootstrap, read_policies(files.policies), clock)
+    await publish_policies(bootstrap, [each.policy for each in read_policies(files.policies)], clock)
     await apply_directory(bootstrap, read_directory(files.directory), clock)
 
 

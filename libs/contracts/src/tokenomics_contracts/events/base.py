@@ -10,6 +10,9 @@ class Value(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
+    named_by: ClassVar[tuple[str, ...]] = ()
+    """Fields whose values tell it from its neighbours in a list; empty where only its place does."""
+
 
 class Event(Value):
     """The data of one CloudEvent."""

@@ -142,6 +142,8 @@ holds beyond it are refused too. A check asks the same either way: the refusal c
 class Allowance(Value):
     """A role's baseline limit for one period."""
 
+    named_by: ClassVar[tuple[str, ...]] = ("role",)
+
     role: RoleName
     limit_micro_usd: Limit
     enforcement: Enforcement = "soft"
@@ -149,6 +151,11 @@ class Allowance(Value):
 
 class Budget(Value):
     """A shared limit for one period."""
+
+    named_by: ClassVar[tuple[str, ...]] = (
+        "kind",
+        "owner_id",
+    )
 
     kind: Literal["team", "project", "cost_centre"]
     owner_id: Identifier
@@ -160,6 +167,11 @@ class Budget(Value):
 
 class ModelName(Value):
     """Names a model, or several."""
+
+    named_by: ClassVar[tuple[str, ...]] = (
+        "provider",
+        "model",
+    )
 
     provider: Label
     model: Annotated[Label, AfterValidator(_star_at_its_end_only)]
@@ -186,6 +198,8 @@ class ModelRule(Value):
 
 class ProhibitedData(Value):
     """A class of data that isn't for any model, whoever asks and whoever would approve."""
+
+    named_by: ClassVar[tuple[str, ...]] = ("data_class",)
 
     data_class: Slug
     permitted_way: Annotated[Prose, Field(max_length=500)]
@@ -309,6 +323,8 @@ class Degrade(Value):
 class Spent(Value):
     """What had been used of one account before an example's call. Exactly one of the amounts is given."""
 
+    named_by: ClassVar[tuple[str, ...]] = ("account",)
+
     account: Literal["subject", "project", "team", "cost_centre"]
     """Whose: the caller's own, or that of the example's project, team or cost centre."""
 
@@ -326,6 +342,8 @@ class Spent(Value):
 
 class Example(Value):
     """A call and the decision that it must get; the policy's own rules judge it before they are published."""
+
+    named_by: ClassVar[tuple[str, ...]] = ("name",)
 
     name: Title
     """What it shows, e.g. `support at 95 % is asked for a reason`."""
@@ -426,6 +444,8 @@ class Rates(Value):
 class Tier(Value):
     """Rates of a whole request whose input is larger than a bound."""
 
+    named_by: ClassVar[tuple[str, ...]] = ("above_input_tokens",)
+
     above_input_tokens: Annotated[Tokens, Field(ge=1)]
     rates: Rates
 
@@ -439,6 +459,8 @@ def _minute_of_day(text: str) -> int:
 
 class Window(Value):
     """Rates at a time of day; `from_` belongs to it, `until` doesn't; it may pass midnight."""
+
+    named_by: ClassVar[tuple[str, ...]] = ("from_",)
 
     from_: Annotated[Minute, Field(alias="from")]
     """`HH:MM` in UTC."""
@@ -461,6 +483,11 @@ class Window(Value):
 
 class Price(Value):
     """What a model costs. A window that covers the request's time wins over tiers, tiers over `rates`."""
+
+    named_by: ClassVar[tuple[str, ...]] = (
+        "provider",
+        "model",
+    )
 
     provider: Label
     model: Label
@@ -508,6 +535,8 @@ class PriceBookDocument(Value):
 class Source(Value):
     """A producer of events, as named in the CloudEvents `source`."""
 
+    named_by: ClassVar[tuple[str, ...]] = ("source",)
+
     source: EventName
     owner_id: Identifier
     may_backfill: Annotated[bool, Field(strict=True)] = False
@@ -540,6 +569,8 @@ class SourcesDocument(Value):
 class ApprovedTool(Value):
     """A tool that people may use."""
 
+    named_by: ClassVar[tuple[str, ...]] = ("tool",)
+
     tool: Label
     """As events name it."""
 
@@ -549,6 +580,8 @@ class ApprovedTool(Value):
 
 class RestrictedData(Value):
     """A class of data that isn't for every tool."""
+
+    named_by: ClassVar[tuple[str, ...]] = ("data_class",)
 
     data_class: Slug
     rule: Prose
@@ -585,6 +618,8 @@ class OutcomeMetric(Value):
 
 class RegisteredUseCase(Value):
     """What AI is used for, who answers for it, and by what its worth is seen."""
+
+    named_by: ClassVar[tuple[str, ...]] = ("use_case_id",)
 
     use_case_id: UseCase
     owner_id: Identifier

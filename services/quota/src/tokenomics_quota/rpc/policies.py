@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import grpc
-from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tokenomics.quota.v1 import quota_pb2 as pb
@@ -18,6 +17,7 @@ from tokenomics_chassis.rpc.errors import (
     InvalidRequestError,
 )
 from tokenomics_chassis.rpc.identity import current_identity
+from tokenomics_chassis.rpc.structs import from_struct, to_struct
 from tokenomics_contracts.events.policy import (
     DOCUMENT_MODELS,
     PolicyDocument,
@@ -93,7 +93,7 @@ class Policies:
         view, now = self._views.at_hand()
         require_governance(view, now)
         beside = _beside(request)
-        document = plain(request.document)
+        document = from_struct(request.document)
         problems, judged = await _judged(request.kind, document, beside, view.governance, now)
         return pb.TestPolicyResponse(
             ok=not problems and all(each.holds for each in judged),
@@ -220,7 +220,7 @@ def _version_to_pb(version: _Version) -> pb.Policy:
         version=published.version,
         replaces=published.replaces or 0,
         effective_from=_timestamp(effective_from),
-        document=_struct(published.document),
+        document=to_struct(json.loads(published.document)),
         in_force=in_force,
         superseded=superseded,
     )
@@ -252,7 +252,7 @@ async def _judged(
 def _beside(request: pb.TestPolicyRequest) -> dict[str, PolicyDocument]:
     documents, wrong = dict[str, PolicyDocument](), dict[str, str]()
     for kind, struct in request.beside.items():
-        document = plain(struct)
+        document = from_struct(struct)
         if kind == request.kind:
             wrong[f"beside[{kind}]"] = "must be of another kind than the document"
         for problem in validate_document(kind, document):
@@ -301,7 +301,7 @@ def _proposal_from_pb(request: pb.ProposePolicyRequest, now: datetime) -> Propos
         request.kind,
         request.replaces or None,
         effective_from,
-        json.dumps(plain(request.document), sort_keys=True),
+        json.dumps(from_struct(request.document), sort_keys=True),
         identity.on_behalf_of or identity.caller,
         now,
     )
@@ -335,38 +335,11 @@ def _proposal_to_pb(proposal: Proposal, governance: Governance, now: datetime) -
         kind=proposal.kind,
         replaces=proposal.replaces or 0,
         effective_from=_timestamp(proposal.effective_from),
-        document=_struct(proposal.document),
+        document=to_struct(json.loads(proposal.document)),
         proposed_by=proposal.proposed_by,
         proposed_at=_timestamp(proposal.proposed_at),
         outdated=proposal.replaces != _newest(proposal.kind, governance, now),
     )
-
-
-def plain(struct: Struct) -> dict[str, Any]:
-    """Read a document; whole numbers are integers, as a policy wants them."""
-    return {name: _plain(value) for name, value in struct.fields.items()}
-
-
-def _plain(value: Value) -> Any:
-    match value.WhichOneof("kind"):
-        case "struct_value":
-            return plain(value.struct_value)
-        case "list_value":
-            return [_plain(each) for each in value.list_value.values]
-        case "number_value":
-            number = value.number_value
-            return int(number) if number.is_integer() else number
-        case "string_value":
-            return value.string_value
-        case "bool_value":
-            return value.bool_value
-    return None
-
-
-def _struct(document: str | bytes) -> Struct:
-    struct = Struct()
-    struct.update(json.loads(document))
-    return struct
 
 
 def _timestamp(instant: datetime) -> Timestamp:
