@@ -1,7 +1,7 @@
 """The gRPC service on a real view, whose refreshes, clock and log are in a test's hands."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,17 +43,16 @@ CALLER = "system:serviceaccount:ai:portal"
 
 @dataclass
 class Decisions:
-    """A decision log in memory, which has room unless a test takes it away."""
+    """A decision log in memory."""
 
     kept: list[Decided] = field(default_factory=list)
-    room: asyncio.Event = field(default_factory=asyncio.Event)
+    on_add: Callable[[], None] = lambda: None
+    """Called when a decision has been kept."""
 
-    def __post_init__(self) -> None:
-        self.room.set()
-
-    async def add(self, decided: Decided) -> None:
+    def add(self, decided: Decided) -> str:
         self.kept.append(decided)
-        await self.room.wait()
+        self.on_add()
+        return f"kept-{len(self.kept)}"
 
 
 @dataclass

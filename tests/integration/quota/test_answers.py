@@ -29,7 +29,6 @@ from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.freshness import FreshnessMeter
 from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.rpc.moments import Moments
-from tokenomics_quota.storage import decision_log
 from tokenomics_quota.storage.decision_log import OutboxDecisionLog
 from tokenomics_quota.storage.view_feed import not_ready_because
 from tokenomics_quota.streams.events import OWN_TOPIC, decision_event
@@ -54,8 +53,8 @@ async def test_a_check_answers_from_what_is_projected_and_leaves_a_record(servic
     assert answer.estimated_cost_micro_usd == 10
     assert answer.freshness.token.next_offsets["tokenomics.usage.v1/0"] == 1
     assert answer.freshness.stale
-    (decided,) = service.decisions.kept
-    assert (decided.decision_id, decided.caller) == (answer.decision_id, CALLER)
+    (kept,) = service.decisions.kept
+    assert (answer.decision_id, kept.caller) == ("kept-1", CALLER)
     plain = await service.stub.CheckQuota(check_request("eve"), metadata=service.metadata())
     assert plain.decision == pb.DECISION_ALLOW
     assert len(service.decisions.kept) == 1
@@ -389,41 +388,24 @@ async def test_a_view_is_ready_once_loaded_and_while_an_outage_is_short(service:
     assert not_ready_because(service.view, NOW + timedelta(seconds=61)) is not None
 
 
-def decided(decision_id: str, caller: str = CALLER) -> Decided:
+def decided(caller: str = CALLER) -> Decided:
     call = Call("ada", "acme", "one", Quantities(1), None)
     view = QuotaView(Governance(NoPrices()))
     answer = check(Terms.at(view.governance, NOW), view.touched_by("ada", None, NOW), call, NOW)
-    return Decided(decision_id, call, caller, answer, {}, stale=False, decided_at=NOW, traceparent=None)
+    return Decided(call, caller, answer, {}, stale=False, decided_at=NOW)
 
 
 async def test_a_decision_that_cant_be_recorded_harms_no_other(quota: Quota) -> None:
-    log, stopping = OutboxDecisionLog(quota.pool, decision_event), asyncio.Event()
-    await log.add(decided("d1", caller="no printable\ncaller"))
     # The second of one id is refused by the database, as after a commit whose answer was lost.
-    for each in ("d2", "d3", "d3", "d4"):
-        await log.add(decided(each))
+    ids = iter(("d1", "d2", "d3", "d3", "d4"))
+    log, stopping = OutboxDecisionLog(quota.pool, decision_event, lambda: next(ids)), asyncio.Event()
+    log.add(decided(caller="no printable\ncaller"))
+    for _ in range(4):
+        log.add(decided())
     stopping.set()
     await log.run(stopping)
     rows = await quota.pool.fetch("SELECT aggregate_id FROM outbox ORDER BY id")
     assert [row[0] for row in rows] == ["decision/d2", "decision/d3", "decision/d4"]
-
-
-async def test_a_check_is_told_when_there_is_no_room_for_decisions_and_goes_on_when_there_is(
-    quota: Quota, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(decision_log, "CAPACITY", 2)
-    monkeypatch.setattr(decision_log, "ROOM_SECONDS", 0.1)
-    log, stopping = OutboxDecisionLog(quota.pool, decision_event), asyncio.Event()
-    await log.add(decided("d1"))
-    await log.add(decided("d2"))
-    with pytest.raises(TimeoutError):
-        await log.add(decided("d3"))
-    writing = asyncio.create_task(log.run(stopping))
-    await log.add(decided("d4"))
-    stopping.set()
-    await writing
-    rows = await quota.pool.fetch("SELECT aggregate_id FROM outbox ORDER BY id")
-    assert [row[0] for row in rows] == ["decision/d1", "decision/d2", "decision/d4"]
 
 
 def test_a_stale_view_says_so_though_the_clock_was_set_back() -> None:

@@ -1,6 +1,6 @@
 """The hot encoder of decisions writes what the pydantic model would write, and refuses what it refuses."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
 import msgspec
@@ -17,8 +17,10 @@ from tokenomics_contracts.events.quota import DecidedAccount, DecisionRecorded
 from tokenomics_contracts.fast import DecidedAccountData, DecisionRecordedData, encode_decision_recorded
 from tokenomics_contracts.registry import parse
 from tokenomics_contracts.units import (
+    EARLIEST_TIME,
     MAX_LIMIT_MICRO_USD,
     MAX_OFFSET,
+    MAX_SEQUENCE_NUMBER,
     MAX_TOTAL_MICRO_USD,
     MAX_VERSION,
     Band,
@@ -45,6 +47,7 @@ GOOD: dict[str, Any] = {
     "positions": {"tokenomics.usage.v1/0": 1},
     "stale": False,
     "data_class": "internal",
+    "count": 1,
 }
 GOOD_ACCOUNT: dict[str, Any] = {
     "account_id": "subject/p-1/all/2026-11",
@@ -56,6 +59,7 @@ GOOD_ACCOUNT: dict[str, Any] = {
 callers = st.from_regex(r"\A[!-~]{1,256}\Z") | st.just("system:serviceaccount:tools:ide")
 totals = st.integers(0, MAX_TOTAL_MICRO_USD)
 versions = st.none() | st.integers(1, MAX_VERSION)
+times = st.timedeltas(timedelta(0), timedelta(days=73_000)).map(lambda since: EARLIEST_TIME + since)
 account_ids = st.builds(
     "{}/{}/{}/{:04}-{:02}".format,
     st.sampled_from(["subject", "project", "team", "cost_centre", "unattributed"]),
@@ -96,6 +100,8 @@ decisions = st.builds(
     cohort=st.sampled_from([None, *get_args(Cohort)]),
     shadow_decision=st.sampled_from([None, *get_args(DecisionName)]),
     shadow_reason_codes=st.none() | st.lists(slugs, max_size=4).map(tuple),
+    count=st.integers(1, MAX_SEQUENCE_NUMBER),
+    first_decided_at=st.none() | times,
 )
 odd_texts = st.text(max_size=5) | st.sampled_from(
     ["", "a\n", "p 1", "a/b", "a@b.example", "é", "\0", "\ud800", "x" * 129, "x" * 257, "Internal", "ALLOW"]
@@ -126,6 +132,8 @@ ODD: dict[str, st.SearchStrategy[Any]] = {
     "cohort": odd_texts,
     "shadow_decision": odd_texts,
     "shadow_reason_codes": st.lists(odd_texts, max_size=2).map(tuple),
+    "count": odd_numbers,
+    "first_decided_at": st.datetimes(timezones=st.just(UTC) | st.timezones()),
 }
 ODD_IN_ACCOUNT: dict[str, st.SearchStrategy[Any]] = {
     "account_id": odd_texts | st.sampled_from(["subject/p-1/all/2026-13", "subject/p-1/all/2026-11\n"]),

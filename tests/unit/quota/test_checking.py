@@ -25,6 +25,7 @@ from tokenomics_contracts.units import MAX_TOKENS, AccountId, MicroUsd, PeriodId
 from tokenomics_quota.domain.accounts import AccountKind, parse_account_id
 from tokenomics_quota.domain.balance import headroom_of
 from tokenomics_quota.domain.checks import Answer, Call, Decided
+from tokenomics_quota.domain.decision_records import DecisionRecord
 from tokenomics_quota.domain.friction import Band, Decision, ask
 from tokenomics_quota.domain.pricing import Quantities
 from tokenomics_quota.projections.balances import QuotaView
@@ -459,18 +460,8 @@ def test_a_decision_is_recorded_of_the_person_behind_an_alias(subject: str, reco
     asked = call(subject)._replace(data_class="secret", use_case_id="triage")
     pilot = {"teams": [{"team_id": "red", "cohort": "pilot"}], "shadow": ["allowances"]}
     answer = check(view({"subject/ada/operational": LIMIT}, rollout=pilot), asked, NOW)
-    event = decision_event(
-        Decided(
-            "d",
-            asked,
-            "caller",
-            answer,
-            {},
-            stale=False,
-            decided_at=NOW,
-            traceparent=None,
-        )
-    )
+    decided = Decided(asked, "caller", answer, {}, stale=False, decided_at=NOW)
+    event = decision_event(DecisionRecord("d", decided, 1, answer.estimate.cost_micro_usd, NOW))
     assert event.key == recorded.encode()
     told = json.loads(event.value or b"")
     assert told["subject"] == recorded

@@ -178,7 +178,7 @@ DECISIONS_UNRECORDED = _meter.create_counter(
     unit="{decision}",
     description=(
         "Decisions that were answered and left no record. Attributes: cause (contract: can't be told as an"
-        " event; database: refused)."
+        " event; database: refused; room: too many wait for a database that is away)."
     ),
 )
 

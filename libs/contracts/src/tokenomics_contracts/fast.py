@@ -8,7 +8,7 @@ both paths. Tests hold the two equal on generated input.
 import re
 import sys
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Final, Literal, get_args
 
@@ -25,11 +25,14 @@ from tokenomics_contracts.rejection import EventRejected, RejectionCode
 from tokenomics_contracts.units import (
     ACCOUNT_ID_PATTERN,
     CALLER_PATTERN,
+    EARLIEST_TIME,
     IDENTIFIER_PATTERN,
     LABEL_PATTERN,
+    LATEST_TIME,
     MAX_COST_MICRO_USD,
     MAX_LIMIT_MICRO_USD,
     MAX_OFFSET,
+    MAX_SEQUENCE_NUMBER,
     MAX_TOKENS,
     MAX_TOTAL_MICRO_USD,
     MAX_VERSION,
@@ -180,6 +183,8 @@ class DecisionRecordedData(msgspec.Struct, kw_only=True, gc=False, omit_defaults
     cohort: Cohort | None = None
     shadow_decision: DecisionName | None = None
     shadow_reason_codes: tuple[str, ...] | None = None
+    count: int
+    first_decided_at: datetime | None = None
 
 
 _ENCODER: Final = msgspec.json.Encoder()
@@ -262,7 +267,7 @@ def _is_plainly_good(decided: DecisionRecordedData) -> bool:
         ):
             return False
     policy_version, price_book_version = decided.policy_version, decided.price_book_version
-    offsets = decided.positions.values()
+    offsets, first_decided_at = decided.positions.values(), decided.first_decided_at
     return (
         _identifier(decided.decision_id) is not None
         and _is_subject(decided.subject)
@@ -286,7 +291,13 @@ def _is_plainly_good(decided: DecisionRecordedData) -> bool:
         and _are_positions(tuple(decided.positions))
         and min(offsets, default=0) >= 0
         and max(offsets, default=0) <= MAX_OFFSET
+        and 1 <= decided.count <= MAX_SEQUENCE_NUMBER
+        and (first_decided_at is None or _is_plain_time(first_decided_at))
     )
+
+
+def _is_plain_time(moment: datetime) -> bool:
+    return moment.tzinfo is UTC and EARLIEST_TIME <= moment < LATEST_TIME
 
 
 def _written_by_the_model(decided: DecisionRecordedData) -> bytes:

@@ -274,7 +274,7 @@ def serve() -> ExitCode:
         serving = Serving[QuotaView]()
         by_version: dict[int, Operations] = {}
         meter = FreshnessMeter()
-        decisions = OutboxDecisionLog(pool, decision_event)
+        decisions = OutboxDecisionLog(pool, decision_event, _new_id)
         projected = [topic for topic in topics() if topic.name in QuotaProjection.topics]
         ends = LogEnds(settings.kafka_bootstrap, projected, serving, meter, _CLOCK)
         freshening = Freshening(serving, ends)
@@ -298,7 +298,7 @@ def serve() -> ExitCode:
                     moments,
                     freshening,
                     decisions,
-                    new_id=lambda: f"{_IDS.getrandbits(128):032x}",
+                    new_id=_new_id,
                     longest_wait_seconds=settings.grpc_default_deadline_seconds,
                     draining=process.draining,
                 ),
@@ -358,6 +358,10 @@ def _served_version(
         return not_ready_because(view, _CLOCK.steady())
 
     return VersionWork(work, not_ready)
+
+
+def _new_id() -> str:
+    return f"{_IDS.getrandbits(128):032x}"
 
 
 def _seconds(lag: timedelta | None) -> float | None:

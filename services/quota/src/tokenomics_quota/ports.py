@@ -182,13 +182,11 @@ class EndOffsets(Protocol):
 class DecisionLog(Protocol):
     """Where decision records go."""
 
-    async def add(self, decided: Decided) -> None:
-        """Keep a decision; returns before it is durable, and waits while too many are not durable yet.
+    def add(self, decided: Decided) -> str:
+        """Keep a decision and return its id: at once, before it is durable, whatever the database does.
 
-        Raises
-        ------
-        TimeoutError
-            They stayed too many; nothing is kept.
+        Too many at a time are summed; one that there is no room for is counted as unrecorded, and has an id
+        all the same.
         """
         ...
 

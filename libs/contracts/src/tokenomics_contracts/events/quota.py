@@ -14,6 +14,7 @@ from tokenomics_contracts.units import (
     Band,
     Caller,
     Cohort,
+    Count,
     Decision,
     DecisionName,
     Digest,
@@ -58,13 +59,18 @@ class DecidedAccount(Value):
 class DecisionRecorded(Event):
     """A check's answer that was not a plain ALLOW, or would not have been were every rule enforced.
 
-    It says what the check saw and by which policy it decided.
+    It says what the check saw and by which policy it decided. Where a server has too many to tell each by
+    itself, decisions of one minute that agree in all that is told are summed: `count` says how many, and what
+    they saw is told of the last. A minute may have several such sums.
     """
 
     type_name: ClassVar[str] = "tokenomics.decision.recorded.v1"
     key_field: ClassVar[str] = "subject"
 
     decision_id: Decision
+    """As the check answered, and usage names it. Of a sum: its decisions were answered this id, a dot and a
+    number, so that `d41c.7` belongs to the sum `d41c`."""
+
     subject: Subject
     """The subject id behind an alias; the alias itself where the directory knows nobody who bears it."""
 
@@ -78,6 +84,8 @@ class DecisionRecorded(Event):
     project: Project | None = None
     purpose: Purpose
     estimated_cost_micro_usd: Total
+    """Of all of them together, where it is a sum."""
+
     policy_version: Version | None = None
     price_book_version: Version | None = None
     accounts: tuple[DecidedAccount, ...]
@@ -99,6 +107,12 @@ class DecisionRecorded(Event):
 
     shadow_reason_codes: tuple[Slug, ...] | None = None
     """What rules found that the rollout has not got so far as to ask for; absent: nothing."""
+
+    count: Count = 1
+    """How many decisions it tells of."""
+
+    first_decided_at: UtcTime | None = None
+    """Of a sum: when the first of them was decided; the event's time is that of the last."""
 
 
 class Ground(NamedTuple):

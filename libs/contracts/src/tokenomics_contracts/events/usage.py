@@ -83,7 +83,7 @@ class UsageRecorded(Quantities):
     """The hold that this usage settles."""
 
     decision_id: Decision | None = None
-    """The check that came before, so that advice taken is known."""
+    """The check that came before, as it was answered, so that advice taken is known."""
 
     latency_ms: Milliseconds | None = None
     outcome: Literal["success", "error", "cancelled"] | None = None

@@ -86,9 +86,8 @@ class Answer(NamedTuple):
 
 
 class Decided(NamedTuple):
-    """A check's answer, kept because it was not a plain ALLOW."""
+    """A check's answer, to be kept because it was not a plain ALLOW."""
 
-    decision_id: str
     call: Call
     caller: str
     answer: Answer
@@ -97,11 +96,10 @@ class Decided(NamedTuple):
     stale: bool
     """Whether the view was older than policy allows."""
     decided_at: datetime
-    traceparent: str | None
-    """Trace of the call that asked, so that the record joins it."""
 
 
 called = partial(tuple.__new__, Call)
 capped = partial(tuple.__new__, Caps)
 answered = partial(tuple.__new__, Answer)
+decided = partial(tuple.__new__, Decided)
 """Constructors for where they run once a call: a named tuple's own is Python code."""

@@ -12,9 +12,8 @@ from tokenomics_chassis.rpc.errors import InvalidRequestError, RpcError
 from tokenomics_chassis.rpc.identity import current_identity
 from tokenomics_chassis.rpc.interceptor import to_rpc_error
 from tokenomics_chassis.rpc.streams import exchange
-from tokenomics_chassis.telemetry import current_traceparent
 from tokenomics_quota.domain.balance import Touched
-from tokenomics_quota.domain.checks import Call, Decided
+from tokenomics_quota.domain.checks import Call, decided
 from tokenomics_quota.domain.friction import Decision
 from tokenomics_quota.ports import DecisionLog
 from tokenomics_quota.rpc.consistency import as_fresh_as_asked, is_content
@@ -46,7 +45,7 @@ _Asked = tuple[Call, Touched]
 class Checks:
     """Answers checks from the in-memory view.
 
-    A call waits for nothing but room in the decision log, unless it asks for more freshness than there is.
+    A call waits for nothing, unless it asks for more freshness than there is.
 
     Parameters
     ----------
@@ -81,10 +80,7 @@ class Checks:
         """Decide one call; an answer that isn't plainly ALLOW leaves a decision record."""
         if not is_content(request) and (failures := await self._freshen([request], context)):
             raise failures[0]
-        answer, record = self._check(request)
-        if record is not None:
-            await self._decisions.add(record)
-        return answer
+        return self._check(request)
 
     async def BatchCheckQuota(  # noqa: N802 - as above
         self, request: pb.BatchCheckQuotaRequest, context: Context
@@ -112,10 +108,7 @@ class Checks:
         # From here on the view isn't looked at: it may move on while others have their turn.
         for count, (place, one) in enumerate(asked, start=1):
             try:
-                answer, record = self._decide(one, moment, sees, now)
-                if record is not None:
-                    await self._decisions.add(record)
-                results[place] = answer_to_result(answer)
+                results[place] = answer_to_result(self._decide(one, moment, sees, now))
             except Exception as error:  # noqa: BLE001 - as above
                 results[place] = failure_to_result(to_rpc_error("BatchCheckQuota", error))
             if count % _YIELD_EVERY_CHECKS == 0:
@@ -132,12 +125,9 @@ class Checks:
             if not is_content(check):
                 return answer_in_time(request.sequence, self.CheckQuota(check, context))
             try:
-                answered, record = self._check(check)
+                return streamed_to_bytes(request.sequence, self._check(check))
             except Exception as error:  # noqa: BLE001 - as above
                 return failure(request.sequence, error)
-            if record is not None:
-                return answer_in_time(request.sequence, self._recorded(answered, record))
-            return streamed_to_bytes(request.sequence, answered)
 
         async def answer_in_time(sequence: int, answering: Awaitable[bytes]) -> bytes:
             try:
@@ -155,11 +145,7 @@ class Checks:
             draining=self._draining,
         )
 
-    async def _recorded(self, answer: bytes, record: Decided) -> bytes:
-        await self._decisions.add(record)
-        return answer
-
-    def _check(self, request: pb.CheckQuotaRequest) -> tuple[bytes, Decided | None]:
+    def _check(self, request: pb.CheckQuotaRequest) -> bytes:
         """Decide one call from the view as it is: see :meth:`_decide`."""
         view, now = self._views.at_hand()
         call = call_from_pb(request)
@@ -173,10 +159,8 @@ class Checks:
             left = self._longest_wait_seconds
         return await as_fresh_as_asked(self._freshening, checks, left)
 
-    def _decide(
-        self, asked: _Asked, moment: Moment, sees: Sight, now: datetime
-    ) -> tuple[bytes, Decided | None]:
-        """Decide one call: return the answer, serialized, and the record to leave before it is given."""
+    def _decide(self, asked: _Asked, moment: Moment, sees: Sight, now: datetime) -> bytes:
+        """Decide one call: return the answer, serialized; other than a plain ALLOW, it leaves a record."""
         call, touched = asked
         terms, next_offsets, _, freshness, lag, tab = moment
         answer = check(terms, touched, call, now, sees)
@@ -186,17 +170,9 @@ class Checks:
         degraded = None
         if tab is not None:
             degraded = tab.admit(answer, terms.quota_policy.degrade, lag, sees)
-        decision_id = self._new_id()
-        record = None
-        if answer.decision is not Decision.ALLOW or answer.shadow is not None:
-            record = Decided(
-                decision_id,
-                call,
-                current_identity().caller,
-                answer,
-                next_offsets,
-                tab is not None,
-                now,
-                current_traceparent(),
-            )
-        return answer_to_bytes(answer, touched, decision_id, freshness, degraded, sees), record
+        if answer.decision is Decision.ALLOW and answer.shadow is None:
+            decision_id = self._new_id()
+        else:
+            kept = (call, current_identity().caller, answer, next_offsets, tab is not None, now)
+            decision_id = self._decisions.add(decided(kept))
+        return answer_to_bytes(answer, touched, decision_id, freshness, degraded, sees)

@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
@@ -11,25 +13,35 @@ from tokenomics_chassis import outbox
 from tokenomics_chassis.metrics import DECISIONS_UNRECORDED
 from tokenomics_chassis.outbox import OutboxEvent
 from tokenomics_chassis.postgres import Backoff, Pool, is_away, wait_for
+from tokenomics_chassis.telemetry import current_traceparent
 from tokenomics_contracts.rejection import EventRejected
 from tokenomics_quota.domain.checks import Decided
+from tokenomics_quota.domain.decision_records import DecisionRecord, DecisionSums
 
 log = logging.getLogger(__name__)
 
-CAPACITY = 10_000
-"""Decisions that wait to be written; further checks that need a record wait for room."""
+SINGLE_A_SECOND = 100
+"""Decisions of one second that have a record each; further ones are summed with those like them."""
 
-ROOM_SECONDS = 1.0
-"""How long they wait; then it is the database that is unavailable."""
+MOST_WAITING = 1_000
+"""Decisions with a record each that wait to be written; while so many do, further ones are summed."""
+
+MOST_SUMS = 10_000
+"""Sums that wait; a decision that would begin another leaves no record."""
 
 GROUP = 250
-"""Decisions of one transaction: sending them takes the event loop less than 2 ms."""
+"""Records of one transaction: sending them takes the event loop less than 2 ms."""
 
 SLICE = 100
 """Decisions that are told as events before others get their turn: less than 2 ms."""
 
 LINGER_SECONDS = 0.05
 """How long less than a group waits for others: a transaction for each would cost more than the checks."""
+
+SUMMING_SECONDS = 1.0
+"""How often a group of sums is written, those begun first; what exceeds half of them is written at once."""
+
+_SECOND = timedelta(seconds=1)
 
 _REFUSALS = (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError)
 """What PostgreSQL says of a record, not of itself."""
@@ -41,71 +53,96 @@ _Record = tuple[str, OutboxEvent]
 class OutboxDecisionLog:
     """Implements :class:`tokenomics_quota.ports.DecisionLog` on the outbox.
 
-    A check doesn't wait for the disk: a process that is killed loses the records of its last moments (those
-    under way, a tenth of a second of them unless the database is away), never a settled amount. Nor does it
-    wait for its record to be told as an event: told together, between checks, records cost a third of what
-    they cost one by one in between them.
+    A check doesn't wait for the disk: a process that is killed loses the records of its last moments, never a
+    settled amount. Those are the records under way, a tenth of a second of them unless the database is away,
+    and what is being summed: the last second while fewer than a group of sums are begun in one, else the last
+    half minute. Nor does a check wait for its record to be told as an event: told together, between checks,
+    records cost a third of what they cost one by one in between them.
     """
 
-    def __init__(self, pool: Pool, describe: Callable[[Decided], OutboxEvent]) -> None:
+    def __init__(
+        self, pool: Pool, describe: Callable[[DecisionRecord], OutboxEvent], new_id: Callable[[], str]
+    ) -> None:
         self._pool = pool
         self._describe = describe
-        self._waiting: asyncio.Queue[Decided] = asyncio.Queue(CAPACITY)
+        self._new_id = new_id
+        self._waiting: deque[DecisionRecord] = deque()
+        self._sums = DecisionSums()
+        self._come = asyncio.Event()
+        self._second_begins = self._second_ends = datetime.min.replace(tzinfo=UTC)
+        self._singles_left = 0
+        self._is_full = False
 
-    async def add(self, decided: Decided) -> None:
-        """Queue a decision. One that can't be recorded is logged and counted later; its check isn't told.
+    def add(self, decided: Decided) -> str:
+        """Keep a decision and return its id. One that can't be recorded is counted; its check isn't told."""
+        at = decided.decided_at
+        if not self._second_begins <= at < self._second_ends:
+            self._second_begins, self._second_ends = at, at + _SECOND
+            self._singles_left = SINGLE_A_SECOND
+        if self._singles_left and len(self._waiting) < MOST_WAITING:
+            self._singles_left -= 1
+            return self._keep(decided)
+        return self._sums.add(decided) or self._begin_sum(decided)
 
-        Raises
-        ------
-        TimeoutError
-            There is no room: the database has not taken records for long. Nothing is queued.
-        """
-        if self._waiting.full():
-            async with asyncio.timeout(ROOM_SECONDS):
-                await self._waiting.put(decided)
-        else:
-            self._waiting.put_nowait(decided)
+    def _keep(self, decided: Decided) -> str:
+        cost = decided.answer.estimate.cost_micro_usd
+        record = DecisionRecord(self._new_id(), decided, 1, cost, decided.decided_at, current_traceparent())
+        self._waiting.append(record)
+        self._come.set()
+        return record.decision_id
+
+    def _begin_sum(self, decided: Decided) -> str:
+        if len(self._sums) < MOST_SUMS:
+            self._come.set()
+            return self._sums.begin(decided, self._new_id())
+        DECISIONS_UNRECORDED.add(1, {"cause": "room"})
+        if not self._is_full:
+            log.error("no room for decision records: further decisions leave none until some are written")
+            self._is_full = True
+        return self._new_id()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Write until told to stop and nothing is left."""
         stop = asyncio.create_task(stopping.wait())
-        while group := await self._next_group(stopping, stop):
-            records: list[_Record] = []
-            for begin in range(0, len(group), SLICE):
-                records += self._told(group[begin : begin + SLICE])
-                await asyncio.sleep(0)
-            await self._keep_writing(records)
+        clock = asyncio.get_running_loop().time
+        sums_due = clock() + SUMMING_SECONDS
+        while await self._has_come(stopping, stop):
+            if len(self._waiting) < GROUP and len(self._sums) <= MOST_SUMS // 2:
+                await wait_for(stopping, LINGER_SECONDS)
+            group = [self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))]
+            if stopping.is_set() or clock() >= sums_due:
+                group += self._sums.take(GROUP)
+                sums_due = clock() + SUMMING_SECONDS
+            elif len(self._sums) > MOST_SUMS // 2:
+                group += self._sums.take(GROUP)
+            self._is_full = False
+            await self._keep_writing(await self._told(group))
 
-    async def _next_group(self, stopping: asyncio.Event, stop: "asyncio.Task[bool]") -> list[Decided]:
-        """Wait for the first decision; an empty group says that a stop came and nothing is left."""
-        group: list[Decided] = []
-        if self._waiting.empty():
-            first = asyncio.create_task(self._waiting.get())
-            await asyncio.wait({first, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if first.done():
-                group.append(first.result())
-            else:
-                first.cancel()
-                if self._waiting.empty():
-                    return group
-        if len(group) + self._waiting.qsize() < GROUP:
-            await wait_for(stopping, LINGER_SECONDS)
-        while len(group) < GROUP and not self._waiting.empty():
-            group.append(self._waiting.get_nowait())
-        return group
+    async def _has_come(self, stopping: asyncio.Event, stop: "asyncio.Task[bool]") -> bool:
+        """Wait until there is something to write; whether there is, for a stop ends the wait."""
+        while not (self._waiting or self._sums):
+            if stopping.is_set():
+                return False
+            self._come.clear()
+            come = asyncio.create_task(self._come.wait())
+            await asyncio.wait({come, stop}, return_when=asyncio.FIRST_COMPLETED)
+            come.cancel()
+        return True
 
-    def _told(self, group: Iterable[Decided]) -> list[_Record]:
-        """Tell decisions as events, except those that can't be."""
+    async def _told(self, group: Sequence[DecisionRecord]) -> list[_Record]:
+        """Tell decisions as events, except those that can't be; others get their turn in between."""
         records = []
-        for decided in group:
+        for number, record in enumerate(group, start=1):
             try:
-                records.append((f"decision/{decided.decision_id}", self._describe(decided)))
+                records.append((f"decision/{record.decision_id}", self._describe(record)))
             except Exception as error:  # noqa: BLE001 - whatever it is, the others are to be written
-                DECISIONS_UNRECORDED.add(1, {"cause": "contract"})
+                DECISIONS_UNRECORDED.add(record.decisions, {"cause": "contract"})
                 log.error(  # noqa: TRY400 - the values in an error may be personal
                     "a decision can't be told as an event",
-                    extra={"decision_id": decided.decision_id, "reason": _reason(error)},
+                    extra={"decision_id": record.decision_id, "reason": _reason(error)},
                 )
+            if number % SLICE == 0:
+                await asyncio.sleep(0)
         return records
 
     async def _keep_writing(self, records: Sequence[_Record]) -> None:

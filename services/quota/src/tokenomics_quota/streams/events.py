@@ -14,7 +14,7 @@ from tokenomics_contracts.fast import DecidedAccountData, DecisionRecordedData, 
 from tokenomics_contracts.registry import EVENT_MODELS, parse
 from tokenomics_contracts.units import DecisionId, ProjectId, SubjectId, UseCaseId
 from tokenomics_quota.domain.accounts import AccountKind
-from tokenomics_quota.domain.checks import Decided
+from tokenomics_quota.domain.decision_records import DecisionRecord
 from tokenomics_quota.ports import Announcement
 
 SOURCE = "urn:tokenomics:quota"
@@ -47,7 +47,7 @@ def _to_own_topic(encoded: EncodedEvent) -> OutboxEvent:
     return OutboxEvent(OWN_TOPIC, encoded.key, encoded.headers, encoded.value)
 
 
-def decision_event(decided: Decided) -> OutboxEvent:
+def decision_event(record: DecisionRecord) -> OutboxEvent:
     """Encode a decision record.
 
     Raises
@@ -55,10 +55,11 @@ def decision_event(decided: Decided) -> OutboxEvent:
     EventRejected
         The contract has no such event. The message names fields, never values.
     """
+    decided = record.decided
     call, answer, shadow = decided.call, decided.answer, decided.answer.shadow
     own = answer.balances[0].account
     data = DecisionRecordedData(
-        decision_id=DecisionId(decided.decision_id),
+        decision_id=DecisionId(record.decision_id),
         subject=SubjectId(own.owner_id if own.kind is AccountKind.SUBJECT else call.subject),
         caller=decided.caller,
         decision=answer.decision.label,
@@ -67,7 +68,7 @@ def decision_event(decided: Decided) -> OutboxEvent:
         model=call.model,
         project=ProjectId(call.project_id) if call.project_id else None,
         purpose=call.purpose,
-        estimated_cost_micro_usd=answer.estimate.cost_micro_usd,
+        estimated_cost_micro_usd=record.estimated_cost_micro_usd,
         policy_version=answer.quota_policy_version or None,
         price_book_version=answer.price_book_version or None,
         accounts=[
@@ -87,13 +88,15 @@ def decision_event(decided: Decided) -> OutboxEvent:
         cohort=answer.cohort,
         shadow_decision=shadow.decision.label if shadow else None,
         shadow_reason_codes=tuple(reason.code for reason in shadow.reasons) if shadow else None,
+        count=record.decisions,
+        first_decided_at=record.first_decided_at if record.decisions > 1 else None,
     )
     encoded = encode_decision_recorded(
         data,
-        id=str(event_id(f"decision/{decided.decision_id}", 1)),
+        id=str(event_id(f"decision/{record.decision_id}", 1)),
         source=SOURCE,
         time=decided.decided_at,
-        traceparent=decided.traceparent,
+        traceparent=record.traceparent,
     )
     return _to_own_topic(encoded)
 

@@ -229,8 +229,8 @@ class QuotaServiceServicer:
 
     def CheckQuota(self, request, context):
         """Answers whether one AI call may go ahead. Read-only for the ledger: it places nothing; an answer other than
-        a plain ALLOW leaves a decision record. A refusal is an answer, not an error. An unknown subject is checked
-        against the account `unattributed`.
+        a plain ALLOW leaves a decision record, or is summed in one: the decision `d41c.7` is of the sum `d41c`.
+        A refusal is an answer, not an error. An unknown subject is checked against the account `unattributed`.
         Errors: UNAVAILABLE (reason `NOT_FRESH_YET`) when the wished consistency can't be reached within the deadline,
         with a little left of it; UNAVAILABLE while the view is older than policy allows and policy says `closed`
         (`VIEW_STALE`), or says `open` and this server has let through as much as policy lets it (`STALE_CAP_REACHED`).

@@ -49,8 +49,8 @@ class QuotaServiceStub:
     def __new__(cls, channel: _aio.Channel) -> QuotaServiceAsyncStub: ...
     CheckQuota: _grpc.UnaryUnaryMultiCallable[_quota_pb2.CheckQuotaRequest, _quota_pb2.CheckQuotaResponse]
     """Answers whether one AI call may go ahead. Read-only for the ledger: it places nothing; an answer other than
-    a plain ALLOW leaves a decision record. A refusal is an answer, not an error. An unknown subject is checked
-    against the account `unattributed`.
+    a plain ALLOW leaves a decision record, or is summed in one: the decision `d41c.7` is of the sum `d41c`.
+    A refusal is an answer, not an error. An unknown subject is checked against the account `unattributed`.
     Errors: UNAVAILABLE (reason `NOT_FRESH_YET`) when the wished consistency can't be reached within the deadline,
     with a little left of it; UNAVAILABLE while the view is older than policy allows and policy says `closed`
     (`VIEW_STALE`), or says `open` and this server has let through as much as policy lets it (`STALE_CAP_REACHED`).
@@ -212,8 +212,8 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CheckQuota: _aio.UnaryUnaryMultiCallable[_quota_pb2.CheckQuotaRequest, _quota_pb2.CheckQuotaResponse]  # type: ignore[assignment]
     """Answers whether one AI call may go ahead. Read-only for the ledger: it places nothing; an answer other than
-    a plain ALLOW leaves a decision record. A refusal is an answer, not an error. An unknown subject is checked
-    against the account `unattributed`.
+    a plain ALLOW leaves a decision record, or is summed in one: the decision `d41c.7` is of the sum `d41c`.
+    A refusal is an answer, not an error. An unknown subject is checked against the account `unattributed`.
     Errors: UNAVAILABLE (reason `NOT_FRESH_YET`) when the wished consistency can't be reached within the deadline,
     with a little left of it; UNAVAILABLE while the view is older than policy allows and policy says `closed`
     (`VIEW_STALE`), or says `open` and this server has let through as much as policy lets it (`STALE_CAP_REACHED`).
@@ -378,8 +378,8 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.CheckQuotaResponse, _abc.Awaitable[_quota_pb2.CheckQuotaResponse]]:
         """Answers whether one AI call may go ahead. Read-only for the ledger: it places nothing; an answer other than
-        a plain ALLOW leaves a decision record. A refusal is an answer, not an error. An unknown subject is checked
-        against the account `unattributed`.
+        a plain ALLOW leaves a decision record, or is summed in one: the decision `d41c.7` is of the sum `d41c`.
+        A refusal is an answer, not an error. An unknown subject is checked against the account `unattributed`.
         Errors: UNAVAILABLE (reason `NOT_FRESH_YET`) when the wished consistency can't be reached within the deadline,
         with a little left of it; UNAVAILABLE while the view is older than policy allows and policy says `closed`
         (`VIEW_STALE`), or says `open` and this server has let through as much as policy lets it (`STALE_CAP_REACHED`).
