@@ -109,10 +109,74 @@ def test_a_share_of_no_limit_is_a_problem_with_its_place() -> None:
 
 
 def test_policies_beside_it_are_in_force() -> None:
-    beside = {"use_cases": UseCasesDocument.model_validate({"unregistered": "allow"})}
-    document = QuotaDocument.model_validate(
-        POLICY | {"examples": [{"name": "x", "role": "r", "use_case": "x", "expect": "ALLOW"}]}
-    )
-    (one,) = judge_examples(document, beside, NOW)
-    assert isinstance(one, Judged)
-    assert one.holds
+    example = {"name": "x", "role": "r", "use_case": "x", "expect": "DENIED"}
+    document = QuotaDocument.model_validate(POLICY | {"examples": [example]})
+    for unregistered, decision in (("deny", "DENIED"), ("nudge", "ALLOW_WITH_NUDGE"), ("allow", "ALLOW")):
+        beside = {"use_cases": UseCasesDocument.model_validate({"unregistered": unregistered})}
+        (one,) = judge_examples(document, beside, NOW)
+        assert isinstance(one, Judged)
+        assert one.actual == decision
+
+
+@pytest.mark.parametrize("at", [None, "2000-01-01T00:00:00Z", "2199-12-31T23:59:59.999999Z"])
+def test_what_is_approved_counts_at_the_instant_of_the_call(at: str | None) -> None:
+    launch = {"at": at, "granted": [{"account": "subject", "micro_usd": 10_000_000}]}
+    assert decided(**of_subject(9_500)) == "JUSTIFICATION_REQUIRED"
+    assert decided(**of_subject(9_500), **launch) == "ALLOW_WITH_NUDGE"
+    assert decided(**of_subject(9_500), at=at, justified=True) == "ALLOW_WITH_NUDGE"
+
+
+@pytest.mark.parametrize(
+    ("account", "place"),
+    [
+        ("team", {"team_id": "team-1"}),
+        ("cost_centre", {"cost_centre_id": "cc-1"}),
+        ("project", {"project_id": "apollo"}),
+    ],
+)
+def test_a_grant_reaches_a_shared_account(account: str, place: dict[str, str]) -> None:
+    used_up = {"spent": [{"account": account, "basis_points": 10_000}]}
+    granted = {"granted": [{"account": account, "micro_usd": 1_000}]}
+    assert decided(**place, **used_up, **granted) == "ALLOW"
+
+
+def test_a_model_is_unlocked_for_the_calls_own_class_of_data() -> None:
+    policy = POLICY | {
+        "models": [{"models": [{"provider": "acme", "model": "big"}], "access": "on_approval"}],
+        "prohibited_data": [{"data_class": "secret", "permitted_way": "Keep it."}],
+    }
+
+    def decisions(**example: Any) -> str:
+        fields = {"name": "x", "role": "r", "provider": "acme", "model": "big", "expect": "ALLOW"} | example
+        (one,) = judge_examples(QuotaDocument.model_validate(policy | {"examples": [fields]}), {}, NOW)
+        assert isinstance(one, Judged)
+        return one.actual
+
+    assert decisions() == "APPROVAL_REQUIRED"
+    assert decisions(model_unlocked=True) == "ALLOW"
+    assert decisions(model_unlocked=True, data_class="secret") == "DENIED"
+    assert decisions(model="other") == "DENIED"
+
+
+def test_a_rollout_is_as_far_as_it_is_when_the_call_is_made() -> None:
+    rollout = {
+        "stages": [
+            {"stage": "nudge", "from": "2026-11-01T00:00:00Z"},
+            {"stage": "enforce", "from": "2026-12-01T00:00:00Z"},
+        ],
+        "first_days_observe": 30,
+    }
+
+    def decided_then(**example: Any) -> str:
+        fields = {"name": "x", "role": "support", "expect": "ALLOW"} | of_subject(10_000) | example
+        document = QuotaDocument.model_validate(POLICY | {"rollout": rollout, "examples": [fields]})
+        (one,) = judge_examples(document, {}, NOW)
+        assert isinstance(one, Judged)
+        return one.actual
+
+    assert decided_then(at="2026-10-31T00:00:00Z") == "ALLOW"
+    assert decided_then(at="2026-11-01T00:00:00Z") == "ALLOW_WITH_NUDGE"
+    assert decided_then(at="2026-12-01T00:00:00Z") == "APPROVAL_REQUIRED"
+    new = {"at": "2026-12-15T00:00:00Z", "team_since": "2026-12-01T00:00:00Z"}
+    assert decided_then(**new) == "ALLOW"
+    assert decided_then(**new | {"at": "2026-12-31T00:00:00Z"}) == "APPROVAL_REQUIRED"

@@ -21,6 +21,7 @@ from pydantic_core.core_schema import ValidationInfo
 from tokenomics_contracts.cloudevents import MAX_EVENT_BYTES
 from tokenomics_contracts.events.base import Event, Value
 from tokenomics_contracts.units import (
+    MAX_LIMIT_MICRO_USD,
     BasisPoints,
     Cohort,
     Cost,
@@ -320,14 +321,16 @@ class Degrade(Value):
         return DEFAULT_CAP_MICRO_USD if self.cap_micro_usd is None else self.cap_micro_usd
 
 
+ExampleAccount = Literal["subject", "project", "team", "cost_centre"]
+"""The caller's own account, or that of the example's project, team or cost centre."""
+
+
 class Spent(Value):
     """What had been used of one account before an example's call. Exactly one of the amounts is given."""
 
     named_by: ClassVar[tuple[str, ...]] = ("account",)
 
-    account: Literal["subject", "project", "team", "cost_centre"]
-    """Whose: the caller's own, or that of the example's project, team or cost centre."""
-
+    account: ExampleAccount
     basis_points: Ratio | None = None
     """Share of the account's limit without grants, rounded up to a micro-USD."""
 
@@ -340,19 +343,31 @@ class Spent(Value):
         return self
 
 
+class Granted(Value):
+    """A grant that holds when an example's call is made, for example a launch week's."""
+
+    named_by: ClassVar[tuple[str, ...]] = ("account",)
+
+    account: ExampleAccount
+    micro_usd: Annotated[MicroUsd, Field(strict=True, ge=1, le=MAX_LIMIT_MICRO_USD)]
+
+
 class Example(Value):
     """A call and the decision that it must get; the policy's own rules judge it before they are published."""
 
     named_by: ClassVar[tuple[str, ...]] = ("name",)
 
     name: Title
-    """What it shows, e.g. `support at 95 % is asked for a reason`."""
+    """What it shows, e.g. `support, 95 %, launch week: a nudge`."""
 
     role: RoleName
     """The caller's."""
 
     team_id: Team | None = None
     """The caller's. Absent: a team that no budget names."""
+
+    team_since: UtcTime | None = None
+    """When the directory first knew of the team. Absent: it always did."""
 
     cost_centre_id: CostCentre | None = None
     """The team's."""
@@ -362,6 +377,13 @@ class Example(Value):
 
     spent: tuple[Spent, ...] = ()
     """What had been used before; of an account that isn't named, nothing."""
+
+    granted: tuple[Granted, ...] = ()
+    justified: Annotated[bool, Field(strict=True)] = False
+    """The caller has given a reason, which holds."""
+
+    model_unlocked: Annotated[bool, Field(strict=True)] = False
+    """The caller has an approval for the model and the class of data."""
 
     provider: Label = "example"
     model: Label = "example"
@@ -377,12 +399,17 @@ class Example(Value):
     expect: DecisionName
 
     @model_validator(mode="after")
-    def _spends_from_accounts_it_has(self) -> Self:
-        _require_unique("accounts in spent", (spent.account for spent in self.spent))
+    def _names_accounts_it_has(self) -> Self:
         has = {"project": self.project_id, "team": self.team_id, "cost_centre": self.cost_centre_id}
-        for spent in self.spent:
-            if spent.account != "subject" and has[spent.account] is None:
-                raise ValueError(f"spent of a {spent.account} needs {spent.account}_id")
+        accounts = {
+            "spent": [spent.account for spent in self.spent],
+            "granted": [granted.account for granted in self.granted],
+        }
+        for name, named in accounts.items():
+            _require_unique(f"accounts in {name}", named)
+            for account in named:
+                if account != "subject" and has[account] is None:
+                    raise ValueError(f"{name} of a {account} needs {account}_id")
         return self
 
 

@@ -1,9 +1,15 @@
 """Judging a quota policy's examples by the very rules of a check, on a company made up for each."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
-from typing import Final, NamedTuple
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
 
+from tokenomics_contracts.events.approvals import (
+    ApprovalApproved,
+    ApprovalKind,
+    Target,
+    UnlockedModel,
+)
 from tokenomics_contracts.events.base import Event
 from tokenomics_contracts.events.directory import PersonUpserted, ProjectUpserted, TeamUpserted
 from tokenomics_contracts.events.policy import (
@@ -28,6 +34,7 @@ _CALLER: Final = PersonId("example")
 _NO_TEAM: Final = TeamId("example:team")
 """Team of a caller whose example names none."""
 
+_AN_INSTANT: Final = timedelta(microseconds=1)
 _APPENDED: Final = LogOrder(int(EARLIEST_TIME.timestamp() * 1000), 0, 0)
 _A_TOKEN_A_MICRO_USD: Final = 1_000_000
 """Pico-USD: so that a call of so many input tokens costs so many micro-USD."""
@@ -77,7 +84,8 @@ def judge_examples(
 
 
 def _judge(policies: Governance, example: Example, now: datetime) -> Judged | Problem:
-    at, view = example.at or now, QuotaView(_governed(policies, _directory(example)))
+    at = example.at or now
+    view = QuotaView(_governed(policies, (*_directory(example), *_approvals(example, at))))
     accounts = view.accounts_of(_CALLER, example.project_id, at)
     by_kind = {account.kind.value: account for account in accounts}
     for place, spent in enumerate(example.spent):
@@ -111,7 +119,11 @@ def _governed(before: Governance, events: Iterable[Event]) -> Governance:
 
 def _directory(example: Example) -> Iterator[Event]:
     team_id = example.team_id or _NO_TEAM
-    yield TeamUpserted(team_id=team_id, cost_centre_id=example.cost_centre_id, effective_from=EARLIEST_TIME)
+    yield TeamUpserted(
+        team_id=team_id,
+        cost_centre_id=example.cost_centre_id,
+        effective_from=example.team_since or EARLIEST_TIME,
+    )
     if example.project_id:
         yield ProjectUpserted(project_id=example.project_id, effective_from=EARLIEST_TIME)
     yield PersonUpserted(
@@ -120,6 +132,39 @@ def _directory(example: Example) -> Iterator[Event]:
         team_id=team_id,
         project_ids=(example.project_id,) if example.project_id else (),
         effective_from=EARLIEST_TIME,
+    )
+
+
+def _approvals(example: Example, at: datetime) -> Iterator[Event]:
+    """Approve what the example says is approved, for the instant of its call and no longer."""
+    owners = {
+        "subject": _CALLER,
+        "project": example.project_id,
+        "team": example.team_id,
+        "cost_centre": example.cost_centre_id,
+    }
+    for granted in example.granted:
+        target = Target.model_construct(kind=granted.account, id=owners[granted.account])
+        yield _approval("boost", at, target, amount_micro_usd=granted.micro_usd)
+    caller = Target(kind="subject", id=_CALLER)
+    if example.justified:
+        yield _approval("justification", at, caller)
+    if example.model_unlocked:
+        model = UnlockedModel(provider=example.provider, model=example.model)
+        yield _approval("model_access", at, caller, models=(model,), data_classes=(example.data_class,))
+
+
+def _approval(kind: ApprovalKind, at: datetime, target: Target, **what: Any) -> ApprovalApproved:
+    # Not validated: nothing in it is from outside, and the last instant of all has none after it.
+    return ApprovalApproved.model_construct(
+        request_id=f"{kind}:{target.kind}",
+        kind=kind,
+        target=target,
+        starts_at=at,
+        expires_at=at + _AN_INSTANT,
+        reason_code="example",
+        decided_by="example:decider",
+        **what,
     )
 
 
