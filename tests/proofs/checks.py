@@ -19,7 +19,7 @@ CHECK_SECONDS = 2
 PAUSE_SECONDS = 0.02
 RIGHT_REFUSALS = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 """What a caller may be told by a server that can't answer: that later is another matter."""
-_RECONNECT = [
+RECONNECT = [
     (f"grpc.{which}_reconnect_backoff_ms", milliseconds)
     for which, milliseconds in (("initial", 100), ("min", 100), ("max", 500))
 ]
@@ -90,7 +90,7 @@ class Checks:
         return behind
 
     async def _ask(self, address: str) -> None:
-        async with grpc.aio.insecure_channel(address, options=_RECONNECT) as channel:
+        async with grpc.aio.insecure_channel(address, options=RECONNECT) as channel:
             stub: Any = quota_pb2_grpc.QuotaServiceStub(channel)
             while True:
                 try:
