@@ -21,6 +21,7 @@ from tests.support.holds import (
     using,
 )
 from tests.support.memory_hold_ledger import MemoryHoldLedger
+from tokenomics_contracts.units import AccountId
 from tokenomics_quota.domain.holds import HoldState, Refusal, Why
 
 # Far from the period's end, which the model doesn't know.
@@ -310,6 +311,8 @@ def test_where_transactions_end_changes_nothing(
             list[object](),
             list[Command](),
         )
+        for account_id in NAMES:  # numbered alike, whoever is first to need one
+            await ledger.accounts([AccountId(account_id)])
         placed = set[str]()
         for command, border in asked:
             # An id is placed once: telling a repetition is done before.
