@@ -21,7 +21,6 @@ from tests.support.holds import (
     using,
 )
 from tests.support.memory_hold_ledger import MemoryHoldLedger
-from tokenomics_contracts.units import AccountId
 from tokenomics_quota.domain.holds import HoldState, Refusal, Why
 
 # Far from the period's end, which the model doesn't know.
@@ -311,8 +310,8 @@ def test_where_transactions_end_changes_nothing(
             list[object](),
             list[Command](),
         )
-        for account_id in NAMES:  # numbered alike, whoever is first to need one
-            await ledger.accounts([AccountId(account_id)])
+        for name in NAMES:  # numbered alike, whoever is first to need one
+            await ledger.accounts([account_id(name)])
         placed = set[str]()
         for command, border in asked:
             # An id is placed once: telling a repetition is done before.
