@@ -8,7 +8,7 @@ from types import FrameType
 
 import typer
 
-from tokenomics_cli import approvals, directory, emit, ops, policy, quota
+from tokenomics_cli import approvals, audit, directory, emit, ops, policy, quota
 from tokenomics_cli.failures import CommandError, Exit
 from tokenomics_cli.output import print_failure
 
@@ -25,6 +25,7 @@ app.add_typer(directory.commands, name="directory")
 app.add_typer(approvals.commands, name="approvals")
 app.add_typer(quota.commands, name="quota")
 app.add_typer(ops.commands, name="ops")
+app.add_typer(audit.commands, name="audit")
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -2,11 +2,11 @@
 
 import asyncio
 from asyncio import Future
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TypeVar
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
@@ -16,6 +16,7 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import RecordMetadata
 
+from tokenomics_chassis.lenient_records import read_leniently
 from tokenomics_cli.failures import CommandError, Exit
 from tokenomics_contracts.cloudevents import EncodedEvent, Envelope, decode
 from tokenomics_contracts.events.base import Event
@@ -126,18 +127,16 @@ async def publish(bootstrap: str, topic: str, events: list[EncodedEvent]) -> Non
         await acknowledged([await send(client, topic, event) for event in events])
 
 
-async def read_events(bootstrap: str, topic: str, model: type[E]) -> list[tuple[Envelope, E]]:
+async def records(bootstrap: str, topic: str) -> AsyncIterator[ConsumerRecord]:
     """Read a topic from its beginning to the end it had at the start, each partition in order.
-
-    Events of another model, and what readers would park, are left out.
 
     Raises
     ------
     CommandError
         When the topic doesn't exist or can't be read.
     """
+    read_leniently()
     await require_topic(bootstrap, topic)
-    found: list[tuple[Envelope, E]] = []
     with kafka_failures(bootstrap):
         consumer = AIOKafkaConsumer(
             topic,
@@ -148,20 +147,41 @@ async def read_events(bootstrap: str, topic: str, model: type[E]) -> list[tuple[
             request_timeout_ms=_REQUEST_TIMEOUT_MS,
         )
         try:
-            async with asyncio.timeout(_STALL_SECONDS) as patience:
+            async with asyncio.timeout(_STALL_SECONDS):
                 await consumer.start()
                 ends = await consumer.end_offsets(list(consumer.assignment()))
-                while any([await consumer.position(partition) < end for partition, end in ends.items()]):
-                    batches = (await consumer.getmany(timeout_ms=_READ_TIMEOUT_MS)).values()
-                    for record in (record for batch in batches for record in batch):
-                        patience.reschedule(asyncio.get_running_loop().time() + _STALL_SECONDS)
-                        try:
-                            envelope = decode(record.headers, record.value)
-                            event = parse(envelope)
-                        except EventRejected:
-                            continue
-                        if isinstance(event, model):
-                            found.append((envelope, event))
+            while polled := await _polled(consumer, ends):
+                for batch in polled:
+                    for record in batch:
+                        yield record
         finally:
             await consumer.stop()
+
+
+async def _polled(
+    consumer: AIOKafkaConsumer, ends: Mapping[TopicPartition, int]
+) -> Collection[Sequence[ConsumerRecord]]:
+    """Return what comes next, of each partition; nothing when all are read to their ends."""
+    async with asyncio.timeout(_STALL_SECONDS):
+        while any([await consumer.position(partition) < end for partition, end in ends.items()]):
+            if polled := await consumer.getmany(timeout_ms=_READ_TIMEOUT_MS):
+                batches: Collection[Sequence[ConsumerRecord]] = polled.values()
+                return batches
+    return ()
+
+
+async def read_events(bootstrap: str, topic: str, model: type[E]) -> list[tuple[Envelope, E]]:
+    """Read a topic as :func:`records` does, and return its events of a model.
+
+    What readers would park is left out.
+    """
+    found: list[tuple[Envelope, E]] = []
+    async for record in records(bootstrap, topic):
+        try:
+            envelope = decode(record.headers, record.value)
+            event = parse(envelope)
+        except EventRejected:
+            continue
+        if isinstance(event, model):
+            found.append((envelope, event))
     return found

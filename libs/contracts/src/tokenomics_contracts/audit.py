@@ -50,7 +50,7 @@ class AuditRecorded(Event):
 
     reason_code: Slug | None = None
     ticket_id: Identifier | None = None
-    details: Annotated[dict[Slug, Caller], Field(default_factory=dict)]
+    details: dict[Slug, Caller] = Field(default_factory=dict)
     """Codes, ids and numbers that the action needs to be understood."""
 
     once: Caller | None = None
