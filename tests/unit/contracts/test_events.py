@@ -222,7 +222,7 @@ def test_the_example_policies_have_no_problem(kind: str) -> None:
         ("price_book", ("prices", 0, "rates", "input"), "3", "prices.0.rates.input", "integer"),
         ("price_book", ("prices", 1, "windows", 0, "until"), "16:30", "prices.1", "should differ"),
         ("price_book", ("prices", 1, "windows", 0, "from"), 990, "prices.1.windows.0.from", "string"),
-        ("price_book", ("fallback",), None, "fallback", "Rates"),
+        ("price_book", ("fallback",), None, "fallback", "a mapping"),
         ("sources", ("sources", 0, "backfill_counts_in_balances"), True, "sources.0", "may_backfill"),
         ("sources", ("sources", 0, "may_backfill"), "yes", "sources.0.may_backfill", "boolean"),
         ("baseline", ("acceptable_use",), " \n", "acceptable_use", "not only spaces"),

@@ -58,6 +58,13 @@ MAX_DOCUMENT_BYTES: Final = MAX_EVENT_BYTES - 1_024
 DEFAULT_CAP_MICRO_USD: Final = MicroUsd(50_000_000)
 
 
+_MESSAGES: Final = {
+    "tuple_type": "Input should be a list",
+    "model_type": "Input should be a mapping",
+}
+"""By pydantic's type of error: in words of who writes a document, where its own are those of Python."""
+
+
 class Problem(NamedTuple):
     """What is wrong with a document, and where."""
 
@@ -76,7 +83,10 @@ def problems_of(error: ValidationError) -> list[Problem]:
     # A list that is too short only because what is in it is wrong isn't a second problem.
     parents = {item["loc"][:depth] for item in found for depth in range(len(item["loc"]))}
     return [
-        Problem(".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, "))
+        Problem(
+            ".".join(map(str, item["loc"])),
+            _MESSAGES.get(item["type"]) or item["msg"].removeprefix("Value error, "),
+        )
         for item in found
         if item["type"] != "too_short" or item["loc"] not in parents
     ]
