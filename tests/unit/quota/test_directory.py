@@ -17,6 +17,11 @@ from tokenomics_quota.projections.governance import Governance, GoverningEvent
 DAY = timedelta(days=1)
 PEOPLE, TEAMS = ("ada", "bob"), ("red", "blue")
 ALIASES = ("alias:" + "a" * 32, "alias:" + "b" * 32)
+UNITS = (
+    *(("team", team_id) for team_id in TEAMS),
+    *(("project", project_id) for project_id in ("apollo", "atlas")),
+    *(("cost_centre", cost_centre_id) for cost_centre_id in ("cc1", "cc2")),
+)
 STARTS = (NOW - GOVERNING_REACH - 9 * DAY, LONG_AGO, NOW - 5 * DAY, NOW + 5 * DAY)
 INSTANTS = tuple(start + step for start in (*STARTS, NOW - GOVERNING_REACH) for step in (-DAY, DAY))
 
@@ -26,8 +31,14 @@ def histories() -> st.SearchStrategy[list[GoverningEvent]]:
     starts, people = st.sampled_from(STARTS), st.sampled_from(PEOPLE)
     cost_centres = st.sampled_from([None, "cc1", "cc2"])
     described = st.builds(
-        lambda who, since, team_id, role, cost_centre_id, aliases: person(
-            who, since=since, team_id=team_id, role=role, cost_centre_id=cost_centre_id, aliases=aliases
+        lambda who, since, team_id, role, cost_centre_id, aliases, project_ids: person(
+            who,
+            since=since,
+            team_id=team_id,
+            role=role,
+            cost_centre_id=cost_centre_id,
+            aliases=aliases,
+            project_ids=project_ids,
         ),
         people,
         starts,
@@ -35,6 +46,7 @@ def histories() -> st.SearchStrategy[list[GoverningEvent]]:
         st.sampled_from(["engineer", "lead"]),
         cost_centres,
         st.lists(st.sampled_from(ALIASES), unique=True),
+        st.sampled_from([[], ["apollo"], ["apollo", "atlas"]]),
     )
     left = st.builds(lambda who, since: PersonLeft(person_id=who, effective_from=since), people, starts)
     teams = st.builds(
@@ -96,6 +108,21 @@ class Plainly:
         inherited = of_team.event.cost_centre_id if of_team else None  # type: ignore[attr-defined]
         return Attribution(bearer.key, bearer.team_id, bearer.cost_centre_id or inherited)  # type: ignore[arg-type]
 
+    def headcount(self, kind: str, unit_id: str, at: datetime) -> int:
+        count = 0
+        for who in PEOPLE:
+            last, member = self._latest(at, PersonUpserted, who), self.member(who, at)
+            if last is None or member is None or member[2]:
+                continue
+            assert isinstance(last.event, PersonUpserted)
+            units = {
+                "team": [last.event.team_id],
+                "project": last.event.project_ids,
+                "cost_centre": [self.attribution(who, at).cost_centre_id],
+            }
+            count += unit_id in units[kind]
+        return count
+
     def ever_in_team(self, team_id: str) -> set[str]:
         people = [each.event for each in self._in_force if isinstance(each.event, PersonUpserted)]
         members = {each.key for each in people if each.team_id == team_id}
@@ -122,6 +149,8 @@ def test_any_history_in_any_batches_is_answered_as_its_events_in_force_say(
         state = state.with_events(batch.values(), version)
         for subject in (*PEOPLE, *ALIASES):
             state.attribution(subject)  # what is kept must not outlive what it rests on
+        for unit in UNITS:
+            state.directory.headcount(*unit)
     plainly = Plainly(events)
     for at in INSTANTS:
         for subject in (*PEOPLE, *ALIASES, "stranger"):
@@ -129,6 +158,8 @@ def test_any_history_in_any_batches_is_answered_as_its_events_in_force_say(
             known = state.directory.member(subject).at(at)
             described = known and (known.value.role, known.value.team_id, known.value.left)
             assert described == plainly.member(subject, at)
+        for unit in UNITS:
+            assert state.directory.headcount(*unit).at(at) == plainly.headcount(*unit, at)
     for team_id in TEAMS:
         assert state.directory.ever_in_team(team_id) >= plainly.ever_in_team(team_id)
     assert sorted(state.directory.member_changes()) == sorted(plainly.changes())

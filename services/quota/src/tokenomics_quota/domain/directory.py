@@ -1,13 +1,14 @@
 """Who a subject is, and which team and cost centre carry its usage, at any instant."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from datetime import datetime
+from itertools import chain
 from typing import NamedTuple, TypeVar, cast
 
 from tokenomics_contracts.units import CostCentreId, ProjectId, SubjectId, TeamId
 from tokenomics_quota.domain.effective import Effective, effective_dated, in_force
-from tokenomics_quota.domain.timeline import Timeline
+from tokenomics_quota.domain.timeline import Timeline, total, while_holding
 
 
 class Member(NamedTuple):
@@ -84,8 +85,12 @@ class Directory:
         """Whose version each event states, by the event's identity."""
         self._bearers: dict[str, tuple[str, ...]] = {}
         """Who ever bore an alias."""
-        self._team_members: dict[str, tuple[str, ...]] = {}
-        """Who ever belonged to a team."""
+        self._members_of: dict[UnitKey, tuple[str, ...]] = {}
+        """Who ever named a team, a project, or a cost centre of their own."""
+        self._teams_of: dict[str, tuple[str, ...]] = {}
+        """Teams that ever named a cost centre."""
+        self._headcounts: dict[UnitKey, Timeline[int]] = {}
+        """What was asked and still holds."""
         self._groups_of: dict[str, tuple[str, ...]] = {}
         """Groups that somebody was ever a member of."""
         self._delegations_of: dict[str, tuple[str, ...]] = {}
@@ -110,16 +115,12 @@ class Directory:
         after = copy(self)
         for name, index in vars(self).items():
             setattr(after, name, index.copy())
-        bearers, team_members = dict[str, set[str]](), dict[str, set[str]]()
-        groups_of, delegations_of = dict[str, set[str]](), dict[str, set[str]]()
-        for subject_id, version in members:
-            after._put(after._members, subject_id, version)
-            if member := version.value:
-                team_members.setdefault(member.team_id, set()).add(subject_id)
-                for alias in member.aliases:
-                    bearers.setdefault(alias, set()).add(subject_id)
+        teams_of, groups_of, delegations_of = (dict[str, set[str]]() for _ in range(3))
+        after._put_members(members)
         for unit_key, unit_version in units:
             after._put(after._units, unit_key, unit_version)
+            if (cost_centre_id := unit_version.value.cost_centre_id) and unit_key[0] == _TEAM:
+                teams_of.setdefault(cost_centre_id, set()).add(unit_key[1])
         for group_id, group in groups:
             after._put(after._groups, (_GROUP, group_id), group)
             for member_id in group.value:
@@ -128,17 +129,39 @@ class Directory:
             after._put(after._delegations, (_DELEGATION, delegation_id), delegation)
             if delegation.value:
                 delegations_of.setdefault(delegation.value.delegator_id, set()).add(delegation_id)
-        _add(after._bearers, bearers)
-        _add(after._team_members, team_members)
+        _add(after._teams_of, teams_of)
         _add(after._groups_of, groups_of)
         _add(after._delegations_of, delegations_of)
+        for key in [key for key in after._headcounts if key[0] == _COST_CENTRE]:
+            del after._headcounts[key]
         return after
+
+    def _put_members(self, members: Iterable[tuple[str, MemberVersion]]) -> None:
+        bearers, members_of = dict[str, set[str]](), dict[UnitKey, set[str]]()
+        for subject_id, version in members:
+            self._put(self._members, subject_id, version)
+            self._forget_headcounts(subject_id)
+            if member := version.value:
+                for unit in _units_of(member):
+                    members_of.setdefault(unit, set()).add(subject_id)
+                for alias in member.aliases:
+                    bearers.setdefault(alias, set()).add(subject_id)
+        _add(self._bearers, bearers)
+        _add(self._members_of, members_of)
+
+    def _forget_headcounts(self, subject: str) -> None:
+        """Forget those of every team and project that somebody ever named."""
+        for version in self._members[subject]:
+            for unit in _units_of(version.value) if version.value else ():
+                self._headcounts.pop(unit, None)
+                self._headcounts.pop((_HEIRS, unit[1]), None)
 
     def _put(
         self, versions: dict[Key, tuple[Effective[Value], ...]], key: Key, version: Effective[Value]
     ) -> None:
         former = self._described.get(version.identity)
         if isinstance(former, str):
+            self._forget_headcounts(former)
             self._members[former] = _without(self._members[former], version.identity)
         elif former is not None and former[0] == _GROUP:
             self._groups[former] = _without(self._groups[former], version.identity)
@@ -202,6 +225,55 @@ class Directory:
         versions = self._units.get((kind, unit_id), ())
         return min((version.effective_from for version in versions), default=None)
 
+    def headcount(self, kind: str, unit_id: str) -> Timeline[int]:
+        """Return how many people and services belong to a team, project or cost centre, over time.
+
+        Who has left belongs nowhere. A member's own cost centre goes before the team's. Worked out when it is
+        first asked for, from the members; asking again costs a look-up until one of them changes.
+        """
+        key = (kind, unit_id)
+        known = self._headcounts.get(key)
+        if known is not None:
+            return known
+        counted = self._count(kind, unit_id)
+        if counted.starts:  # kept of nothing unknown: such names are without number
+            self._headcounts[key] = counted
+        return counted
+
+    def _count(self, kind: str, unit_id: str) -> Timeline[int]:
+        if kind == _HEIRS:
+            return total(
+                self._while(subject, lambda member: _inherits(member, unit_id))
+                for subject in self._members_of.get((_TEAM, unit_id), ())
+            )
+        own = (
+            self._while(subject, lambda member: (kind, unit_id) in _units_of(member))
+            for subject in self._members_of.get((kind, unit_id), ())
+        )
+        if kind != _COST_CENTRE:
+            return total(own)
+        teams = ((team_id, self.unit(_TEAM, team_id)) for team_id in self._teams_of.get(unit_id, ()))
+        inherited = (
+            while_holding(
+                self.headcount(_HEIRS, team_id),
+                team,
+                lambda version: version is not None and version.value.cost_centre_id == unit_id,
+            )
+            for team_id, team in teams
+        )
+        return total(chain(own, inherited))
+
+    def _while(self, subject: str, belongs: Callable[[Member], bool]) -> Timeline[int]:
+        """Return 1 while somebody belongs, else 0."""
+        steps = self.member(subject).steps()
+        return Timeline(
+            [
+                (start, int(version is not None and not version.value.left and belongs(version.value)))
+                for start, version in steps
+            ],
+            before=0,
+        )
+
     def attribution(self, subject: str) -> Timeline[Attribution]:
         """Return who carries the usage of a subject id or an alias, over time."""
         if subject not in self._members and subject not in self._bearers:
@@ -237,7 +309,7 @@ class Directory:
 
     def ever_in_team(self, team_id: str) -> frozenset[str]:
         """Return every subject that ever belonged to a team, and its aliases."""
-        members = self._team_members.get(team_id, ())
+        members = self._members_of.get((_TEAM, team_id), ())
         return frozenset(members).union(*(self.aliases(subject_id) for subject_id in members))
 
     def aliases(self, subject: str) -> set[str]:
@@ -246,13 +318,30 @@ class Directory:
         return {alias for version in versions if version.value is not None for alias in version.value.aliases}
 
 
+_TEAM, _PROJECT, _COST_CENTRE = "team", "project", "cost_centre"
 _GROUP, _DELEGATION = "group", "delegation"
 """Kinds of entities that are no units."""
+
+_HEIRS = "heirs"
+"""Of a team: the members whose cost centre is the team's."""
+
+
+def _units_of(member: Member) -> list[UnitKey]:
+    """Return the team, the projects and the cost centre that somebody names."""
+    units = [(_TEAM, member.team_id), *((_PROJECT, project_id) for project_id in member.project_ids)]
+    if member.cost_centre_id:
+        units.append((_COST_CENTRE, member.cost_centre_id))
+    return units
+
+
+def _inherits(member: Member, team_id: str) -> bool:
+    return member.team_id == team_id and not member.cost_centre_id
+
 
 _UNATTRIBUTED: Timeline[Attribution] = Timeline((), before=UNKNOWN)
 
 
-def _add(kept: dict[str, tuple[str, ...]], added: dict[str, set[str]]) -> None:
+def _add(kept: dict[Key, tuple[str, ...]], added: dict[Key, set[str]]) -> None:
     # Tuples, because the many that are small take much less memory than sets.
     for key, values in added.items():
         kept[key] = tuple(values.union(kept.get(key, ())))

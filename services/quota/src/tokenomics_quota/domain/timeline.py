@@ -1,7 +1,7 @@
 """Values that hold from an instant on, looked up by time."""
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
@@ -9,6 +9,9 @@ Value = TypeVar("Value")
 
 _EVER = datetime.min.replace(tzinfo=UTC)
 _NEVER = datetime.max.replace(tzinfo=UTC)
+
+
+Condition = TypeVar("Condition")
 
 
 class Timeline(Generic[Value]):
@@ -59,3 +62,27 @@ class Timeline(Generic[Value]):
     def steps(self) -> list[tuple[datetime, Value]]:
         """Return the (instant, value) pairs, ascending."""
         return list(zip(self._starts, self._values[1:], strict=True))
+
+
+def total(timelines: Iterable[Timeline[int]]) -> Timeline[int]:
+    """Return the sum of numbers, which are all 0 at first, at each instant."""
+    moves: dict[datetime, int] = {}
+    for timeline in timelines:
+        before = 0
+        for start, value in timeline.steps():
+            moves[start] = moves.get(start, 0) + value - before
+            before = value
+    steps, summed = [], 0
+    for start in sorted(moves):
+        summed += moves[start]
+        steps.append((start, summed))
+    return Timeline(steps, before=0)
+
+
+def while_holding(
+    number: Timeline[int], condition: Timeline[Condition], holds: Callable[[Condition], bool]
+) -> Timeline[int]:
+    """Return a number while a condition holds, else 0."""
+    starts = {*number.starts, *condition.starts}
+    steps = [(start, number.at(start) if holds(condition.at(start)) else 0) for start in starts]
+    return Timeline(steps, before=0)
