@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tests.proofs import (
     exactly_once,
+    grants_expire,
     lost_database,
     poison_is_parked,
     rebuild_under_traffic,
@@ -41,6 +42,7 @@ PROOFS: dict[str, Prove] = {
     "restored-backup": restored_backup.prove,
     "restart-storm": restart_storm.prove,
     "slow-and-full": slow_and_full.prove,
+    "grants-expire-on-the-instant": grants_expire.prove,
 }
 
 
@@ -66,7 +68,7 @@ async def run(names: list[str], seed: int, scale: float) -> list[dict[str, objec
             rows.append(row if verdict.ok else {**row, "failures": verdict.failures})
             figures = ", ".join(f"{key} {value:,}" for key, value in verdict.figures.items())
             outcome = "ok" if verdict.ok else "FAILED"
-            sys.stdout.write(f"{name:<22} seed {seed}  {seconds:6.1f} s  {figures}  {outcome}\n")
+            sys.stdout.write(f"{name:<28} seed {seed}  {seconds:6.1f} s  {figures}  {outcome}\n")
             sys.stdout.flush()
             sys.stderr.write("".join(f"    {failure}\n" for failure in verdict.failures))
     return rows

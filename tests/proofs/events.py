@@ -13,6 +13,7 @@ USAGE = "tokenomics.usage.v1"
 DIRECTORY = "tokenomics.directory.v1"
 POLICY = "tokenomics.policy.v1"
 QUOTA = "tokenomics.quota.v1"
+APPROVALS = "tokenomics.approvals.v1"
 
 PROVIDER = "proof-ai"
 MODELS = ("atlas-large", "atlas-small", "borealis-2026-05", "borealis-2026-09", "cirrus-night")
@@ -95,6 +96,40 @@ def policy_event(
         body["replaces"] = version - 1 if replaces is None else replaces
     type_ = "tokenomics.policy.published.v1"
     return Draft(POLICY, kind, "/governance", f"{kind}-{version}", type_, time, body)
+
+
+def approval_event(
+    request_id: str,
+    kind: str,
+    target: str,
+    holds: tuple[datetime, datetime],
+    time: datetime,
+    *,
+    id_: str | None = None,
+    **data: object,
+) -> Draft:
+    """Draft an approval for a target such as ``team/red`` from an instant to an instant, told at `time`."""
+    target_kind, _, target_id = target.partition("/")
+    body = {
+        "request_id": request_id,
+        "kind": kind,
+        "target": {"kind": target_kind, "id": target_id},
+        "starts_at": _text(holds[0]),
+        "expires_at": _text(holds[1]),
+        "reason_code": "proof",
+        "decided_by": "rule:1",
+        **data,
+    }
+    type_ = "tokenomics.approval.approved.v1"
+    return Draft(APPROVALS, request_id, "/approvals", id_ or f"{request_id}-approved", type_, time, body)
+
+
+def ending_event(request_id: str, type_: str, ended_at: datetime, time: datetime, id_: str) -> Draft:
+    """Draft the end of an approval: ``revoked`` or ``lapsed``."""
+    body: dict[str, Any] = {"request_id": request_id, "ended_at": _text(ended_at)}
+    if type_ == "revoked":
+        body |= {"reason_code": "proof", "decided_by": "rule:1"}
+    return Draft(APPROVALS, request_id, "/approvals", id_, f"tokenomics.approval.{type_}.v1", time, body)
 
 
 def usage_event(source: str, id_: str, time: datetime, **data: object) -> Draft:

@@ -19,6 +19,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 USAGE = "tokenomics.usage.v1"
 DIRECTORY = "tokenomics.directory.v1"
 POLICY = "tokenomics.policy.v1"
+APPROVALS = "tokenomics.approvals.v1"
 QUOTA = "tokenomics.quota.v1"
 
 MAX_EVENT_BYTES = 256 * 1024
@@ -26,6 +27,8 @@ TOO_LATE = timedelta(days=62)
 REDERIVE = timedelta(days=396)
 MAX_TOKENS = 10**9
 MAX_COST_MICRO_USD = 10**12
+MAX_LIMIT_MICRO_USD = 10**15
+LONGEST_APPROVAL = timedelta(days=366)
 BASIS = 10_000
 PICO_PER_MICRO = 10**6
 USUAL_THRESHOLDS = {
@@ -78,7 +81,14 @@ KNOWN_TYPES = {
     DIRECTORY: set(ENTITY_ID_FIELDS),
     POLICY: {"tokenomics.policy.published"},
     QUOTA: {"tokenomics.hold.settled"},
+    APPROVALS: {
+        "tokenomics.approval.approved",
+        "tokenomics.approval.revoked",
+        "tokenomics.approval.lapsed",
+    },
 }
+GRANTING_KINDS = {"boost", "budget_override", "break_glass"}
+TARGET_KINDS = {"subject", "project", "team", "cost_centre", "group"}
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,127}")
 _WORD = re.compile(r"[!-~]{1,128}")
 
@@ -209,6 +219,15 @@ class Directory:
         departed = _latest(self._departures.get(subject, ()), at)
         return departed is not None and (described is None or described.precedence < departed.precedence)
 
+    def is_member(self, group_id: str, subject: str, at: datetime) -> bool:
+        """Whether somebody was in a group then."""
+        group = self.in_force("group", group_id, at)
+        return group is not None and subject in group["member_ids"]
+
+    def groups(self) -> list[str]:
+        """Name every group there ever was."""
+        return [entity_id for kind, entity_id in self._versions if kind == "group"]
+
     def resolve(self, subject: str, at: datetime) -> str | None:
         """Return the person or service meant, None when nobody known at that instant is."""
         bearing: list[tuple[Version, str]] = []
@@ -270,6 +289,35 @@ class Policies:
         return False, False
 
 
+class Approvals:
+    """What was approved: the first approval of a request counts, until its expiry or an earlier end."""
+
+    def __init__(self) -> None:
+        self._approved: set[str] = set()
+        self._of_target: dict[tuple[str, str], list[Event]] = defaultdict(list)
+        self._ends: dict[str, list[datetime]] = defaultdict(list)
+
+    def learn(self, event: Event) -> None:
+        """Take in one event, in log order."""
+        request_id = event.data["request_id"]
+        if event.type == "tokenomics.approval.approved":
+            if request_id not in self._approved:
+                target = event.data["target"]
+                self._of_target[target["kind"], target["id"]].append(event)
+            self._approved.add(request_id)
+        else:
+            self._ends[request_id].append(_instant(event.data["ended_at"]))
+
+    def holding(self, kind: str, target_id: str, at: datetime) -> list[Mapping[str, Any]]:
+        """Return what is in force for a target at an instant."""
+        return [
+            event.data
+            for event in self._of_target.get((kind, target_id), ())
+            if _instant(event.data["starts_at"]) <= at < _instant(event.data["expires_at"])
+            and all(at < end for end in self._ends.get(event.data["request_id"], ()))
+        ]
+
+
 @dataclass(slots=True)
 class Recomputation:
     """What the state ought to be.
@@ -299,9 +347,76 @@ class Recomputation:
     parked: dict[Place, str] = field(default_factory=dict)
     directory: Directory = field(default_factory=Directory)
     policies: Policies = field(default_factory=Policies)
+    approvals: Approvals = field(default_factory=Approvals)
 
     def limit_micro_usd(self, account_id: str, at: datetime) -> int | None:
-        """Return the base limit of an account at an instant; None is no limit."""
+        """Return the effective limit of an account at an instant; None is no limit.
+
+        An account of a past period keeps the limit it ended with, one of a period to come has its first.
+        """
+        at = self._nearest(account_id.split("/")[3], at)
+        base = self.base_limit_micro_usd(account_id, at)
+        if base is None:
+            return None
+        granted = sum(int(each["amount_micro_usd"]) for each in self.grants(account_id, at))
+        return min(base + granted, MAX_LIMIT_MICRO_USD)
+
+    def grants(self, account_id: str, at: datetime) -> list[Mapping[str, Any]]:
+        """Return the grants that extend an account's limit at an instant."""
+        kind, owner_id, _, period = account_id.split("/")
+        return [
+            each
+            for each in self._approved_for(kind, owner_id, at)
+            if each["kind"] in GRANTING_KINDS
+            and (
+                each.get("counts_in") == "each_period"
+                or self.period_of(_instant(each["starts_at"])) == period
+            )
+        ]
+
+    def is_justified(self, subject: str, at: datetime) -> bool:
+        """Whether a reason that somebody gave holds at an instant."""
+        return any(each["kind"] == "justification" for each in self._approved_for("subject", subject, at))
+
+    def _approved_for(self, kind: str, owner_id: str, at: datetime) -> list[Mapping[str, Any]]:
+        found = self.approvals.holding(kind, owner_id, at)
+        if kind != "subject":
+            return found
+        if self.directory.in_force("subject", owner_id, at) is None or self.directory.has_left(owner_id, at):
+            return []
+        for group_id in self.directory.groups():
+            if self.directory.is_member(group_id, owner_id, at):
+                found += self.approvals.holding("group", group_id, at)
+        return found
+
+    def period_of(self, at: datetime) -> str:
+        """Name the month of an instant, in the time zone of the policy in force then."""
+        quota = self.policies.in_force("quota", at) or {}
+        return at.astimezone(ZoneInfo(quota.get("time_zone", "UTC"))).strftime("%Y-%m")
+
+    def _nearest(self, period: str, at: datetime) -> datetime:
+        """Return the instant of a period that is nearest to another, as the zone at that one has it."""
+        quota = self.policies.in_force("quota", at) or {}
+        zone, (year, month) = ZoneInfo(quota.get("time_zone", "UTC")), map(int, period.split("-"))
+        begins = datetime(year, month, 1, tzinfo=zone).astimezone(UTC)
+        ends = datetime(year + month // 12, month % 12 + 1, 1, tzinfo=zone).astimezone(UTC)
+        return min(max(at, begins), ends - timedelta(microseconds=1))
+
+    def band(self, account_id: str, at: datetime) -> str:
+        """Name where an account stands at an instant by what is posted."""
+        at = self._nearest(account_id.split("/")[3], at)
+        posted, limit = self.totals.get(account_id, 0), self.limit_micro_usd(account_id, at)
+        stated = (self.policies.in_force("quota", at) or {}).get("thresholds", {})
+        thresholds = [stated.get(name, usual) for name, usual in USUAL_THRESHOLDS.items()]
+        reached = (
+            0
+            if limit is None or posted <= 0
+            else sum(posted * BASIS >= limit * threshold for threshold in thresholds)
+        )
+        return ("normal", "nudge", "justify", "approve")[reached]
+
+    def base_limit_micro_usd(self, account_id: str, at: datetime) -> int | None:
+        """Return what policy alone gives an account at an instant; None is no limit."""
         kind, owner_id, _, _ = account_id.split("/")
         quota = self.policies.in_force("quota", at)
         if quota is None or kind == "unattributed":
@@ -342,7 +457,7 @@ class Recomputation:
 
 
 def recompute(records: Iterable[RawRecord], versions: Mapping[str, set[str]] | None = None) -> Recomputation:
-    """Work out the whole state from the raw records of usage, directory, policy and quota topics.
+    """Work out the whole state from the raw records of usage, what governs it, and quota's own topic.
 
     Parameters
     ----------
@@ -350,27 +465,7 @@ def recompute(records: Iterable[RawRecord], versions: Mapping[str, set[str]] | N
         Event types of which more than version 1 can be read, and which; they all say the same.
     """
     result = Recomputation()
-    ordered = sorted(records, key=lambda record: (record.topic, record.rank))
-    skipped = _skips(ordered)
-    events: dict[str, list[Event]] = {QUOTA: [], USAGE: [], DIRECTORY: [], POLICY: []}
-    unread: set[bytes] = set()  # keys of policies of which nobody can say what they replace
-    for record in ordered:
-        if record.topic not in events or record.place in skipped or not _concerns(record):
-            continue
-        if record.topic == POLICY and record.key in unread:
-            result.parked[record.place] = "behind_parked"
-            continue
-        try:
-            event = decode(record, versions or {})
-        except RefusedError as refused:
-            result.parked[record.place] = refused.code
-            if record.topic == POLICY and record.key is not None:
-                unread.add(record.key)
-            continue
-        if event.is_late and record.topic != USAGE:
-            result.parked[record.place] = "too_late"
-        else:
-            events[record.topic].append(event)
+    events = _read(records, versions or {}, result.parked)
     for event in events[POLICY]:
         try:
             result.policies.learn(event)
@@ -378,8 +473,38 @@ def recompute(records: Iterable[RawRecord], versions: Mapping[str, set[str]] | N
             result.parked[event.record.place] = refused.code
     for event in _first_of_each_identity(events[DIRECTORY], result.parked):
         result.directory.learn(event)
+    for event in _first_of_each_identity(events[APPROVALS], result.parked):
+        result.approvals.learn(event)
     _count_usage(events[USAGE], events[QUOTA], result)
     return result
+
+
+def _read(
+    records: Iterable[RawRecord], versions: Mapping[str, set[str]], parked: dict[Place, str]
+) -> dict[str, list[Event]]:
+    """Decode what was not skipped, by topic in log order; what can't be used is parked."""
+    ordered = sorted(records, key=lambda record: (record.topic, record.rank))
+    skipped = _skips(ordered)
+    events: dict[str, list[Event]] = {topic: [] for topic in KNOWN_TYPES}
+    unread: set[bytes] = set()  # keys of policies of which nobody can say what they replace
+    for record in ordered:
+        if record.topic not in events or record.place in skipped or not _concerns(record):
+            continue
+        if record.topic == POLICY and record.key in unread:
+            parked[record.place] = "behind_parked"
+            continue
+        try:
+            event = decode(record, versions)
+        except RefusedError as refused:
+            parked[record.place] = refused.code
+            if record.topic == POLICY and record.key is not None:
+                unread.add(record.key)
+            continue
+        if event.is_late and record.topic != USAGE:
+            parked[record.place] = "too_late"
+        else:
+            events[record.topic].append(event)
+    return events
 
 
 def _concerns(record: RawRecord) -> bool:
@@ -474,8 +599,7 @@ def _accounts(data: Mapping[str, Any], subject: str | None, at: datetime, result
             owners.append(("cost_centre", cost_centre_id))
     if data.get("project") is not None:
         owners.append(("project", data["project"]))
-    quota = result.policies.in_force("quota", at) or {}
-    period = at.astimezone(ZoneInfo(quota.get("time_zone", "UTC"))).strftime("%Y-%m")
+    period = result.period_of(at)
     purposes = (data.get("purpose", "operational"), "all")
     return [f"{kind}/{owner_id}/{purpose}/{period}" for kind, owner_id in owners for purpose in purposes]
 
@@ -701,11 +825,31 @@ def _check_settled(_: str, data: Mapping[str, Any]) -> None:
     _whole(data["cost_micro_usd"], 2**63 - 1)
 
 
+def _check_approval(kind: str, data: Mapping[str, Any]) -> None:
+    _identifier(data["request_id"])
+    if kind != "tokenomics.approval.approved":
+        _instant(data["ended_at"])
+        return
+    target, grants = data["target"], data["kind"] in GRANTING_KINDS
+    _identifier(target["id"])
+    _require(target["kind"] in TARGET_KINDS and not target["id"].startswith("alias:"), "target")
+    _require(data["kind"] in GRANTING_KINDS | {"justification", "model_access"}, "kind")
+    _require(grants == (data.get("amount_micro_usd") is not None), "amount")
+    if grants:
+        _whole(data["amount_micro_usd"], MAX_LIMIT_MICRO_USD, lower=1)
+    _require(data["kind"] != "justification" or target["kind"] == "subject", "whose band")
+    _require(data["kind"] != "budget_override" or target["kind"] not in {"subject", "group"}, "whose budget")
+    length = _instant(data["expires_at"]) - _instant(data["starts_at"])
+    _require(timedelta(0) < length <= LONGEST_APPROVAL, "length")
+    _require(target["kind"] != "subject" or data["decided_by"] != target["id"], "decided by")
+
+
 CHECKS: dict[str, Callable[[str, Mapping[str, Any]], None]] = {
     USAGE: _check_usage,
     DIRECTORY: _check_directory,
     POLICY: _check_policy,
     QUOTA: _check_settled,
+    APPROVALS: _check_approval,
 }
 
 

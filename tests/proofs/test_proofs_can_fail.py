@@ -8,6 +8,7 @@ import pytest
 
 from tests.proofs import (
     exactly_once,
+    grants_expire,
     lost_database,
     poison_is_parked,
     rebuild_under_traffic,
@@ -109,3 +110,10 @@ async def test_slow_and_full_fails_when_what_waits_is_counted_and_not_measured(
     lab = lab_with("lanes-without-a-measure", resources)
     verdict = await slow_and_full.endure(lab, slow_and_full.Ordeal(events=400, seconds=1))
     assert any(failure.startswith("project took") for failure in verdict.failures)
+
+
+async def test_grants_expire_fails_when_what_follows_from_a_grant_outlives_it(
+    resources: AsyncExitStack,
+) -> None:
+    verdict = await grants_expire.endure(lab_with("lingering-grants", resources), requests=60)
+    assert any(" at " in failure and "recomputed" in failure for failure in verdict.failures)

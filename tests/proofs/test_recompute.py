@@ -2,6 +2,8 @@
 
 import random
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,8 +15,10 @@ from tests.proofs.events import (
     USAGE,
     Draft,
     Message,
+    approval_event,
     correction_event,
     directory_event,
+    ending_event,
     policy_event,
     price_book,
     quota_policy,
@@ -28,6 +32,7 @@ from tests.proofs.recompute import RawRecord, Recomputation, decode, recompute
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(days=380)
+DAY, MOMENT = timedelta(days=1), timedelta(microseconds=1)
 BOOK = {"fallback": {"input": 1_000_000, "output": 1_000_000}}
 """One micro-USD a token."""
 
@@ -258,6 +263,97 @@ def test_thresholds_are_due_on_the_account_of_both_purposes() -> None:
         # 70 % of 1,571 is 1,099.7.
         ("team/team-1/all/2026-11", 7000): (1571, 1100),
     }
+
+
+ALICE = "subject/alice/all/2026-11"
+
+
+def limits(*drafts: Draft, account_id: str = ALICE, at: Sequence[datetime]) -> list[int | None]:
+    budget = [("team", "team-1", 500)]
+    policy = policy_event("quota", 1, LONG_AGO, NOW, quota_policy("UTC", 1000, budget))
+    result = founded(policy, *drafts)
+    assert result.parked == {}
+    return [result.limit_micro_usd(account_id, instant) for instant in at]
+
+
+def granted(request_id: str = "r1", target: str = "subject/alice", kind: str = "boost", **data: Any) -> Draft:
+    """Grant 10 micro-USD from now on for a day."""
+    body = {"amount_micro_usd": 10, **data}
+    return approval_event(request_id, kind, target, (NOW, NOW + DAY), NOW, **body)
+
+
+def test_grants_add_up_from_start_to_expiry() -> None:
+    around = [NOW - MOMENT, NOW, NOW + DAY - MOMENT, NOW + DAY]
+    assert limits(granted(), granted("r2"), at=around) == [1000, 1020, 1020, 1000]
+    assert limits(granted(target="team/team-1"), account_id="team/team-1/all/2026-11", at=around) == [
+        *(500, 510, 510, 500)
+    ]
+
+
+def test_the_first_approval_of_a_request_counts_until_its_earliest_end() -> None:
+    second = granted(amount_micro_usd=7)
+    second = replace(second, id="r1-again")
+    ends = [
+        ending_event("r1", "revoked", NOW + 2 * MOMENT, NOW, "e1"),
+        ending_event("r1", "lapsed", NOW + MOMENT, NOW, "e2"),
+    ]
+    assert limits(*ends, granted(), second, at=[NOW, NOW + MOMENT]) == [1010, 1000]
+
+
+def test_a_group_hands_its_grant_to_who_is_a_member_at_the_instant() -> None:
+    rota = [
+        directory_event("g", "group.upserted", NOW - DAY, "g1", NOW, member_ids=["alice"]),
+        directory_event("g", "group.upserted", NOW + MOMENT, "g2", NOW, member_ids=["bob"]),
+    ]
+    assert limits(*rota, granted(target="group/g"), at=[NOW, NOW + MOMENT]) == [1010, 1000]
+
+
+def test_who_has_left_is_granted_nothing() -> None:
+    left = directory_event("alice", "person.left", NOW + MOMENT, "alice-left", NOW)
+    assert limits(left, granted(), at=[NOW, NOW + MOMENT]) == [1010, 0]
+
+
+def test_a_grant_counts_in_the_period_of_its_start_or_in_each() -> None:
+    turn = datetime(2026, 12, 1, tzinfo=UTC)
+    december = ALICE.replace("2026-11", "2026-12")
+    for counts_in, expected in (("first_period", 1000), ("each_period", 1010)):
+        spanning = approval_event(
+            *("r1", "boost", "subject/alice", (turn - DAY, turn + DAY), NOW),
+            amount_micro_usd=10,
+            counts_in=counts_in,
+        )
+        assert limits(spanning, at=[turn - MOMENT, turn]) == [1010, 1010]  # November keeps what it ended with
+        assert limits(spanning, account_id=december, at=[turn]) == [expected]
+
+
+def test_a_limit_is_never_above_a_billion_usd() -> None:
+    assert limits(granted(amount_micro_usd=10**15), at=[NOW]) == [10**15]
+
+
+def test_bands_and_reasons_hold_as_of_the_instant() -> None:
+    policy = policy_event("quota", 1, LONG_AGO, NOW, quota_policy("UTC", 1100))
+    justified = approval_event("r2", "justification", "subject/alice", (NOW, NOW + DAY), NOW)
+    result = founded(policy, used(), granted(amount_micro_usd=100), justified)
+    instants = [NOW - MOMENT, NOW, NOW + DAY]
+    assert [result.band(ALICE, at) for at in instants] == ["approve", "justify", "approve"]
+    assert [result.is_justified("alice", at) for at in instants] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        granted(amount_micro_usd=0),
+        granted(amount_micro_usd=None),
+        granted(target="company/all"),
+        granted(target="subject/alias:" + "a" * 32),
+        granted(decided_by="alice"),
+        granted(expires_at=f"{NOW:%Y-%m-%dT%H:%M:%SZ}"),
+        granted(kind="justification"),
+        granted(kind="budget_override"),
+    ],
+)
+def test_an_approval_that_says_what_its_kind_may_not_is_parked(wrong: Draft) -> None:
+    assert list(founded(wrong).parked.values()) == ["invalid_data"]
 
 
 @pytest.mark.parametrize("kind", POISONS)

@@ -1,6 +1,6 @@
 """Quota with one thing changed: `python -m tests.proofs.variant NAME COMMAND`.
 
-All but `mended-reader` are defects: each shows that the proof named beside it can fail.
+All but `mended-reader` and `set-clock` are defects: each shows that the proof named beside it can fail.
 """
 
 import asyncio
@@ -9,6 +9,8 @@ import runpy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -23,6 +25,8 @@ from tokenomics_chassis.recall import Recall
 from tokenomics_chassis.rpc.errors import UnavailableError
 from tokenomics_contracts.registry import REGISTRY
 from tokenomics_contracts.upcast import Upcast
+from tokenomics_quota.projections.balances import QuotaView
+from tokenomics_quota.rpc.views import Views
 from tokenomics_quota.storage.announcements import PostgresAnnouncements
 from tokenomics_quota.storage.view_feed import ViewFeed
 from tokenomics_quota.streams.projection import QuotaProjection
@@ -174,6 +178,29 @@ def lanes_without_a_measure() -> list[Change]:
     return [Change(lanes, name, sys.maxsize) for name in ("BATCH_BYTES", "MOST_WAITING_BYTES")]
 
 
+def lingering_grants() -> list[Change]:
+    """grants-expire-on-the-instant: what is kept of a caller holds until an event comes or a period turns."""
+    keep = QuotaView._keep
+
+    def linger(self: QuotaView, subject: str, project_id: str | None, now: datetime) -> Any:
+        calendar = self.governance.calendars.at(now)
+        _, turn = calendar.bounds(calendar.period_of(now))
+        return keep(self, subject, project_id, now)._replace(until=turn)
+
+    return [Change(QuotaView, "_keep", linger)]
+
+
+def set_clock() -> list[Change]:
+    """Not a defect: what a server answers is of the time that the file PROOF_CLOCK tells."""
+    at_hand, clock = Views.at_hand, Path(os.environ["PROOF_CLOCK"])
+
+    def as_told(self: Views) -> tuple[QuotaView, datetime]:
+        view, _ = at_hand(self)
+        return view, datetime.fromisoformat(clock.read_text())
+
+    return [Change(Views, "at_hand", as_told)]
+
+
 def mended_reader() -> list[Change]:
     """Not a defect: a reader that has learned `usage.recorded.v99`, which is v1 under another name."""
     old = "tokenomics.usage.recorded.v99"
@@ -195,6 +222,8 @@ VARIANTS: dict[str, Callable[[], list[Change]]] = {
         commits_believed,
         loading_is_denied,
         lanes_without_a_measure,
+        lingering_grants,
+        set_clock,
         mended_reader,
     )
 }
@@ -202,8 +231,8 @@ VARIANTS: dict[str, Callable[[], list[Change]]] = {
 
 @contextmanager
 def applied(name: str | None) -> Iterator[None]:
-    """Change this process, and change it back."""
-    changes = [] if name is None else VARIANTS[name]()
+    """Change this process, and change it back; several names are joined by `+`."""
+    changes = [change for each in (name or "").split("+") if each for change in VARIANTS[each]()]
     before = [Change(each.owner, each.name, getattr(each.owner, each.name)) for each in changes]
     for each in changes:
         setattr(*each)
