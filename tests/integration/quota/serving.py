@@ -26,14 +26,18 @@ from tokenomics_quota.projections.freshness import FreshnessMeter
 from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.rpc.advice import Advice
 from tokenomics_quota.rpc.balances import Balances
+from tokenomics_quota.rpc.budgets import Budgets
 from tokenomics_quota.rpc.checks import Checks
 from tokenomics_quota.rpc.moments import Moments
 from tokenomics_quota.rpc.policies import Policies
 from tokenomics_quota.rpc.servicer import quota_servicer
 from tokenomics_quota.rpc.views import Views
+from tokenomics_quota.storage.history import ServedHistory
 from tokenomics_quota.storage.proposals import PostgresProposals
 from tokenomics_quota.storage.view_feed import ViewFeed
+from tokenomics_quota.usecases.budgeting import Budgeting
 from tokenomics_quota.usecases.freshening import Freshening
+from tokenomics_quota.usecases.refreshes import Refreshes
 
 if TYPE_CHECKING:
     from tokenomics.quota.v1.quota_pb2_grpc import QuotaServiceAsyncStub
@@ -110,7 +114,12 @@ async def serve(quota: Quota, folder: Path) -> AsyncIterator[Served]:
     )
     ends = Ends()
     freshening = Freshening(serving, ends)
-    draining = asyncio.Event()
+    draining, refreshes = asyncio.Event(), Refreshes()
+
+    def refreshed() -> None:
+        freshening.view_moved()
+        refreshes.view_moved()
+
     views, moments = Views(serving, clock), Moments(meter, clock)
     servicer = quota_servicer(
         Checks(
@@ -123,6 +132,7 @@ async def serve(quota: Quota, folder: Path) -> AsyncIterator[Served]:
             draining=draining,
         ),
         Balances(views, moments),
+        Budgets(views, moments, Budgeting(ServedHistory(lambda: quota.pool, clock)), refreshes, draining),
         Advice(views),
         Policies(views, PostgresProposals(quota.pool)),
     )
@@ -132,7 +142,7 @@ async def serve(quota: Quota, folder: Path) -> AsyncIterator[Served]:
         yield Served(
             QuotaServiceStub(rpc.channel),
             view,
-            ViewFeed(quota.url, quota.schemas, view, serving, clock, refreshed=freshening.view_moved),
+            ViewFeed(quota.url, quota.schemas, view, serving, clock, refreshed=refreshed),
             decisions,
             issuer.token(CALLER),
             quota,

@@ -8,7 +8,7 @@ from types import FrameType
 
 import typer
 
-from tokenomics_cli import approvals, audit, directory, emit, ops, policy, quota
+from tokenomics_cli import approvals, audit, budgets, directory, emit, ops, policy, quota
 from tokenomics_cli.failures import CommandError, Exit
 from tokenomics_cli.output import print_failure
 
@@ -23,6 +23,8 @@ app.command("emit")(emit.command)
 app.add_typer(policy.commands, name="policy")
 app.add_typer(directory.commands, name="directory")
 app.add_typer(approvals.commands, name="approvals")
+quota.commands.command("budget")(budgets.budget_command)
+quota.commands.command("watch")(budgets.watch_command)
 app.add_typer(quota.commands, name="quota")
 app.add_typer(ops.commands, name="ops")
 app.add_typer(audit.commands, name="audit")

@@ -34,6 +34,11 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))  # noqa: T201 - this is the command's answer
 
 
+def print_json_line(value: Any) -> None:
+    """Print one of a stream of JSON documents, a line each, at once."""
+    print(json.dumps(value), flush=True)  # noqa: T201 - as above
+
+
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     """Print a table; the cells are taken literally, whatever brackets are in them."""
     table = Table(box=None, pad_edge=False, header_style="bold")

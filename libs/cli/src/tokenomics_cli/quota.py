@@ -1,6 +1,7 @@
 """``tokenomics quota``: may a call go ahead, and where do accounts stand."""
 
-from typing import Annotated, Any
+from collections.abc import Iterable
+from typing import Annotated
 
 import typer
 
@@ -107,8 +108,8 @@ def _print_answer(answer: quota_pb2.CheckQuotaResponse) -> None:
         console.print(f"were every rule enforced: {name}", style="dim")
         for reason in answer.shadow_reasons:
             console.print(f"  {reason.message}", style="dim", markup=False)
-    _print_accounts(answer.accounts)
-    _print_freshness(answer.freshness)
+    print_accounts(answer.accounts)
+    print_freshness(answer.freshness)
     if answer.HasField("degradation"):
         left, cap = answer.degradation.remaining_micro_usd, answer.degradation.cap_micro_usd
         console.print(
@@ -134,11 +135,12 @@ def balance_command(
     if as_json:
         print_json(message_as_dict(answer))
     else:
-        _print_accounts(answer.accounts)
-        _print_freshness(answer.freshness)
+        print_accounts(answer.accounts)
+        print_freshness(answer.freshness)
 
 
-def _print_accounts(accounts: Any) -> None:
+def print_accounts(accounts: Iterable[quota_pb2.AccountBalance]) -> None:
+    """Print balances as a table."""
     print_table(
         ("account", "spent", "held", "limit", "used", "band"),
         (
@@ -162,7 +164,8 @@ def _share(account: quota_pb2.AccountBalance) -> str:
     return f"{used * 100 // account.limit_micro_usd} %"
 
 
-def _print_freshness(freshness: quota_pb2.Freshness) -> None:
+def print_freshness(freshness: quota_pb2.Freshness) -> None:
+    """Print what an answer rests on."""
     lag_ms = freshness.lag.ToMilliseconds()
     behind = f"{lag_ms} ms behind" if freshness.HasField("lag") else "never level with the log yet"
     stale = "; stale, older than policy allows" if freshness.stale else ""

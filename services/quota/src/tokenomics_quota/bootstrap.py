@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import cache
 from random import Random
+from typing import NamedTuple
 from uuid import uuid4
 
 from tokenomics.operations.v1.operations_pb2_grpc import add_OperationsServiceServicer_to_server
@@ -56,6 +57,7 @@ from tokenomics_quota.projections.freshness import FreshnessMeter
 from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.rpc.advice import Advice
 from tokenomics_quota.rpc.balances import Balances
+from tokenomics_quota.rpc.budgets import Budgets
 from tokenomics_quota.rpc.checks import Checks
 from tokenomics_quota.rpc.moments import Moments
 from tokenomics_quota.rpc.policies import Policies
@@ -65,6 +67,7 @@ from tokenomics_quota.settings import ProjectSettings, ServeSettings
 from tokenomics_quota.storage.announcements import PostgresAnnouncements, remember
 from tokenomics_quota.storage.decision_log import OutboxDecisionLog
 from tokenomics_quota.storage.default_price_book import DefaultPriceBook
+from tokenomics_quota.storage.history import ServedHistory
 from tokenomics_quota.storage.late_usage import LateUsageMender
 from tokenomics_quota.storage.ledger import PostgresLedger
 from tokenomics_quota.storage.proposals import PostgresProposals
@@ -84,8 +87,10 @@ from tokenomics_quota.streams.events import (
 from tokenomics_quota.streams.log_ends import LogEnds
 from tokenomics_quota.streams.projection import USAGE, ProvisionalFacts, QuotaProjection
 from tokenomics_quota.usecases.announcing import ThresholdAnnouncer
+from tokenomics_quota.usecases.budgeting import Budgeting
 from tokenomics_quota.usecases.freshening import Freshening
 from tokenomics_quota.usecases.projecting import KnownGovernance
+from tokenomics_quota.usecases.refreshes import Refreshes
 
 SERVICE = "quota"
 
@@ -272,20 +277,28 @@ def serve() -> ExitCode:
     async def start(process: Process) -> None:
         pool = await _own_pool(process, settings, "quota serve", may_be_away=True)
         serving = Serving[QuotaView]()
-        by_version: dict[int, Operations] = {}
+        held = _Held({}, {})
         meter = FreshnessMeter()
         decisions = OutboxDecisionLog(pool, decision_event, _new_id)
         projected = [topic for topic in topics() if topic.name in QuotaProjection.topics]
         ends = LogEnds(settings.kafka_bootstrap, projected, serving, meter, _CLOCK)
-        freshening = Freshening(serving, ends)
+        freshening, refreshes = Freshening(serving, ends), Refreshes()
 
         def refreshed() -> None:
             if serving.current is not None:
                 meter.observe_view(serving.current.next_offsets)
             freshening.view_moved()
+            refreshes.view_moved()
+
+        def serving_pool() -> Pool:
+            if serving.version is None:
+                raise UnavailableError("the view is being loaded")
+            return held.pools[serving.version]
 
         feeds = EachVersion(
-            pool, FED, lambda version: _served_version(settings, version, serving, by_version, refreshed)
+            pool,
+            FED,
+            lambda version: _served_version(settings, version, serving, held, refreshed),
         )
         views, moments = Views(serving, _CLOCK), Moments(meter, _CLOCK)
         VIEW_LAG.read = lambda: _seconds(meter.lag(_CLOCK.steady()))
@@ -303,6 +316,13 @@ def serve() -> ExitCode:
                     draining=process.draining,
                 ),
                 Balances(views, moments),
+                Budgets(
+                    views,
+                    moments,
+                    Budgeting(ServedHistory(serving_pool, _CLOCK)),
+                    refreshes,
+                    process.draining,
+                ),
                 Advice(views),
                 Policies(views, PostgresProposals(pool)),
             ),
@@ -310,7 +330,7 @@ def serve() -> ExitCode:
         server.add(
             add_OperationsServiceServicer_to_server,
             OperationsServicer(
-                ServedOperations(by_version, lambda: serving.version),
+                ServedOperations(held.operations, lambda: serving.version),
                 Rebuilds(pool, settings.database_url, SERVICE, settings.kafka_bootstrap, TOPICS, trail=TRAIL),
                 Verifications(pool, SERVICE, hashed_part, TRAIL),
                 audit=AuditLog(pool, TRAIL),
@@ -329,16 +349,24 @@ def serve() -> ExitCode:
         process.supervise("loaded versions", LoadedVersions(pool, uuid4(), serving).run)
         process.supervise("log ends", ends.run)
         process.supervise("gRPC server", server.run)
+        process.supervise("refreshes", refreshes.run)
         process.supervise("freshening", freshening.run)  # stopped first: who waits is told at once
 
     return run(SERVICE, settings, start)
+
+
+class _Held(NamedTuple):
+    """What a server has of each version that it holds a view of."""
+
+    pools: dict[int, Pool]
+    operations: dict[int, Operations]
 
 
 def _served_version(
     settings: ServeSettings,
     version: int,
     serving: Serving[QuotaView],
-    by_version: dict[int, Operations],
+    held: _Held,
     refreshed: Callable[[], None],
 ) -> VersionWork:
     schemas = Schemas(SERVICE, version)
@@ -346,13 +374,13 @@ def _served_version(
 
     async def work(stopping: asyncio.Event) -> None:
         async with _version_pool(settings, schemas, "quota serve") as pool:
-            by_version[version] = operations(settings, pool, schemas)
+            held.pools[version], held.operations[version] = pool, operations(settings, pool, schemas)
             try:
                 feed = ViewFeed(settings.database_url, schemas, view, serving, _CLOCK, refreshed=refreshed)
                 await feed.run(stopping)
             finally:
                 serving.drop(version)
-                del by_version[version]
+                del held.pools[version], held.operations[version]
 
     async def not_ready() -> str | None:
         return not_ready_because(view, _CLOCK.steady())

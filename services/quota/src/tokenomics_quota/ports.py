@@ -1,7 +1,7 @@
 """What quota needs from the outside; adapters implement these protocols, ``bootstrap`` wires them."""
 
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
@@ -9,6 +9,7 @@ from tokenomics_chassis.projection import Source
 from tokenomics_chassis.records import SourceId
 from tokenomics_contracts.events.quota import Announced
 from tokenomics_contracts.units import AccountId, HoldId, MicroUsd, PeriodId
+from tokenomics_quota.domain.accounts import Account
 from tokenomics_quota.domain.checks import Decided
 from tokenomics_quota.domain.effective import LogOrder
 from tokenomics_quota.domain.holds import Change, Hold, LedgerAccount, Moment
@@ -160,6 +161,21 @@ class Proposals(Protocol):
         before
             Only those with a lower number.
         """
+        ...
+
+
+class History(Protocol):
+    """What the version that serves has of the past, beyond what its view holds in memory."""
+
+    async def days(self, owner: str, today: date) -> Mapping[date, MicroUsd]:
+        """Return what an owner, ``<kind>/<owner_id>``, used on the days before today that a forecast goes by.
+
+        It may be some minutes old: late usage changes a day that is over seldom, and little.
+        """
+        ...
+
+    async def totals(self, accounts: Iterable[Account]) -> Mapping[AccountId, MicroUsd]:
+        """Return what is posted to accounts, each of a single purpose and any period, that a cost touched."""
         ...
 
 

@@ -37,6 +37,11 @@ class Account(NamedTuple):
         """Text form, ``<kind>/<owner_id>/<purpose>/<period>``, used in events, tables and answers."""
         return AccountId(f"{self.kind}/{self.owner_id}/{self.purpose}/{self.period}")
 
+    @property
+    def owner(self) -> str:
+        """Whose it is, ``<kind>/<owner_id>``, whatever purpose and period."""
+        return f"{self.kind}/{self.owner_id}"
+
     def for_purpose(self, purpose: Purpose) -> "Account":
         """Return the same line for another purpose."""
         return self._replace(purpose=purpose)

@@ -15,7 +15,7 @@ from tokenomics_contracts.units import AccountId, PeriodId
 from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose, parse_account_id
 from tokenomics_quota.domain.periods import parse_period
 from tokenomics_quota.projections.balances import QuotaView
-from tokenomics_quota.rpc.convert import balance_to_pb, is_identifier, kind_from_pb
+from tokenomics_quota.rpc.convert import balance_to_pb, is_identifier, kind_from_pb, period_from_pb
 from tokenomics_quota.rpc.moments import Moments
 from tokenomics_quota.rpc.views import Views, authorize, sight
 
@@ -66,7 +66,7 @@ class Balances:
     ) -> pb.ListBalancesResponse:
         """Return a page of balances that the person asking may see, by account id."""
         view, now = self._views.at_hand()
-        period = _period(request.period) or view.governance.calendars.at(now).period_of(now)
+        period = period_from_pb(request.period) or view.governance.calendars.at(now).period_of(now)
         _require_at_hand(view, period)
         kind = kind_from_pb(request.kind)
         size = min(request.page_size or _PAGE_SIZE, _LARGEST_PAGE_SIZE)
@@ -151,13 +151,3 @@ def _account(field: str, account_id: str) -> Account:
     except ValueError as error:
         raise InvalidRequestError({field: str(error)}) from error
     return account
-
-
-def _period(text: str) -> PeriodId | None:
-    if not text:
-        return None
-    try:
-        parse_period(text)
-    except ValueError as error:
-        raise InvalidRequestError({"period": "must be YYYY-MM"}) from error
-    return PeriodId(text)

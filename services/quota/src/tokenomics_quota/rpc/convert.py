@@ -18,6 +18,7 @@ from tokenomics_contracts.units import (
     MAX_TOKENS,
     SLUG_PATTERN,
     MicroUsd,
+    PeriodId,
     ServiceTier,
 )
 from tokenomics_contracts.units import Purpose as CallPurpose
@@ -26,6 +27,7 @@ from tokenomics_quota.domain.balance import Balance, Touched
 from tokenomics_quota.domain.checks import DEFAULT_DATA_CLASS, Answer, Call, Reason, Unblock, called
 from tokenomics_quota.domain.degradation import Degraded
 from tokenomics_quota.domain.friction import Band, Decision
+from tokenomics_quota.domain.periods import parse_period
 from tokenomics_quota.domain.pricing import Pricing, Quantities, counted
 from tokenomics_quota.usecases.checking import Sight, everything
 
@@ -70,7 +72,7 @@ _RESULTS: Final = pb.BatchCheckQuotaResponse.RESULTS_FIELD_NUMBER
 _RESULT: Final = pb.StreamCheckQuotaResponse.RESULT_FIELD_NUMBER
 _SEVEN_BITS: Final = 0x7F
 
-_IDENTIFIER: Final = "must be an identifier: letters, digits and . _ : -, at most 128, no e-mail address"
+IDENTIFIER: Final = "must be an identifier: letters, digits and . _ : -, at most 128, no e-mail address"
 _TOKENS: Final = f"must be 0 to {MAX_TOKENS}"
 _SERVICE_TIER: Final = "is not a service tier of this contract"
 _LABEL: Final = "must be a name of 1 to 128 printable characters without spaces"
@@ -157,7 +159,7 @@ def _circumstances(  # noqa: PLR0917 - in the order of the fields
 def _violations(request: pb.CheckQuotaRequest) -> dict[str, str]:
     cached_tokens, input_tokens = request.estimated_cached_input_tokens, request.estimated_input_tokens
     rules = {
-        "subject": (is_identifier(request.subject), _IDENTIFIER),
+        "subject": (is_identifier(request.subject), IDENTIFIER),
         "provider": (_is_label(request.provider), _LABEL),
         "model": (_is_label(request.model), _LABEL),
         "estimated_input_tokens": (0 <= input_tokens <= MAX_TOKENS, _TOKENS),
@@ -168,8 +170,8 @@ def _violations(request: pb.CheckQuotaRequest) -> dict[str, str]:
         ),
         "service_tier": (request.service_tier in _TIERS, _SERVICE_TIER),
         "purpose": (request.purpose in _CALL_PURPOSES, "must be operational or experiment"),
-        "project": (not request.project or is_identifier(request.project), _IDENTIFIER),
-        "use_case": (not request.use_case or is_identifier(request.use_case), _IDENTIFIER),
+        "project": (not request.project or is_identifier(request.project), IDENTIFIER),
+        "use_case": (not request.use_case or is_identifier(request.use_case), IDENTIFIER),
         "data_class": (
             not request.data_class or _is_slug(request.data_class),
             "must be a class such as `internal`: lower-case letters, digits and . _ -",
@@ -232,6 +234,28 @@ def kind_from_pb(kind: pb.AccountKind.ValueType) -> AccountKind | None:
     if kind not in _KINDS_FROM_PB:
         raise InvalidRequestError({"kind": "is not an account kind of this contract"})
     return _KINDS_FROM_PB[kind]
+
+
+def kind_to_pb(kind: AccountKind) -> pb.AccountKind.ValueType:
+    """Write an account kind."""
+    return _KINDS[kind]
+
+
+def period_from_pb(text: str) -> PeriodId | None:
+    """Read a period; ``None`` for the empty text, the current one.
+
+    Raises
+    ------
+    InvalidRequestError
+        It is none.
+    """
+    if not text:
+        return None
+    try:
+        parse_period(text)
+    except ValueError as error:
+        raise InvalidRequestError({"period": "must be YYYY-MM"}) from error
+    return PeriodId(text)
 
 
 def check_bound(cost_micro_usd: MicroUsd, *fields: str) -> None:

@@ -4,10 +4,11 @@ from tokenomics.quota.v1.quota_pb2_grpc import QuotaServiceServicer
 from tokenomics_chassis.rpc.parts import joined
 from tokenomics_quota.rpc.advice import Advice
 from tokenomics_quota.rpc.balances import Balances
+from tokenomics_quota.rpc.budgets import Budgets
 from tokenomics_quota.rpc.checks import Checks
 from tokenomics_quota.rpc.policies import Policies
 
-PARTS = (Checks, Balances, Advice, Policies)
+PARTS = (Checks, Balances, Budgets, Advice, Policies)
 """Each method of the contract is served by one of them; what none has answers UNIMPLEMENTED."""
 
 

@@ -65,8 +65,11 @@ def require_governance(view: QuotaView, now: datetime) -> None:
         The call is made for somebody else.
     """
     person = current_identity().on_behalf_of
-    if person is None:
-        return
-    member = view.governance.directory.member(person).at(now)
-    if member is None or member.value.left or "governance" not in member.value.privileges:
+    if person is not None and not governs(view, person, now):
         raise PermissionDeniedError("only governance may do this")
+
+
+def governs(view: QuotaView, person: str, now: datetime) -> bool:
+    """Whether a person has the privilege `governance`."""
+    member = view.governance.directory.member(person).at(now)
+    return member is not None and not member.value.left and "governance" in member.value.privileges

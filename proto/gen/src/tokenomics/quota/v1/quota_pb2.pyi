@@ -1893,19 +1893,28 @@ class Budget(_message.Message):
     EXPERIMENT_POSTED_MICRO_USD_FIELD_NUMBER: _builtins.int
     FORECAST_MICRO_USD_FIELD_NUMBER: _builtins.int
     OWNER_PERSON_IDS_FIELD_NUMBER: _builtins.int
+    FORECAST_LOW_MICRO_USD_FIELD_NUMBER: _builtins.int
+    FORECAST_HIGH_MICRO_USD_FIELD_NUMBER: _builtins.int
+    FORECAST_METHOD_FIELD_NUMBER: _builtins.int
     buffer_micro_usd: _builtins.int
     """Part of the limit that policy keeps back."""
     experiment_posted_micro_usd: _builtins.int
     """Spent on experiments, out of `posted_micro_usd`."""
     forecast_micro_usd: _builtins.int
-    """Expected total at the period's end."""
+    """Expected total at the period's end; of a period that has ended, its total. 0 where `forecast_method` is empty."""
+    forecast_low_micro_usd: _builtins.int
+    """The total will lie between this and `forecast_high_micro_usd` in four of five cases."""
+    forecast_high_micro_usd: _builtins.int
+    """See `forecast_low_micro_usd`."""
+    forecast_method: _builtins.str
+    """How the forecast was made: `weekday_medians`; empty: too few days have passed since the first use for one."""
     @_builtins.property
     def account(self) -> Global___AccountBalance:
         """Its account."""
 
     @_builtins.property
     def owner_person_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Persons who own it."""
+        """Persons who own it: its owner, then those to whom the owner has delegated."""
 
     def __init__(
         self,
@@ -1915,10 +1924,13 @@ class Budget(_message.Message):
         experiment_posted_micro_usd: _builtins.int = ...,
         forecast_micro_usd: _builtins.int = ...,
         owner_person_ids: _abc.Iterable[_builtins.str] | None = ...,
+        forecast_low_micro_usd: _builtins.int = ...,
+        forecast_high_micro_usd: _builtins.int = ...,
+        forecast_method: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "buffer_micro_usd", b"buffer_micro_usd", "experiment_posted_micro_usd", b"experiment_posted_micro_usd", "forecast_micro_usd", b"forecast_micro_usd", "owner_person_ids", b"owner_person_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "buffer_micro_usd", b"buffer_micro_usd", "experiment_posted_micro_usd", b"experiment_posted_micro_usd", "forecast_high_micro_usd", b"forecast_high_micro_usd", "forecast_low_micro_usd", b"forecast_low_micro_usd", "forecast_method", b"forecast_method", "forecast_micro_usd", b"forecast_micro_usd", "owner_person_ids", b"owner_person_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

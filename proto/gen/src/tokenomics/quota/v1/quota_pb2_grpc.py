@@ -348,16 +348,19 @@ class QuotaServiceServicer:
 
     def GetBudget(self, request, context):
         """Gives a shared budget (project, team, cost centre) with its buffer and forecast. Read-only. For its owner,
-        governance and workloads.
-        Errors: NOT_FOUND.
+        governance and workloads. Periods back to the oldest that is kept can be asked for.
+        Errors: NOT_FOUND where no limit and no cost ever touched it in the period; PERMISSION_DENIED for other persons,
+        whether it exists or not; INVALID_ARGUMENT for another kind of account.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchBudget(self, request, context):
-        """Streams a shared budget: its state at once, then each change (at most one a second). For its owner.
-        Errors: NOT_FOUND.
+        """Streams a shared budget of the current period, also when the period turns: its state at once, then each change (at
+        most one a second); the forecast alone is no change. For its owner, governance and workloads, for as long as they
+        are. A server that stops ends it with UNAVAILABLE: watch on at another one.
+        Errors: as GetBudget; UNAVAILABLE when too many watch already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

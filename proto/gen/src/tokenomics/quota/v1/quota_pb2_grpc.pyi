@@ -115,12 +115,15 @@ class QuotaServiceStub:
     """
     GetBudget: _grpc.UnaryUnaryMultiCallable[_quota_pb2.GetBudgetRequest, _quota_pb2.GetBudgetResponse]
     """Gives a shared budget (project, team, cost centre) with its buffer and forecast. Read-only. For its owner,
-    governance and workloads.
-    Errors: NOT_FOUND.
+    governance and workloads. Periods back to the oldest that is kept can be asked for.
+    Errors: NOT_FOUND where no limit and no cost ever touched it in the period; PERMISSION_DENIED for other persons,
+    whether it exists or not; INVALID_ARGUMENT for another kind of account.
     """
     WatchBudget: _grpc.UnaryStreamMultiCallable[_quota_pb2.WatchBudgetRequest, _quota_pb2.WatchBudgetResponse]
-    """Streams a shared budget: its state at once, then each change (at most one a second). For its owner.
-    Errors: NOT_FOUND.
+    """Streams a shared budget of the current period, also when the period turns: its state at once, then each change (at
+    most one a second); the forecast alone is no change. For its owner, governance and workloads, for as long as they
+    are. A server that stops ends it with UNAVAILABLE: watch on at another one.
+    Errors: as GetBudget; UNAVAILABLE when too many watch already.
     """
     SuggestAlternatives: _grpc.UnaryUnaryMultiCallable[_quota_pb2.SuggestAlternativesRequest, _quota_pb2.SuggestAlternativesResponse]
     """Names permitted cheaper models for a call, and shared assets for its use case. Read-only."""
@@ -278,12 +281,15 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     """
     GetBudget: _aio.UnaryUnaryMultiCallable[_quota_pb2.GetBudgetRequest, _quota_pb2.GetBudgetResponse]  # type: ignore[assignment]
     """Gives a shared budget (project, team, cost centre) with its buffer and forecast. Read-only. For its owner,
-    governance and workloads.
-    Errors: NOT_FOUND.
+    governance and workloads. Periods back to the oldest that is kept can be asked for.
+    Errors: NOT_FOUND where no limit and no cost ever touched it in the period; PERMISSION_DENIED for other persons,
+    whether it exists or not; INVALID_ARGUMENT for another kind of account.
     """
     WatchBudget: _aio.UnaryStreamMultiCallable[_quota_pb2.WatchBudgetRequest, _quota_pb2.WatchBudgetResponse]  # type: ignore[assignment]
-    """Streams a shared budget: its state at once, then each change (at most one a second). For its owner.
-    Errors: NOT_FOUND.
+    """Streams a shared budget of the current period, also when the period turns: its state at once, then each change (at
+    most one a second); the forecast alone is no change. For its owner, governance and workloads, for as long as they
+    are. A server that stops ends it with UNAVAILABLE: watch on at another one.
+    Errors: as GetBudget; UNAVAILABLE when too many watch already.
     """
     SuggestAlternatives: _aio.UnaryUnaryMultiCallable[_quota_pb2.SuggestAlternativesRequest, _quota_pb2.SuggestAlternativesResponse]  # type: ignore[assignment]
     """Names permitted cheaper models for a call, and shared assets for its use case. Read-only."""
@@ -522,8 +528,9 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.GetBudgetResponse, _abc.Awaitable[_quota_pb2.GetBudgetResponse]]:
         """Gives a shared budget (project, team, cost centre) with its buffer and forecast. Read-only. For its owner,
-        governance and workloads.
-        Errors: NOT_FOUND.
+        governance and workloads. Periods back to the oldest that is kept can be asked for.
+        Errors: NOT_FOUND where no limit and no cost ever touched it in the period; PERMISSION_DENIED for other persons,
+        whether it exists or not; INVALID_ARGUMENT for another kind of account.
         """
 
     @_abc_1.abstractmethod
@@ -532,8 +539,10 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.WatchBudgetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_quota_pb2.WatchBudgetResponse], _abc.AsyncIterator[_quota_pb2.WatchBudgetResponse]]:
-        """Streams a shared budget: its state at once, then each change (at most one a second). For its owner.
-        Errors: NOT_FOUND.
+        """Streams a shared budget of the current period, also when the period turns: its state at once, then each change (at
+        most one a second); the forecast alone is no change. For its owner, governance and workloads, for as long as they
+        are. A server that stops ends it with UNAVAILABLE: watch on at another one.
+        Errors: as GetBudget; UNAVAILABLE when too many watch already.
         """
 
     @_abc_1.abstractmethod
