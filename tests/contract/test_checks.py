@@ -18,6 +18,7 @@ USAGE = "tokenomics.usage.recorded.v1"
 PERSON = "tokenomics.person.upserted.v1"
 POLICY = "tokenomics.policy.published.v1"
 BOOK = "policy_document.price_book"
+QUOTA_POLICY = "policy_document.quota"
 
 
 @pytest.fixture
@@ -140,6 +141,16 @@ BREAKS: dict[str, tuple[str, Callable[[JsonSchema], object], str]] = {
         lambda s: field(s, "data_class").update(default="public"),
         "data_class: default",
     ),
+    "default of a field inside a default object changed": (
+        QUOTA_POLICY,
+        lambda s: field(s, "degrade")["default"].update(mode="closed"),
+        "degrade: default",
+    ),
+    "field of a default object gone": (
+        QUOTA_POLICY,
+        lambda s: field(s, "degrade")["default"].pop("mode"),
+        "degrade: default",
+    ),
     "bound inside a nullable field": (
         USAGE,
         lambda s: field(s, "cost_micro_usd")["anyOf"][0].update(maximum=1),
@@ -220,10 +231,17 @@ WIDENINGS: dict[str, tuple[str, Callable[[JsonSchema], object]]] = {
         lambda s: s["properties"].update(role={"anyOf": [field(s, "role"), {"type": "null"}]}),
     ),
     "only choice became one of two": (
-        "policy_document.quota",
+        QUOTA_POLICY,
         lambda s: (
             field(s, "period").pop("const"),
             field(s, "period").update(enum=["calendar_month", "week"]),
+        ),
+    ),
+    "default object gained a field": (
+        QUOTA_POLICY,
+        lambda s: (
+            s["$defs"]["Degrade"]["properties"].update(depth={"type": "integer", "default": 1}),
+            field(s, "degrade")["default"].update(depth=1),
         ),
     ),
     "words changed": (USAGE, lambda s: s.update(description="Other words.", title="Other")),

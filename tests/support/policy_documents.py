@@ -17,6 +17,7 @@ COMPLETE: dict[str, dict[str, Any]] = {
             "nudge_basis_points": 7_000,
             "justify_basis_points": 9_000,
             "approve_basis_points": 10_000,
+            "everybody_basis_points": 12_000,
         },
         "allowances": [{"role": "engineer", "limit_micro_usd": 60_000_000, "enforcement": "hard"}],
         "default_allowance_micro_usd": 20_000_000,
@@ -55,6 +56,7 @@ COMPLETE: dict[str, dict[str, Any]] = {
                 "team_since": "2026-01-01T00:00:00Z",
                 "cost_centre_id": "cc-1",
                 "project_id": "project-1",
+                "members": 4,
                 "spent": [
                     {"account": "subject", "basis_points": 5_000},
                     {"account": "team", "micro_usd": 1},

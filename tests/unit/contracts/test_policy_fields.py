@@ -52,6 +52,9 @@ FIELDS: list[tuple[str, object, str]] = [
     ("quota.thresholds.approve_basis_points", 0.5, INTEGER),
     ("quota.thresholds.approve_basis_points", -1, FROM_0),
     ("quota.thresholds.approve_basis_points", 10**16, TO_A_HUNDREDFOLD),
+    ("quota.thresholds.everybody_basis_points", 0.5, INTEGER),
+    ("quota.thresholds.everybody_basis_points", -1, FROM_0),
+    ("quota.thresholds.everybody_basis_points", 10**16, TO_A_HUNDREDFOLD),
     ("quota.allowances", "?", LIST),
     ("quota.allowances[].role", "?", IDENTIFIER),
     ("quota.allowances[].limit_micro_usd", 0.5, INTEGER),
@@ -130,6 +133,9 @@ FIELDS: list[tuple[str, object, str]] = [
     ("quota.examples[].team_since", "?", TIME),
     ("quota.examples[].cost_centre_id", "?", IDENTIFIER),
     ("quota.examples[].project_id", "?", IDENTIFIER),
+    ("quota.examples[].members", 0.5, INTEGER),
+    ("quota.examples[].members", -1, FROM_1),
+    ("quota.examples[].members", 10**16, "Input should be less than or equal to 1000"),
     ("quota.examples[].spent", "?", LIST),
     (
         "quota.examples[].spent[].account",
@@ -341,6 +347,12 @@ RULES: list[tuple[str, dict[str, object], str, str]] = [
         {"thresholds.nudge_basis_points": 9_000},
         "thresholds",
         "thresholds should rise strictly from nudge over justify to approve, above 0",
+    ),
+    (
+        "quota",
+        {"thresholds.everybody_basis_points": 9_999},
+        "thresholds",
+        "everybody_basis_points should not be below approve_basis_points",
     ),
     (
         "quota",

@@ -285,7 +285,7 @@ def test_what_is_kept_of_a_caller_follows_grants_and_unlocks_on_the_instant() ->
         kept = view.touched_by("ada", None, instant)
         anew = [view.balance(each, instant) for each in view.accounts_of("ada", None, instant)]
         carrier = Attribution(SubjectId("ada"), view.governance.attribution("ada").at(instant).team_id, None)
-        assert (kept.balances, kept.headroom) == (tuple(anew), headroom_of(anew))
+        assert (kept.balances, kept.headroom) == (tuple(anew), headroom_of(anew, kept.standing))
         assert kept.standing == view.governance.standing(carrier, None, instant)
         seen.add((kept.balances[0].limit_micro_usd, kept.standing.unlocks.justified_until))
     assert len(seen) == 4

@@ -14,6 +14,7 @@ from tests.support.quota_events import (
     NOW,
     approved,
     governance,
+    governing,
     person,
     price_book,
     project,
@@ -116,7 +117,7 @@ def test_what_is_kept_of_a_caller_is_what_would_be_worked_out_anew() -> None:
             made.put_totals({AccountId(line): MicroUsd(posted)})
             kept = made.touched_by("ada", "apollo", instant)
             anew = [made.balance(each, instant) for each in made.accounts_of("ada", "apollo", instant)]
-            assert (kept.balances, kept.headroom) == (tuple(anew), headroom_of(anew))
+            assert (kept.balances, kept.headroom) == (tuple(anew), headroom_of(anew, kept.standing))
             seen.add(tuple((each.account, each.limit_micro_usd) for each in kept.balances))
     assert len(seen) >= 5
 
@@ -150,7 +151,7 @@ def test_a_shared_account_caps_where_it_asks_for_approval() -> None:
         },
         "budgets": [{"kind": "team", "owner_id": "red", "limit_micro_usd": 100}],
     }
-    made = view({"team/red/operational": 90}, **budget)
+    made = view({"subject/ada/operational": 90, "team/red/operational": 90}, **budget)
     caps = check(made, call(), NOW).caps
     assert caps is not None
     assert (caps.output_tokens_within_band, caps.output_tokens_within_limit) == (4, 10)
@@ -202,7 +203,10 @@ def test_a_call_that_fits_the_headroom_is_one_that_no_account_asks_anything_of(
         budgets=[] if team_limit is None else [budget],
     )
     answer = check(made, call(tokens=tokens), NOW)
-    asked = [ask(each.band_with(MicroUsd(tokens)), shared=each.shared) for each in answer.balances]
+    own, team_account, _ = answer.balances
+    asked = [ask(own.band_with(MicroUsd(tokens)), shared=False)]
+    if team_limit is None or (used + tokens) * 2 >= team_limit:  # the team has two members
+        asked.append(ask(team_account.band_with(MicroUsd(tokens)), shared=True))
     assert answer.decision == max(asked)
     assert len(answer.reasons) == sum(each is not Decision.ALLOW for each in asked)
 
@@ -244,8 +248,9 @@ def test_the_accounts_touched_are_listed_by_id_as_they_come_and_go() -> None:
 
 def test_a_team_near_its_limit_interrupts_nobody_and_at_its_limit_names_its_owner() -> None:
     budget: dict[str, Any] = {"budgets": [{"kind": "team", "owner_id": "red", "limit_micro_usd": 100}]}
-    assert check(view({"team/red/operational": 95}, **budget), call(), NOW).decision is Decision.ALLOW
-    answer = check(view({"team/red/operational": 100}, **budget), call(), NOW)
+    own = {"subject/ada/operational": 60}
+    assert check(view(own | {"team/red/operational": 95}, **budget), call(), NOW).decision is Decision.ALLOW
+    answer = check(view(own | {"team/red/operational": 100}, **budget), call(), NOW)
     assert answer.decision is Decision.APPROVAL_REQUIRED
     assert [unblock.who_can_unblock for unblock in answer.unblocks] == [("boss",)]
 
@@ -394,6 +399,115 @@ def test_what_may_be_called_follows_the_role_and_the_policies_of_the_moment() ->
         for instant in (NOW - timedelta(hours=1), NOW, change, NOW, NOW - timedelta(hours=1))
     ]
     assert decisions == [Decision.ALLOW, Decision.DENIED, Decision.ALLOW, Decision.DENIED, Decision.ALLOW]
+
+
+TEN = [f"p{number}" for number in range(10)]
+
+
+def shared_budget(posted: Mapping[str, int], kind: str = "team", **policy: Any) -> QuotaView:
+    """Ten people of one team, project and cost centre, whose budget there is 1,000 micro-USD."""
+    owner_id = {"team": "red", "project": "apollo", "cost_centre": "cc1"}[kind]
+    budget = {"kind": kind, "owner_id": owner_id, "limit_micro_usd": 1_000}
+    state = governance(
+        quota_policy(**({"budgets": [budget]} | policy)),
+        price_book(),
+        team(owner_id="boss", cost_centre_id="cc1"),
+        *(person(subject, project_ids=["apollo"]) for subject in TEN),
+        person("guest", team_id="blue"),
+    )
+    return view(posted, state)
+
+
+@pytest.mark.parametrize(
+    ("kind", "owner_id"), [("team", "red"), ("project", "apollo"), ("cost_centre", "cc1")]
+)
+def test_one_who_uses_most_of_a_budget_is_asked_at_its_limit_and_the_others_go_on(
+    kind: str, owner_id: str
+) -> None:
+    def decisions(hog: int, others: int) -> dict[str, Decision]:
+        posted = {f"subject/{subject}/operational": others for subject in TEN} | {
+            "subject/p0/operational": hog,
+            f"{kind}/{owner_id}/operational": hog + 9 * others,
+        }
+        state = shared_budget(posted, kind)
+        return {
+            subject: check(state, call(subject)._replace(project_id="apollo"), NOW).decision
+            for subject in TEN
+        }
+
+    assert set(decisions(hog=900, others=10).values()) == {Decision.ALLOW}
+    used_up = decisions(hog=910, others=10)
+    assert [subject for subject, decision in used_up.items() if decision is not Decision.ALLOW] == ["p0"]
+    # A fair share is used once it is reached: at the limit, to which all have used as much, all are asked.
+    assert set(decisions(hog=100, others=100).values()) == {Decision.APPROVAL_REQUIRED}
+
+
+def test_a_large_call_that_uses_up_a_fair_share_is_asked_for_at_the_limit() -> None:
+    state = shared_budget({"team/red/operational": 1_000, "subject/p1/operational": 60})
+    assert check(state, call("p1", tokens=39), NOW).decision is Decision.ALLOW
+    answer = check(state, call("p1", tokens=40), NOW)
+    assert answer.decision is Decision.APPROVAL_REQUIRED
+    assert answer.reasons[0].account_id == "team/red/all/2026-11"
+    assert answer.unblocks[0].who_can_unblock == ("boss",)
+    assert answer.caps is not None
+    caps = check(state, call("p1"), NOW).caps
+    assert caps is not None
+    assert caps == (39, 0)
+
+
+def test_so_far_beyond_its_limit_as_policy_says_a_budget_asks_everybody() -> None:
+    thresholds = {"everybody_basis_points": 12_000}
+    for used, decision in ((1_199, Decision.ALLOW), (1_200, Decision.APPROVAL_REQUIRED)):
+        state = shared_budget({"team/red/operational": used}, thresholds=thresholds)
+        assert check(state, call("p1"), NOW).decision is decision
+    caps = check(shared_budget({"team/red/operational": 1_150}, thresholds=thresholds), call("p1"), NOW).caps
+    assert caps is not None
+    assert caps.output_tokens_within_band == 49
+
+
+def test_who_is_no_member_of_a_project_has_no_share_of_it() -> None:
+    state = shared_budget({"project/apollo/operational": 1_000}, "project")
+    for subject, decision in (("p1", Decision.ALLOW), ("guest", Decision.APPROVAL_REQUIRED)):
+        assert check(state, call(subject)._replace(project_id="apollo"), NOW).decision is decision
+
+
+def test_a_fair_share_is_one_of_those_who_are_there() -> None:
+    left = [PersonLeft.model_validate({"person_id": subject, "effective_from": NOW}) for subject in TEN[5:]]
+    state = QuotaView(
+        shared_budget({}).governance.with_events(
+            [governing(each, 50 + place) for place, each in enumerate(left)], 2
+        )
+    )
+    posted = {"team/red/operational": 1_000, "subject/p1/operational": 150, "subject/p7/operational": 1}
+    state.put_totals({AccountId(f"{line}/{PERIOD}"): MicroUsd(amount) for line, amount in posted.items()})
+    before = NOW - timedelta(seconds=1)
+    decisions = [check(state, call(who), at).decision for who in ("p1", "p7") for at in (before, NOW)]
+    assert decisions == [
+        Decision.APPROVAL_REQUIRED,
+        Decision.ALLOW,
+        Decision.ALLOW,
+        Decision.APPROVAL_REQUIRED,
+    ]
+
+
+@given(
+    own=st.integers(0, 300),
+    others=st.integers(0, 2_500),
+    cost=st.integers(0, 300),
+    everybody=st.none() | st.integers(10_000, 20_000),
+)
+def test_at_its_limit_a_budget_asks_who_has_used_a_fair_share_and_nobody_else(
+    own: int, others: int, cost: int, everybody: int | None
+) -> None:
+    thresholds = {} if everybody is None else {"everybody_basis_points": everybody}
+    posted = {"team/red/operational": own + others, "subject/p1/operational": own}
+    state = shared_budget(posted, thresholds=thresholds)
+    answer = check(state, call("p1", tokens=cost), NOW)
+    used = own + others + cost
+    asked = used >= 1_000 and (
+        (own + cost) * 10 >= 1_000 or (everybody is not None and used * 10_000 >= 1_000 * everybody)
+    )
+    assert answer.decision is (Decision.APPROVAL_REQUIRED if asked else Decision.ALLOW)
 
 
 def test_an_alias_is_checked_as_the_person_who_bears_it() -> None:

@@ -78,8 +78,11 @@ def test_the_calls_own_cost_counts_whatever_the_prices() -> None:
 def test_a_shared_budget_decides_for_who_is_counted_on_it(
     account: str, place: dict[str, str], limit: int
 ) -> None:
-    used_up = {"spent": [{"account": account, "basis_points": 10_000}]}
-    assert decided(**place, **used_up) == "APPROVAL_REQUIRED"
+    used_up: list[dict[str, Any]] = [{"account": account, "basis_points": 10_000}]
+    by_caller = [*used_up, {"account": "subject", "micro_usd": limit // 4}]
+    assert decided(**place, members=4, spent=by_caller) == "APPROVAL_REQUIRED"
+    assert decided(**place, members=3, spent=by_caller) == "ALLOW"
+    assert decided(**place, members=4, spent=used_up) == "ALLOW"
     assert decided(**place, spent=[{"account": account, "micro_usd": limit - 1}]) == "ALLOW"
     assert decided(**place) == "ALLOW"
 

@@ -56,6 +56,8 @@ class _Comparison:
                     yield Problem(_join(path, name), "the field became required")
             elif keyword in _SUBSCHEMAS and keyword in old and keyword in new:
                 yield from self.compare(old[keyword], new[keyword], f"{path}[]")
+            elif keyword == "default" and _only_gained_fields(old, new):
+                pass
             elif old.get(keyword) != new.get(keyword) and not _widens(
                 keyword, old.get(keyword), new.get(keyword)
             ):
@@ -95,6 +97,15 @@ def _resolve(schema: JsonSchema, definitions: dict[str, JsonSchema]) -> JsonSche
     if "const" in schema:
         schema = {key: schema[key] for key in schema if key != "const"} | {"enum": [schema["const"]]}
     return schema
+
+
+def _only_gained_fields(old: JsonSchema, new: JsonSchema) -> bool:
+    """Whether a default object says the same of every field that there was."""
+    before, after = old.get("default"), new.get("default")
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return False
+    known = old.get("properties", {})
+    return before == {name: value for name, value in after.items() if name in known or name in before}
 
 
 def _widens(keyword: str, old: Any, new: Any) -> bool:

@@ -137,6 +137,18 @@ class Thresholds(Value):
     nudge_basis_points: Ratio = BasisPoints(7_000)
     justify_basis_points: Ratio = BasisPoints(9_000)
     approve_basis_points: Ratio = FULL
+    everybody_basis_points: Ratio | None = None
+    """A shared account that has reached `approve_basis_points` asks those of its members who have used their
+    fair share, an equal part of the limit. From here on it asks all of them. Absent: never."""
+
+    @model_validator(mode="after")
+    def _everybody_is_asked_last(self) -> Self:
+        if (
+            self.everybody_basis_points is not None
+            and self.everybody_basis_points < self.approve_basis_points
+        ):
+            raise ValueError("everybody_basis_points should not be below approve_basis_points")
+        return self
 
     @model_validator(mode="after")
     def _rise(self) -> Self:
@@ -384,6 +396,10 @@ class Example(Value):
 
     project_id: Project | None = None
     """The project that the call is for; the caller is a member of it."""
+
+    members: Annotated[int, Field(strict=True, ge=1, le=1_000)] = 1
+    """How many belong to the caller's team, project and cost centre, the caller included: a fair share of a
+    budget is its limit divided by them."""
 
     spent: tuple[Spent, ...] = ()
     """What had been used before; of an account that isn't named, nothing."""

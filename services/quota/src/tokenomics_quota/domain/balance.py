@@ -1,6 +1,6 @@
 """An account against its limit."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -28,6 +28,8 @@ class Balance(NamedTuple):
     """Whether holds beyond the limit are refused; whether to a caller, :meth:`Touched.is_hard` says."""
     granted: Granted = NOTHING_GRANTED
     """The part of the limit that grants add."""
+    members: int = 0
+    """How many share it. A fair share is an equal part of the limit, grants included."""
 
     @property
     def base_limit_micro_usd(self) -> MicroUsd | None:
@@ -55,6 +57,29 @@ class Balance(NamedTuple):
         """Return where it would stand with an amount more."""
         used = self.posted_micro_usd + self.pending_micro_usd + amount_micro_usd
         return self.thresholds.band(MicroUsd(used), self.limit_micro_usd)
+
+    def spares(self, own: MicroUsd | None, amount_micro_usd: MicroUsd) -> bool:
+        """Whether, used up as it is, it asks nothing of a member for an amount more.
+
+        It doesn't of one who then has used less than a fair share, unless it would be so far beyond its limit
+        that policy lets it ask everybody.
+
+        Parameters
+        ----------
+        own
+            What the caller has used; ``None`` for who has no share.
+        """
+        room = self.room_of_member(own)
+        return room is not None and amount_micro_usd <= room
+
+    def room_of_member(self, own: MicroUsd | None) -> MicroUsd | None:
+        """Return how much more a member may use before a used up account asks; ``None``: no share counts."""
+        if own is None or self.limit_micro_usd is None or not self.members:
+            return None
+        # A fair share is used once it is reached, as a threshold is.
+        room = MicroUsd((self.limit_micro_usd - 1) // self.members - own)
+        of_everybody = self.thresholds.room_of_everybody(self.used_micro_usd, self.limit_micro_usd)
+        return room if of_everybody is None else min(room, of_everybody)
 
 
 class Headroom(NamedTuple):
@@ -89,23 +114,44 @@ class Touched:
         return balance.hard and stage is Stage.ENFORCE
 
 
-def headroom_of(balances: Iterable[Balance]) -> Headroom | None:
+def own_use(balances: Sequence[Balance], standing: Standing, shared: Balance) -> MicroUsd | None:
+    """Return what the caller has used, to be held against a fair share of a shared account.
+
+    It is all that the caller has used in the period, on that account or beside it: never less than what the
+    account has of the caller, so that nobody is spared who has used a fair share. ``None`` for who has none.
+    """
+    return balances[0].used_micro_usd if shared.account.kind in standing.member_of else None
+
+
+def headroom_of(
+    balances: Sequence[Balance], standing: Standing, shown: Callable[[Account], bool] | None = None
+) -> Headroom | None:
     """Return the headroom of the accounts that have a limit; ``None`` when none has.
 
-    A shared account asks its members for nothing before its last band; the others concern its owner.
+    A shared account asks its members for nothing before its last band, and for nothing before they have used
+    their fair share; until then it concerns its owner.
+
+    Parameters
+    ----------
+    balances
+        The caller's own first.
+    shown
+        Which of them count; ``None``: all.
     """
     rooms = [
-        _rooms(balance, balance.limit_micro_usd)
+        _rooms(balance, balance.limit_micro_usd, own_use(balances, standing, balance))
         for balance in balances
-        if balance.limit_micro_usd is not None
+        if balance.limit_micro_usd is not None and (shown is None or shown(balance.account))
     ]
     return Headroom(*map(min, zip(*rooms, strict=True))) if rooms else None
 
 
-def _rooms(balance: Balance, limit: MicroUsd) -> tuple[MicroUsd, MicroUsd, MicroUsd]:
+def _rooms(balance: Balance, limit: MicroUsd, own: MicroUsd | None) -> tuple[MicroUsd, MicroUsd, MicroUsd]:
     thresholds, used = balance.thresholds, balance.used_micro_usd
     left = MicroUsd(limit - used)
     if balance.shared:
-        last = thresholds.room_before(Band.APPROVE, used, limit)
+        last, of_member = thresholds.room_before(Band.APPROVE, used, limit), balance.room_of_member(own)
+        if of_member is not None and of_member > last:
+            last = of_member
         return last, last, left
     return thresholds.room_before(Band.NUDGE, used, limit), thresholds.room(used, limit), left

@@ -60,11 +60,18 @@ class Thresholds(NamedTuple):
     nudge: BasisPoints
     justify: BasisPoints
     approve: BasisPoints
+    everybody: BasisPoints | None = None
+    """From which a shared account asks also those of its members who haven't used their fair share of it."""
 
     @classmethod
     def from_policy(cls, stated: policy.Thresholds) -> Self:
         """Take over the thresholds that a policy states."""
-        return cls(stated.nudge_basis_points, stated.justify_basis_points, stated.approve_basis_points)
+        return cls(
+            stated.nudge_basis_points,
+            stated.justify_basis_points,
+            stated.approve_basis_points,
+            stated.everybody_basis_points,
+        )
 
     def reached(self, used: MicroUsd, limit: MicroUsd | None) -> list[tuple[Band, BasisPoints]]:
         """Return every threshold that ``used`` has reached, lowest first; none without a limit.
@@ -72,13 +79,13 @@ class Thresholds(NamedTuple):
         A threshold counts as reached at exactly its share. Under a limit of zero nothing used reaches
         nothing, and the first micro-USD reaches all.
         """
-        return list(zip(_BANDS, self, strict=True))[: self.band(used, limit)]
+        return list(zip(_BANDS, self[:3], strict=True))[: self.band(used, limit)]
 
     def band(self, used: MicroUsd, limit: MicroUsd | None) -> Band:
         """Return the band of an account that has ``used`` (posted and pending) of its limit."""
         if limit is None or used <= 0:
             return Band.NORMAL
-        nudge, justify, approve = self
+        nudge, justify, approve, _ = self
         scaled = used * policy.FULL
         if scaled < limit * nudge:
             return Band.NORMAL
@@ -93,9 +100,18 @@ class Thresholds(NamedTuple):
 
     def room_before(self, band: Band, used: MicroUsd, limit: MicroUsd) -> MicroUsd:
         """Return how much more may be used before a band above normal begins; negative once it has begun."""
-        # The smallest use that reaches the share; the first micro-USD where that is nothing.
-        first = max(1, -(-limit * self[band - 1] // policy.FULL))
-        return MicroUsd(first - 1 - used)
+        begins = (self.nudge, self.justify, self.approve)[band - 1]
+        return _room_before(begins, used, limit)
+
+    def room_of_everybody(self, used: MicroUsd, limit: MicroUsd) -> MicroUsd | None:
+        """Return how much more may be used before a shared account asks everybody; ``None``: never."""
+        return None if self.everybody is None else _room_before(self.everybody, used, limit)
+
+
+def _room_before(share: BasisPoints, used: MicroUsd, limit: MicroUsd) -> MicroUsd:
+    # The smallest use that reaches the share; the first micro-USD where that is nothing.
+    first = max(1, -(-limit * share // policy.FULL))
+    return MicroUsd(first - 1 - used)
 
 
 def is_reached(share: BasisPoints, used: MicroUsd, limit: MicroUsd) -> bool:

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from tokenomics_contracts.units import Cohort, TeamId
+from tokenomics_quota.domain.accounts import AccountKind
 from tokenomics_quota.domain.approvals import NOTHING_UNLOCKED, Unlocks
 from tokenomics_quota.domain.permits import Permits
 from tokenomics_quota.domain.rollout import ENFORCED, Stages
@@ -21,3 +22,6 @@ class Standing(NamedTuple):
     """How far each rule is rolled out for the caller."""
     cohort: Cohort | None = None
     """Group for comparison that its team is in."""
+    member_of: frozenset[AccountKind] = frozenset()
+    """Kinds of the shared accounts that the caller has a fair share of: who has left has none, nor has who
+    isn't a member of the project that a call is for."""

@@ -140,6 +140,7 @@ class QuotaView:
             governance.quota_policies.at(at).thresholds,
             hard=limit is not None and limit.hard,
             granted=granted,
+            members=governance.members(account).at(at) if limit is not None else 0,
         )
 
     def touched_by(self, subject: str, project_id: str | None, now: datetime) -> Touched:
@@ -199,13 +200,14 @@ class QuotaView:
             *map(governance.granted, accounts),
             governance.unlocks(carrier, project_id),
             governance.stages(carrier.team_id, now),
+            *(governance.members(each.account) for each in balances if each.limit_micro_usd is not None),
         ]
         start, end = calendar.bounds(period)
         since = max(start, *(timeline.since(now) for timeline in timelines))
         until = min(end, *(timeline.until(now) for timeline in timelines))
         standing = governance.standing(carrier, project_id, now)
         standing = self._standings.setdefault(standing, standing)
-        touched = Touched(balances, headroom_of(balances), standing)
+        touched = Touched(balances, headroom_of(balances, standing), standing)
         return _Kept(since, until, touched, self._totals_version)
 
     def _as_posted(self, touched: Touched) -> Touched:
@@ -216,7 +218,7 @@ class QuotaView:
             self._one_for_all(balance._replace(posted_micro_usd=amount))
             for balance, amount in zip(touched.balances, posted, strict=True)
         )
-        return Touched(balances, headroom_of(balances), touched.standing)
+        return Touched(balances, headroom_of(balances, touched.standing), touched.standing)
 
     def _one_for_all(self, balance: Balance) -> Balance:
         """Return the one object that all callers whose calls count on a shared account keep of it."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from datetime import datetime
 from itertools import chain
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from tokenomics_contracts.events.approvals import ApprovalApproved, ApprovalLapsed, ApprovalRevoked
 from tokenomics_contracts.events.base import Event
@@ -355,7 +355,14 @@ class Governance:
             unlocks,
             self.stages(team_id, at).at(at),
             rollout.cohort(team_id),
+            _shares(member.value, project_id) if member else _NO_SHARE,
         )
+
+    def members(self, account: Account) -> Timeline[int]:
+        """Return how many share a shared account over time; a person's or service's own has no members."""
+        if account.kind is AccountKind.SUBJECT:
+            return _NOBODY
+        return self.directory.headcount(account.kind.value, account.owner_id)
 
     def stages(self, team_id: str | None, at: datetime) -> Timeline[Stages]:
         """Return how far each rule is rolled out for a team over time, by the policy of an instant."""
@@ -451,6 +458,19 @@ class Governance:
             aliases = _union(state.directory.aliases(event.key) for state in (before, self))
             return Scope(since, aliases | {event.key})
         return None
+
+
+_NOBODY: Final[Timeline[int]] = Timeline((), before=0)
+_NO_SHARE: Final = frozenset[AccountKind]()
+_SHARE: Final = frozenset({AccountKind.TEAM, AccountKind.COST_CENTRE})
+_SHARE_OF_PROJECT_TOO: Final = _SHARE | {AccountKind.PROJECT}
+
+
+def _shares(member: Member, project_id: str | None) -> frozenset[AccountKind]:
+    """Return the kinds of the shared accounts that somebody has a fair share of."""
+    if member.left:
+        return _NO_SHARE
+    return _SHARE_OF_PROJECT_TOO if project_id in member.project_ids else _SHARE
 
 
 def _union(sets: Iterable[Iterable[str]]) -> frozenset[str]:

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple, Self
 from tokenomics_contracts.units import MicroUsd, SubjectId
 from tokenomics_quota.domain.accounts import Account, AccountKind
 from tokenomics_quota.domain.approvals import Unlocks
-from tokenomics_quota.domain.balance import Balance, Touched, headroom_of
+from tokenomics_quota.domain.balance import Touched, headroom_of, own_use
 from tokenomics_quota.domain.checks import Answer, Call, Reason, Shadow, Unblock, answered, capped
 from tokenomics_quota.domain.findings import Finding, Rule
 from tokenomics_quota.domain.friction import Band, Decision, ask
@@ -79,10 +79,10 @@ def check(
     shadow: Sequence[Finding] = ()
     if objections or (headroom is not None and cost > headroom.before_asking):
         of_call = _not_unlocked(objections, call, standing.unlocks)
-        findings, shadow = judge((*of_call, *_of_accounts(balances, standing.unlocks, cost)), standing.stages)
+        findings, shadow = judge((*of_call, *_of_accounts(touched, cost)), standing.stages)
     decision = findings[0].decision if findings else Decision.ALLOW
     if sees is not everything:
-        headroom = headroom_of(balance for balance in balances if sees(balance.account))
+        headroom = headroom_of(balances, standing, sees)
     caps = None
     if headroom is not None and tariff.output:
         output = quantities.output_tokens
@@ -116,14 +116,16 @@ def _not_unlocked(objections: Iterable[Finding], call: Call, unlocks: Unlocks) -
             yield objection
 
 
-def _of_accounts(
-    balances: Iterable[Balance], unlocks: Unlocks, cost_micro_usd: MicroUsd
-) -> Iterator[Finding]:
+def _of_accounts(touched: Touched, cost_micro_usd: MicroUsd) -> Iterator[Finding]:
     """Return what the accounts ask of the caller, by where they would stand with the call."""
+    balances, unlocks = touched.balances, touched.standing.unlocks
     for balance in balances:
         band, account, shared = balance.band_with(cost_micro_usd), balance.account, balance.shared
         asked = ask(band, shared=shared)
         if asked is Decision.ALLOW:
+            continue
+        own = own_use(balances, touched.standing, balance)
+        if shared and balance.spares(own, cost_micro_usd):
             continue
         code, message = f"{account.kind.value}_in_{band.label}_band", _MESSAGES[shared, band]
         way = f"Ask for a grant on {account.account_id}."

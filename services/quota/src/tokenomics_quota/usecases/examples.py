@@ -60,8 +60,8 @@ def judge_examples(
 ) -> Iterator[Judged | Problem]:
     """Judge each example of a quota policy, in order; a problem says why one can't be judged.
 
-    Each has a company of its own: the policies have been in force for ever, and nobody but the caller works
-    there.
+    Each has a company of its own: the policies have been in force for ever, and nobody works there but the
+    caller and the other members that the example counts.
 
     Parameters
     ----------
@@ -126,13 +126,14 @@ def _directory(example: Example) -> Iterator[Event]:
     )
     if example.project_id:
         yield ProjectUpserted(project_id=example.project_id, effective_from=EARLIEST_TIME)
-    yield PersonUpserted(
-        person_id=_CALLER,
-        role=example.role,
-        team_id=team_id,
-        project_ids=(example.project_id,) if example.project_id else (),
-        effective_from=EARLIEST_TIME,
-    )
+    for person_id in (_CALLER, *(PersonId(f"{_CALLER}:{number}") for number in range(1, example.members))):
+        yield PersonUpserted(
+            person_id=person_id,
+            role=example.role,
+            team_id=team_id,
+            project_ids=(example.project_id,) if example.project_id else (),
+            effective_from=EARLIEST_TIME,
+        )
 
 
 def _approvals(example: Example, at: datetime) -> Iterator[Event]:
