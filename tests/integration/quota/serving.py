@@ -28,16 +28,20 @@ from tokenomics_quota.rpc.advice import Advice
 from tokenomics_quota.rpc.balances import Balances
 from tokenomics_quota.rpc.budgets import Budgets
 from tokenomics_quota.rpc.checks import Checks
+from tokenomics_quota.rpc.holds import Holds
 from tokenomics_quota.rpc.moments import Moments
 from tokenomics_quota.rpc.policies import Policies
 from tokenomics_quota.rpc.servicer import quota_servicer
 from tokenomics_quota.rpc.views import Views
 from tokenomics_quota.storage.history import ServedHistory
+from tokenomics_quota.storage.hold_ledger import PostgresHoldList, hold_transactions
 from tokenomics_quota.storage.proposals import PostgresProposals
 from tokenomics_quota.storage.view_feed import ViewFeed
+from tokenomics_quota.streams.hold_events import hold_event
 from tokenomics_quota.usecases.budgeting import Budgeting
 from tokenomics_quota.usecases.freshening import Freshening
 from tokenomics_quota.usecases.refreshes import Refreshes
+from tokenomics_quota.usecases.turns import Turns
 
 if TYPE_CHECKING:
     from tokenomics.quota.v1.quota_pb2_grpc import QuotaServiceAsyncStub
@@ -120,6 +124,11 @@ async def serve(quota: Quota, folder: Path) -> AsyncIterator[Served]:
         freshening.view_moved()
         refreshes.view_moved()
 
+    turns = Turns(
+        hold_transactions(quota.pool, quota.schemas, hold_event),
+        lambda: (serving.version, serving.current),
+        freshening,
+    )
     views, moments = Views(serving, clock), Moments(meter, clock)
     servicer = quota_servicer(
         Checks(
@@ -135,10 +144,12 @@ async def serve(quota: Quota, folder: Path) -> AsyncIterator[Served]:
         Budgets(views, moments, Budgeting(ServedHistory(lambda: quota.pool, clock)), refreshes, draining),
         Advice(views),
         Policies(views, PostgresProposals(quota.pool)),
+        Holds(views, turns, PostgresHoldList(quota.pool), decisions, longest_wait_seconds=1),
     )
-    async with served(
-        settings, lambda server: server.add(add_QuotaServiceServicer_to_server, servicer)
-    ) as rpc:
+    async with (
+        _running(turns.run),
+        served(settings, lambda server: server.add(add_QuotaServiceServicer_to_server, servicer)) as rpc,
+    ):
         yield Served(
             QuotaServiceStub(rpc.channel),
             view,
@@ -152,6 +163,18 @@ async def serve(quota: Quota, folder: Path) -> AsyncIterator[Served]:
             freshening,
             draining,
         )
+
+
+@asynccontextmanager
+async def _running(task: Callable[[asyncio.Event], Awaitable[None]]) -> AsyncIterator[None]:
+    """Run a task of the process until the block is left, and let it come to its end."""
+    stopping = asyncio.Event()
+    running = asyncio.ensure_future(task(stopping))
+    try:
+        yield
+    finally:
+        stopping.set()
+        await running
 
 
 def check_request(subject: str = "ada", **fields: object) -> pb.CheckQuotaRequest:

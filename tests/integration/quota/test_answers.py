@@ -297,7 +297,7 @@ async def test_what_is_not_served_yet_says_so(service: Served) -> None:
     waiting = check_request(at_least_as_fresh=token)
     code = await refused(service.stub.CheckQuota(waiting, metadata=service.metadata()))
     assert code is grpc.StatusCode.UNIMPLEMENTED
-    code = await refused(service.stub.PlaceHold(pb.PlaceHoldRequest(), metadata=service.metadata()))
+    code = await refused(service.stub.ListLooks(pb.ListLooksRequest(), metadata=service.metadata()))
     assert code is grpc.StatusCode.UNIMPLEMENTED
 
 

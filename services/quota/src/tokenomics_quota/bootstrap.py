@@ -59,6 +59,7 @@ from tokenomics_quota.rpc.advice import Advice
 from tokenomics_quota.rpc.balances import Balances
 from tokenomics_quota.rpc.budgets import Budgets
 from tokenomics_quota.rpc.checks import Checks
+from tokenomics_quota.rpc.holds import Holds
 from tokenomics_quota.rpc.moments import Moments
 from tokenomics_quota.rpc.policies import Policies
 from tokenomics_quota.rpc.servicer import quota_servicer
@@ -68,6 +69,7 @@ from tokenomics_quota.storage.announcements import PostgresAnnouncements, rememb
 from tokenomics_quota.storage.decision_log import OutboxDecisionLog
 from tokenomics_quota.storage.default_price_book import DefaultPriceBook
 from tokenomics_quota.storage.history import ServedHistory
+from tokenomics_quota.storage.hold_ledger import PostgresHoldList, hold_transactions
 from tokenomics_quota.storage.late_usage import LateUsageMender
 from tokenomics_quota.storage.ledger import PostgresLedger
 from tokenomics_quota.storage.proposals import PostgresProposals
@@ -84,6 +86,7 @@ from tokenomics_quota.streams.events import (
     skip_from_record,
     skipped_event,
 )
+from tokenomics_quota.streams.hold_events import hold_event
 from tokenomics_quota.streams.log_ends import LogEnds
 from tokenomics_quota.streams.projection import USAGE, ProvisionalFacts, QuotaProjection
 from tokenomics_quota.usecases.announcing import ThresholdAnnouncer
@@ -91,6 +94,7 @@ from tokenomics_quota.usecases.budgeting import Budgeting
 from tokenomics_quota.usecases.freshening import Freshening
 from tokenomics_quota.usecases.projecting import KnownGovernance
 from tokenomics_quota.usecases.refreshes import Refreshes
+from tokenomics_quota.usecases.turns import Turns
 
 SERVICE = "quota"
 
@@ -283,6 +287,11 @@ def serve() -> ExitCode:
         projected = [topic for topic in topics() if topic.name in QuotaProjection.topics]
         ends = LogEnds(settings.kafka_bootstrap, projected, serving, meter, _CLOCK)
         freshening, refreshes = Freshening(serving, ends), Refreshes()
+        turns = Turns(
+            hold_transactions(pool, _OWN, hold_event),
+            lambda: (serving.version, serving.current),
+            freshening,
+        )
 
         def refreshed() -> None:
             if serving.current is not None:
@@ -325,6 +334,13 @@ def serve() -> ExitCode:
                 ),
                 Advice(views),
                 Policies(views, PostgresProposals(pool)),
+                Holds(
+                    views,
+                    turns,
+                    PostgresHoldList(pool),
+                    decisions,
+                    longest_wait_seconds=settings.grpc_default_deadline_seconds,
+                ),
             ),
         )
         server.add(
@@ -345,6 +361,7 @@ def serve() -> ExitCode:
         process.readiness["view"] = not_ready
         process.readiness["log ends"] = ends.not_ready_because
         process.supervise("decision log", decisions.run)
+        process.supervise("turns of the ledger", turns.run)
         process.supervise("views", feeds.run)
         process.supervise("loaded versions", LoadedVersions(pool, uuid4(), serving).run)
         process.supervise("log ends", ends.run)

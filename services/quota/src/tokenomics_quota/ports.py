@@ -8,11 +8,11 @@ from uuid import UUID
 from tokenomics_chassis.projection import Source
 from tokenomics_chassis.records import SourceId
 from tokenomics_contracts.events.quota import Announced
-from tokenomics_contracts.units import AccountId, HoldId, MicroUsd, PeriodId
+from tokenomics_contracts.units import AccountId, HoldId, MicroUsd, PeriodId, SubjectId
 from tokenomics_quota.domain.accounts import Account
 from tokenomics_quota.domain.checks import Decided
 from tokenomics_quota.domain.effective import LogOrder
-from tokenomics_quota.domain.holds import Change, Hold, LedgerAccount, Moment
+from tokenomics_quota.domain.holds import Change, HeldNow, Hold, HoldState, LedgerAccount, Moment
 from tokenomics_quota.domain.policies import Proposal
 from tokenomics_quota.projections.facts import Fact, Postings, Received
 from tokenomics_quota.projections.governance import GoverningEvent, Scope
@@ -264,4 +264,25 @@ class HoldLedger(Protocol):
         traceparents
             Traces of the calls that gave commands, by the command's number in the ledger.
         """
+        ...
+
+
+class HoldsWanted(NamedTuple):
+    """Which holds to list; what is ``None`` leaves none out."""
+
+    subject: SubjectId | None
+    account_id: AccountId | None
+    state: HoldState | None
+    """At the ledger's now."""
+    before_no: int
+    """Only those with a smaller number."""
+    size: int
+    """At most so many."""
+
+
+class HoldList(Protocol):
+    """Where holds are looked up, outside any turn."""
+
+    async def page(self, wanted: HoldsWanted) -> Sequence[HeldNow]:
+        """Return holds as they stand, the newest first."""
         ...

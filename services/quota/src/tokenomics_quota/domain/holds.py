@@ -120,6 +120,16 @@ class Hold(NamedTuple):
         return HoldState.EXPIRED if past else self.state
 
 
+class HeldNow(NamedTuple):
+    """A hold as it stands at an instant."""
+
+    hold: Hold
+    state: HoldState
+    account_ids: tuple[AccountId, ...]
+    parent_id: HoldId | None
+    left_micro_usd: MicroUsd
+
+
 class LedgerAccount(NamedTuple):
     """What an account holds beside what is posted to it, as of the ledger's now."""
 
@@ -380,11 +390,15 @@ def digest_of(fields: Mapping[str, str | int]) -> bytes:
 
 
 def differing_fields(digest: bytes, other: bytes, fields: Iterable[str]) -> list[str]:
-    """Name the fields that two requests differ in, by their digests; none when they are the same."""
+    """Name the fields that two requests differ in, by their digests; none when they are the same.
+
+    All of them where their bytes are the same by chance.
+    """
     if digest[:_WHOLE] == other[:_WHOLE]:
         return []
-    marks = zip(fields, digest[_WHOLE:], other[_WHOLE:], strict=False)
-    return [name for name, mark, other_mark in marks if mark != other_mark]
+    named = list(fields)
+    marks = zip(named, digest[_WHOLE:], other[_WHOLE:], strict=False)
+    return [name for name, mark, other_mark in marks if mark != other_mark] or named
 
 
 def place(books: Books, asked: Place, at: Moment) -> Change | Refusal:

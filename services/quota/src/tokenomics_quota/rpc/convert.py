@@ -22,7 +22,7 @@ from tokenomics_contracts.units import (
     ServiceTier,
 )
 from tokenomics_contracts.units import Purpose as CallPurpose
-from tokenomics_quota.domain.accounts import AccountKind, Purpose
+from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose
 from tokenomics_quota.domain.balance import Balance, Touched
 from tokenomics_quota.domain.checks import DEFAULT_DATA_CLASS, Answer, Call, Reason, Unblock, called
 from tokenomics_quota.domain.degradation import Degraded
@@ -399,8 +399,22 @@ def _seen_in_answer(touched: Touched, sees: Sight) -> bytes:
 
 @lru_cache(maxsize=10_000)
 def _account_in_answer(balance: Balance, *, seen: bool) -> bytes:
-    account = balance_to_pb(balance) if seen else _standing_to_pb(balance)
-    return pb.CheckQuotaResponse(accounts=[account]).SerializeToString()
+    return pb.CheckQuotaResponse(accounts=[account_to_pb(balance, seen=seen)]).SerializeToString()
+
+
+def account_to_pb(balance: Balance, *, seen: bool) -> pb.AccountBalance:
+    """Write one account of an answer; one that may not be seen shows where it stands, no number."""
+    return balance_to_pb(balance) if seen else _standing_to_pb(balance)
+
+
+def name_account(message: pb.AccountBalance, account: Account) -> None:
+    """Write which account a message is about."""
+    message.account_id, message.owner_id, message.period = (
+        account.account_id,
+        account.owner_id,
+        account.period,
+    )
+    message.kind, message.purpose = _KINDS[account.kind], _PURPOSES[account.purpose]
 
 
 def balance_to_pb(balance: Balance) -> pb.AccountBalance:

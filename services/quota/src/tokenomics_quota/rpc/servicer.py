@@ -6,9 +6,10 @@ from tokenomics_quota.rpc.advice import Advice
 from tokenomics_quota.rpc.balances import Balances
 from tokenomics_quota.rpc.budgets import Budgets
 from tokenomics_quota.rpc.checks import Checks
+from tokenomics_quota.rpc.holds import Holds
 from tokenomics_quota.rpc.policies import Policies
 
-PARTS = (Checks, Balances, Budgets, Advice, Policies)
+PARTS = (Checks, Balances, Budgets, Advice, Policies, Holds)
 """Each method of the contract is served by one of them; what none has answers UNIMPLEMENTED."""
 
 

@@ -1,24 +1,26 @@
 """The hold ledger on PostgreSQL: few statements, each for all commands of a transaction."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from typing import Final
 
 from tokenomics_chassis import outbox
 from tokenomics_chassis.outbox import OutboxEvent
-from tokenomics_chassis.postgres import Connection, Schemas
+from tokenomics_chassis.postgres import Connection, Pool, Schemas
 from tokenomics_contracts.units import AccountId, HoldId, MicroUsd
 from tokenomics_quota.domain.accounts import Account, Purpose, parse_account_id
 from tokenomics_quota.domain.holds import (
     Change,
     Happened,
+    HeldNow,
     Hold,
     HoldState,
     LedgerAccount,
     Placement,
 )
-from tokenomics_quota.ports import Committed, Turn
+from tokenomics_quota.ports import Committed, HoldLedger, HoldsWanted, Turn
 from tokenomics_quota.storage.mapping import (
     HOLD_COLUMNS,
     hold_from_row,
@@ -105,6 +107,31 @@ WITH account AS (
 )
 SELECT (SELECT count(*) FROM less), (SELECT count(*) FROM live_no_more)
 """
+
+_PAGE = f"""
+SELECT {", ".join(f"hold.{column}" for column in HOLD_COLUMNS)}, now.state,
+    ARRAY(SELECT account_id FROM unnest(hold.account_nos) WITH ORDINALITY AS place (account_no, number)
+          JOIN ledger_account USING (account_no) ORDER BY number),
+    (SELECT parent.hold_id FROM hold AS parent WHERE parent.hold_no = hold.parent_no),
+    CASE WHEN now.state = 'live' THEN hold.amount_micro_usd - hold.covered_micro_usd - coalesce(
+        (SELECT sum(part.amount_micro_usd - part.covered_micro_usd)
+         FROM live_hold JOIN hold AS part USING (hold_no)
+         WHERE live_hold.root_no = coalesce(hold.root_no, hold.hold_no) AND part.parent_no = hold.hold_no
+             AND part.expires_at > ledger_now.instant), 0)::bigint ELSE 0 END
+FROM (SELECT greatest(last_now, clock_timestamp()) AS instant FROM ledger) AS ledger_now
+CROSS JOIN hold
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN hold.state = 'live' AND hold.expires_at <= ledger_now.instant THEN 'expired'
+           ELSE hold.state END
+) AS now (state)
+WHERE hold.hold_no < $1 AND ($3::text IS NULL OR hold.subject = $3) AND ($4::text IS NULL OR now.state = $4)
+"""
+_ON_ACCOUNT = """
+    AND hold.hold_no IN (
+        SELECT hold_no FROM placement JOIN ledger_account USING (account_no) WHERE account_id = $5
+    )
+"""
+_PAGE_ORDER = "ORDER BY hold.hold_no DESC LIMIT $2"
 
 _HOLD_TYPES: Final = {
     "hold_no": "bigint",
@@ -292,6 +319,42 @@ class PostgresHoldLedger:
     def _now(self) -> datetime:
         assert self._turn is not None, "begin comes first"
         return self._turn.now
+
+
+def hold_transactions(
+    pool: Pool, schemas: Schemas, describe: Describe
+) -> Callable[[], AbstractAsyncContextManager[HoldLedger]]:
+    """Return what opens a transaction and gives its ledger."""
+
+    @asynccontextmanager
+    async def transaction() -> AsyncIterator[HoldLedger]:
+        async with pool.acquire() as connection, connection.transaction():
+            yield PostgresHoldLedger(connection, schemas, describe)
+
+    return transaction
+
+
+class PostgresHoldList:
+    """Implements :class:`tokenomics_quota.ports.HoldList`."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def page(self, wanted: HoldsWanted) -> Sequence[HeldNow]:
+        """Go backwards by number, through the placements on an account where one is named."""
+        by_account = wanted.account_id is not None
+        rows = await self._pool.fetch(
+            _PAGE + (_ON_ACCOUNT if by_account else "") + _PAGE_ORDER,
+            wanted.before_no,
+            wanted.size,
+            wanted.subject,
+            wanted.state,
+            *([wanted.account_id] if by_account else []),
+        )
+        return [
+            HeldNow(hold_from_row(row[:-4]), HoldState(row[-4]), tuple(row[-3]), row[-2], row[-1])
+            for row in rows
+        ]
 
 
 async def open_ledger(connection: Connection) -> None:

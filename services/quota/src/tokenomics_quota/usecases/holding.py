@@ -1,16 +1,392 @@
-"""Holding: commands on holds, those that come together in one transaction."""
+"""Holding: what one turn of the ledger does with the commands that share it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Final, NamedTuple
 
-from tokenomics_contracts.units import AccountId, HoldId
-from tokenomics_quota.domain.holds import Books
-from tokenomics_quota.ports import HoldLedger
+from tokenomics_chassis.rpc.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    NotFoundError,
+    QuotaExceededError,
+    RpcError,
+    UnavailableError,
+)
+from tokenomics_contracts.units import AccountId, HoldId, MicroUsd, PeriodId, ProjectId, SubjectId
+from tokenomics_quota.domain import holds
+from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose, parse_account_id
+from tokenomics_quota.domain.balance import Touched, headroom_of
+from tokenomics_quota.domain.checks import Answer, Call
+from tokenomics_quota.domain.friction import Decision
+from tokenomics_quota.domain.holds import (
+    Books,
+    Change,
+    HeldNow,
+    Hold,
+    HoldKind,
+    HoldState,
+    Limited,
+    Moment,
+    Place,
+    Refusal,
+    Why,
+    differing_fields,
+)
+from tokenomics_quota.ports import HoldLedger, Turn
+from tokenomics_quota.projections.balances import QuotaView
+from tokenomics_quota.projections.governance import Governance
+from tokenomics_quota.usecases.checking import Sight, Terms, check
+
+ServedView = Callable[[], tuple[int | None, QuotaView | None]]
+"""Gives the view that answers, and which version of the derived state it is of."""
+
+
+class LedgerShutError(UnavailableError):
+    """The database was lost or restarted, and what it may have lacked is not through yet."""
+
+    reason = "LEDGER_SHUT"
+
+
+class Placing(NamedTuple):
+    """Asks for a hold for a call."""
+
+    hold_id: HoldId
+    call: Call
+    amount_micro_usd: MicroUsd
+    """0: what the call is expected to cost."""
+    ttl: timedelta
+    parent_id: HoldId | None
+    digest: bytes
+    fields: Sequence[str]
+    """Over which the digest is."""
+    sees: Sight
+    tell: Callable[[Answer, Touched, Moment], bytes]
+    """Writes what the caller is answered beside the hold, and leaves the record of a decision that needs one;
+    raises what speaks against answering."""
+
+
+class Settling(NamedTuple):
+    """Asks to end a hold with its cost."""
+
+    hold_id: HoldId
+    cost_micro_usd: MicroUsd
+    sees: Sight
+
+
+class Releasing(NamedTuple):
+    """Asks to end a hold without usage."""
+
+    hold_id: HoldId
+    sees: Sight
+
+
+class Extending(NamedTuple):
+    """Asks to move a hold's end."""
+
+    hold_id: HoldId
+    wished_end: datetime
+    sees: Sight
+
+
+Command = Placing | Settling | Releasing | Extending
+
+
+class Done(NamedTuple):
+    """What became of a command."""
+
+    moment: Moment
+    held: HeldNow | None
+    """As it stands after the command, or as it was placed, for one that places. ``None``: nothing is held."""
+    told: bytes = b""
+    """What the caller is answered beside the hold, as ``tell`` wrote it when it was decided."""
+
+
+class Behind(Enum):
+    """What became of a command for which the view is behind of what governs: nothing, try again."""
+
+    BEHIND = "behind"
+
+
+Outcome = Done | RpcError | Behind
 
 
 async def books_of(
     ledger: HoldLedger, named: Iterable[HoldId], account_ids: Iterable[AccountId] = ()
 ) -> Books:
     """Return the books for commands that name these holds, and place on these accounts, in a turn begun."""
-    holds = await ledger.holds(named)
-    account_nos = {account_no for hold in holds for account_no in hold.account_nos}
-    return Books(await ledger.accounts(account_ids, account_nos), holds)
+    found = await ledger.holds(named)
+    account_nos = {account_no for hold in found for account_no in hold.account_nos}
+    return Books(await ledger.accounts(account_ids, account_nos), found)
+
+
+async def take_turn(
+    ledger: HoldLedger, commands: Sequence[Command], traceparents: Sequence[str | None], served: ServedView
+) -> list[Outcome]:
+    """Perform commands, one after the other, in an open transaction; each has its own outcome.
+
+    Parameters
+    ----------
+    traceparents
+        Of the calls that gave the commands, in the same order.
+
+    Raises
+    ------
+    LedgerShutError
+        Nothing can be done now.
+    """
+    turn = await ledger.begin(len(commands))
+    if not turn.is_open:
+        raise LedgerShutError("the ledger is shut until what a lost database may have lacked is through")
+    found = await ledger.holds(_named(commands))
+    known = {hold.hold_id for hold in found}
+    new = {
+        number: command
+        for number, command in enumerate(commands)
+        if isinstance(command, Placing) and command.hold_id not in known
+    }
+    needs_terms = bool(new) or any(isinstance(command, Extending) for command in commands)
+    governing = await _governing(ledger, turn, new, served) if needs_terms else Behind.BEHIND
+    account_ids = governing.posted if isinstance(governing, _Governing) else ()
+    account_nos = {account_no for hold in found for account_no in hold.account_nos}
+    books = Books(await ledger.accounts(account_ids, account_nos), found)
+    performing = _Performing(books, governing)
+    outcomes = [
+        performing.outcome(number, command, turn.moment(number)) for number, command in enumerate(commands)
+    ]
+    if performing.changes:
+        traced = zip(range(len(commands)), traceparents, strict=True)
+        traces = {turn.moment(number).change_seq: trace for number, trace in traced if trace is not None}
+        await ledger.write(performing.changes, traces)
+    return outcomes
+
+
+def _named(commands: Iterable[Command]) -> set[HoldId]:
+    named = {command.hold_id for command in commands}
+    parents = (command.parent_id for command in commands if isinstance(command, Placing))
+    return named | {parent_id for parent_id in parents if parent_id is not None}
+
+
+class _Governing(NamedTuple):
+    """What decides about new holds."""
+
+    governance: Governance
+    terms: Terms
+    touched: Mapping[int, Touched]
+    """By the command's place among those of the turn."""
+    posted: Mapping[AccountId, MicroUsd]
+    """Of all accounts touched, as committed."""
+
+
+async def _governing(
+    ledger: HoldLedger, turn: Turn, new: Mapping[int, Placing], served: ServedView
+) -> _Governing | RpcError | Behind:
+    """Return what the view that answers says, if that is what governs in this turn."""
+    version, view = served()
+    if view is None:
+        return UnavailableError("the view is being loaded")
+    if version != turn.active_version:
+        return Behind.BEHIND
+    governance = view.governance  # the view may have another one after the wait
+    touched = {
+        number: view.touched_by(asked.call.subject, asked.call.project_id, turn.now)
+        for number, asked in new.items()
+    }
+    account_ids = {balance.account.account_id for each in touched.values() for balance in each.balances}
+    committed = await ledger.committed(turn.active_version, account_ids)
+    if committed.governing_version != governance.version:
+        return Behind.BEHIND
+    return _Governing(governance, Terms.at(governance, turn.now), touched, committed.posted)
+
+
+@dataclass(slots=True)
+class _Performing:
+    """Performs the commands of a turn, and gathers what changes."""
+
+    books: Books
+    governing: _Governing | RpcError | Behind
+    changes: list[Change] = field(default_factory=list)
+
+    def outcome(self, number: int, command: Command, at: Moment) -> Outcome:
+        """Perform the next command."""
+        try:
+            if isinstance(command, Placing):
+                return self._place(number, command, at)
+            return self._change(command, at)
+        except RpcError as refusal:
+            return refusal
+        except _UndecidedError:
+            assert not isinstance(self.governing, _Governing)
+            return self.governing
+
+    def _take(self, change: Change) -> None:
+        if change.holds:
+            self.books.take(change)
+            self.changes.append(change)
+
+    def _terms(self) -> _Governing:
+        if isinstance(self.governing, _Governing):
+            return self.governing
+        raise _UndecidedError
+
+    def _place(self, number: int, asked: Placing, at: Moment) -> Done:
+        known = self.books.hold(asked.hold_id)
+        if known is not None:
+            if differing := differing_fields(known.digest, asked.digest, asked.fields):
+                raise AlreadyExistsError("another hold has this id", differing)
+            return Done(at, self._as_placed(known), known.answer)
+        governing = self._terms()
+        parent = self._visible_parent(asked)
+        touched = self._as_of_ledger(governing.touched[number], governing.posted, parent, at)
+        answer = check(governing.terms, touched, asked.call, at.now, asked.sees)
+        told = asked.tell(answer, touched, at)
+        if answer.decision is Decision.DENIED:
+            return Done(at, None, told)
+        change = holds.place(self.books, _place_of(asked, touched, answer, told), at)
+        if isinstance(change, Refusal):
+            raise _refused(change, asked.sees)
+        self._take(change)
+        return Done(at, self._as_placed(change.hold), told)
+
+    def _change(self, command: Settling | Releasing | Extending, at: Moment) -> Done:
+        hold = self.books.hold(command.hold_id)
+        if hold is None or not command.sees(_own_account(hold)):
+            raise NotFoundError("no such hold")
+        if isinstance(command, Settling):
+            change = holds.settle(self.books, command.hold_id, command.cost_micro_usd, at)
+        elif isinstance(command, Releasing):
+            change = holds.release(self.books, command.hold_id, at)
+        else:
+            end = self._period_end(hold, at.now)
+            change = holds.extend(self.books, command.hold_id, command.wished_end, end, at)
+        if isinstance(change, Refusal):
+            raise _refused(change, command.sees)
+        self._take(change)
+        return Done(at, self._held(change.hold, at.now))
+
+    def _period_end(self, hold: Hold, now: datetime) -> datetime:
+        """Return the end of the period that a hold's accounts are of."""
+        account = parse_account_id(self.books.accounts_of(hold)[0].account_id)
+        _, end = self._terms().governance.calendars.at(now).bounds(account.period)
+        return end
+
+    def _visible_parent(self, asked: Placing) -> Hold | None:
+        if asked.parent_id is None:
+            return None
+        parent = self.books.hold(asked.parent_id)
+        if parent is None or not asked.sees(_own_account(parent)):
+            raise FailedPreconditionError("there is no such parent hold")
+        return parent
+
+    def _as_of_ledger(
+        self, touched: Touched, posted: Mapping[AccountId, MicroUsd], parent: Hold | None, at: Moment
+    ) -> Touched:
+        """Return accounts as they stand in the ledger.
+
+        For a part, as if what its parent has left were not held: that is what it is to be taken from.
+        """
+        held_for_it, on = MicroUsd(0), set[AccountId]()
+        if parent is not None:
+            held_for_it = self.books.left_of(parent, at.now)
+            on = {account.account_id for account in self.books.accounts_of(parent)}
+        balances = []
+        for balance in touched.balances:
+            account_id = balance.account.account_id
+            pending = self.books.account(account_id).pending_micro_usd
+            if account_id in on:
+                pending = MicroUsd(pending - held_for_it)
+            balances.append(balance._replace(posted_micro_usd=posted[account_id], pending_micro_usd=pending))
+        return replace(touched, balances=tuple(balances), headroom=headroom_of(balances))
+
+    def _as_placed(self, hold: Hold) -> HeldNow:
+        """Return a hold as it was when it was placed, whatever became of it."""
+        nothing = MicroUsd(0)
+        placed = hold._replace(
+            state=HoldState.LIVE,
+            expires_at=hold.placed_until or hold.expires_at,
+            covered_micro_usd=nothing,
+            cost_micro_usd=None,
+            parts_micro_usd=nothing,
+        )
+        return self._held(placed, hold.placed_at)._replace(left_micro_usd=hold.amount_micro_usd)
+
+    def _held(self, hold: Hold, now: datetime) -> HeldNow:
+        account_ids = tuple(account.account_id for account in self.books.accounts_of(hold))
+        parent_id = None if hold.parent_no is None else self.books.numbered(hold.parent_no).hold_id
+        return HeldNow(
+            hold,
+            hold.state_at(now),
+            account_ids if hold.kind is not HoldKind.PART else (),
+            parent_id,
+            self.books.left_of(hold, now),
+        )
+
+
+class _UndecidedError(Exception):
+    """A command needs what governs, and that isn't at hand."""
+
+
+def _own_account(hold: Hold) -> Account:
+    """Return the account, of whatever period, of who uses a hold: who may see that may see the hold."""
+    return Account(AccountKind.SUBJECT, hold.subject, Purpose.ALL, PeriodId(""))
+
+
+def _place_of(asked: Placing, touched: Touched, answer: Answer, told: bytes) -> Place:
+    own, call = touched.balances[0].account, asked.call
+    limited = [
+        Limited(
+            balance.account.account_id,
+            balance.posted_micro_usd,
+            balance.limit_micro_usd if touched.is_hard(balance) else None,
+        )
+        for balance in touched.balances
+    ]
+    return Place(
+        asked.hold_id,
+        HoldKind.CALL if asked.parent_id is None else HoldKind.PART,
+        SubjectId(own.owner_id if own.kind is AccountKind.SUBJECT else call.subject),
+        ProjectId(call.project_id) if call.project_id else None,
+        call.purpose,
+        asked.amount_micro_usd or answer.estimate.cost_micro_usd,
+        asked.ttl,
+        asked.digest,
+        answer.decision,
+        tuple(reason.code for reason in answer.reasons),
+        told,
+        touched.balances[0].resets_at,
+        limited if asked.parent_id is None else (),
+        asked.parent_id,
+    )
+
+
+_HIDDEN: Final = "its hard limit refuses the amount"
+
+
+def _refused(refusal: Refusal, sees: Sight) -> RpcError:
+    """Say why a command changed nothing."""
+    why, hold = refusal.why, refusal.hold
+    match why:
+        case Why.UNKNOWN:
+            return NotFoundError(why.value)
+        case Why.SETTLED_OTHERWISE:
+            return AlreadyExistsError(why.value, ["cost_micro_usd"])
+        case Why.LIMIT:
+            return QuotaExceededError(
+                {
+                    account_id: said if sees(parse_account_id(account_id)) else _HIDDEN
+                    for account_id, said in refusal.accounts
+                }
+            )
+        case Why.PARENT_EXHAUSTED | Why.TOO_MANY_PARTS:
+            assert hold is not None
+            left = (
+                f"{refusal.left_micro_usd} micro-USD are left" if why is Why.PARENT_EXHAUSTED else why.value
+            )
+            return QuotaExceededError({f"hold/{hold.hold_id}": left}, why.value)
+        case Why.ACCOUNT_SHUT:
+            said = dict(refusal.accounts)
+            message = "; ".join(f"{account_id} {what}" for account_id, what in said.items())
+            return FailedPreconditionError(message, {"account_ids": ", ".join(said)})
+        case Why.ENDED | Why.SETTLED | Why.LEASE | Why.PARENT_ENDED:
+            return FailedPreconditionError(why.value)

@@ -1064,14 +1064,14 @@ class Hold(_message.Message):
     amount_micro_usd: _builtins.int
     """What is held on each account."""
     settled_micro_usd: _builtins.int
-    """What usage has settled."""
+    """What usage that named it cost, in full, and what its parts settled of it."""
     parent_hold_id: _builtins.str
     """The hold that it is part of; empty: none."""
     remaining_micro_usd: _builtins.int
-    """What of it may still be used."""
+    """What of it may still be used: neither settled nor kept for a live part; 0 once it has ended."""
     @_builtins.property
     def account_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Every account that it pends on."""
+        """Every account that it pends on; none for a part of another hold."""
 
     @_builtins.property
     def placed_at(self) -> _timestamp_pb2.Timestamp:
@@ -1117,16 +1117,20 @@ class PlaceHoldRequest(_message.Message):
     hold_id: _builtins.str
     """Chosen by the client, unique for ever: the same id is the same hold."""
     amount_micro_usd: _builtins.int
-    """Amount to hold on every account; 0: the call's estimated cost."""
+    """Amount to hold on every account, at most 10^12; 0: the call's estimated cost."""
     parent_hold_id: _builtins.str
-    """A live hold of which this one is a part: it uses the parent's remainder, adds no pending, ends with it."""
+    """A live hold of which this one is a part: it uses the parent's remainder, adds no pending, ends with it. A tree has
+    at most 1,000 live parts and is at most 8 deep.
+    """
     @_builtins.property
     def call(self) -> Global___CheckQuotaRequest:
         """The call that it is for; its consistency is not looked at, a hold is always judged by the ledger."""
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """How long it lives at most; it ends with the period in any case."""
+        """How long it lives at most, 1 s to 24 h; absent: 10 minutes. It ends with the period in any case, and at a full
+        tenth of a second.
+        """
 
     def __init__(
         self,
@@ -1159,7 +1163,9 @@ class PlaceHoldResponse(_message.Message):
 
     @_builtins.property
     def check(self) -> Global___CheckQuotaResponse:
-        """The decision as of the ledger."""
+        """The decision as of the ledger, and the accounts before the hold; for a part, as if what its parent has left were
+        not held. Of its freshness only the token is set.
+        """
 
     def __init__(
         self,
@@ -1186,7 +1192,7 @@ class SettleHoldRequest(_message.Message):
     hold_id: _builtins.str
     """Id of the hold."""
     cost_micro_usd: _builtins.int
-    """What the call cost; may exceed the hold, the excess counts as uncovered."""
+    """What the call cost, at most 10^12; may exceed the hold, the excess counts as uncovered."""
     def __init__(
         self,
         *,

@@ -263,35 +263,44 @@ class QuotaServiceServicer:
 
     def PlaceHold(self, request, context):
         """Places a pending amount on every account that a call touches, all or nothing; durable when it returns. Settled
-        by the usage event that names the hold. Idempotent on `hold_id`: same payload, same answer. Refusals aren't
-        remembered. Accounts without a hard limit always place and return the decision; DENIED never places.
-        Errors: ALREADY_EXISTS for the same id with another payload (ErrorInfo names the difference);
-        RESOURCE_EXHAUSTED when a hard limit refuses (QuotaFailure names the accounts); FAILED_PRECONDITION for a
-        frozen or closed account or a parent hold that has ended.
+        by the usage event that names the hold. Idempotent on `hold_id`: the same payload, for the same person, has the
+        answer that placing it had, whatever became of the hold since. Refusals aren't remembered. Accounts without a
+        hard limit always place and return the decision; DENIED never places. A decision other than a plain ALLOW leaves
+        a decision record.
+        Errors: ALREADY_EXISTS for the same id with another payload (ErrorInfo names the differing fields);
+        RESOURCE_EXHAUSTED when a hard limit refuses (QuotaFailure names the accounts), or a parent hold has less left or
+        too many parts (it names `hold/<id>`); FAILED_PRECONDITION for a frozen or closed account and for a parent hold
+        that has ended or isn't known; UNAVAILABLE (`LEDGER_SHUT`) after the loss or restart of the database until
+        nothing can be missing, and when the outcome isn't known in time (`LEDGER_BUSY`, `LEDGER_AWAY`): the same call
+        again tells or does it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SettleHold(self, request, context):
-        """Settles a hold provisionally, before its usage event arrives and replaces it. Idempotent with the same amount.
-        Errors: NOT_FOUND; FAILED_PRECONDITION when it ended otherwise; ALREADY_EXISTS for another amount.
+        """Settles a hold provisionally, before its usage event arrives and replaces it. The cost counts in full on every
+        account from now on. Parts of it that are live end with it. Idempotent with the same amount. Persons settle,
+        release and extend the holds that ListHolds would show them.
+        Errors: NOT_FOUND; FAILED_PRECONDITION when it ended otherwise, or is a lease; ALREADY_EXISTS for another amount;
+        UNAVAILABLE as PlaceHold.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseHold(self, request, context):
-        """Ends a hold without usage. Idempotent.
-        Errors: NOT_FOUND; FAILED_PRECONDITION when it was settled.
+        """Ends a hold without usage, and parts of it that are live with it. Idempotent.
+        Errors: NOT_FOUND; FAILED_PRECONDITION when it was settled; UNAVAILABLE as PlaceHold.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExtendHold(self, request, context):
-        """Moves a live hold's end, at most to the period's end. Idempotent on the wished end.
-        Errors: NOT_FOUND; FAILED_PRECONDITION when it has ended.
+        """Moves a live hold's end to a later instant, never to an earlier one: at most to the period's end, to its parent's
+        end and to 24 hours from now. Idempotent on the wished end.
+        Errors: NOT_FOUND; FAILED_PRECONDITION when it has ended; UNAVAILABLE as PlaceHold.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -415,7 +424,9 @@ class QuotaServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListHolds(self, request, context):
-        """Lists holds, newest first: lost ones are found here instead of by retrying. Read-only.
+        """Lists holds, newest first, as they stand at the ledger's now: lost ones are found here instead of by retrying.
+        Read-only. Persons see their own holds and those of whom they decide about; without `subject` their own.
+        Errors: PERMISSION_DENIED for another's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -71,23 +71,32 @@ class QuotaServiceStub:
     """
     PlaceHold: _grpc.UnaryUnaryMultiCallable[_quota_pb2.PlaceHoldRequest, _quota_pb2.PlaceHoldResponse]
     """Places a pending amount on every account that a call touches, all or nothing; durable when it returns. Settled
-    by the usage event that names the hold. Idempotent on `hold_id`: same payload, same answer. Refusals aren't
-    remembered. Accounts without a hard limit always place and return the decision; DENIED never places.
-    Errors: ALREADY_EXISTS for the same id with another payload (ErrorInfo names the difference);
-    RESOURCE_EXHAUSTED when a hard limit refuses (QuotaFailure names the accounts); FAILED_PRECONDITION for a
-    frozen or closed account or a parent hold that has ended.
+    by the usage event that names the hold. Idempotent on `hold_id`: the same payload, for the same person, has the
+    answer that placing it had, whatever became of the hold since. Refusals aren't remembered. Accounts without a
+    hard limit always place and return the decision; DENIED never places. A decision other than a plain ALLOW leaves
+    a decision record.
+    Errors: ALREADY_EXISTS for the same id with another payload (ErrorInfo names the differing fields);
+    RESOURCE_EXHAUSTED when a hard limit refuses (QuotaFailure names the accounts), or a parent hold has less left or
+    too many parts (it names `hold/<id>`); FAILED_PRECONDITION for a frozen or closed account and for a parent hold
+    that has ended or isn't known; UNAVAILABLE (`LEDGER_SHUT`) after the loss or restart of the database until
+    nothing can be missing, and when the outcome isn't known in time (`LEDGER_BUSY`, `LEDGER_AWAY`): the same call
+    again tells or does it.
     """
     SettleHold: _grpc.UnaryUnaryMultiCallable[_quota_pb2.SettleHoldRequest, _quota_pb2.SettleHoldResponse]
-    """Settles a hold provisionally, before its usage event arrives and replaces it. Idempotent with the same amount.
-    Errors: NOT_FOUND; FAILED_PRECONDITION when it ended otherwise; ALREADY_EXISTS for another amount.
+    """Settles a hold provisionally, before its usage event arrives and replaces it. The cost counts in full on every
+    account from now on. Parts of it that are live end with it. Idempotent with the same amount. Persons settle,
+    release and extend the holds that ListHolds would show them.
+    Errors: NOT_FOUND; FAILED_PRECONDITION when it ended otherwise, or is a lease; ALREADY_EXISTS for another amount;
+    UNAVAILABLE as PlaceHold.
     """
     ReleaseHold: _grpc.UnaryUnaryMultiCallable[_quota_pb2.ReleaseHoldRequest, _quota_pb2.ReleaseHoldResponse]
-    """Ends a hold without usage. Idempotent.
-    Errors: NOT_FOUND; FAILED_PRECONDITION when it was settled.
+    """Ends a hold without usage, and parts of it that are live with it. Idempotent.
+    Errors: NOT_FOUND; FAILED_PRECONDITION when it was settled; UNAVAILABLE as PlaceHold.
     """
     ExtendHold: _grpc.UnaryUnaryMultiCallable[_quota_pb2.ExtendHoldRequest, _quota_pb2.ExtendHoldResponse]
-    """Moves a live hold's end, at most to the period's end. Idempotent on the wished end.
-    Errors: NOT_FOUND; FAILED_PRECONDITION when it has ended.
+    """Moves a live hold's end to a later instant, never to an earlier one: at most to the period's end, to its parent's
+    end and to 24 hours from now. Idempotent on the wished end.
+    Errors: NOT_FOUND; FAILED_PRECONDITION when it has ended; UNAVAILABLE as PlaceHold.
     """
     AcquireLease: _grpc.UnaryUnaryMultiCallable[_quota_pb2.AcquireLeaseRequest, _quota_pb2.AcquireLeaseResponse]
     """Acquires a hold to draw many small decisions from, locally. Idempotent on `lease_id`.
@@ -149,7 +158,10 @@ class QuotaServiceStub:
     Errors: NOT_FOUND.
     """
     ListHolds: _grpc.UnaryUnaryMultiCallable[_quota_pb2.ListHoldsRequest, _quota_pb2.ListHoldsResponse]
-    """Lists holds, newest first: lost ones are found here instead of by retrying. Read-only."""
+    """Lists holds, newest first, as they stand at the ledger's now: lost ones are found here instead of by retrying.
+    Read-only. Persons see their own holds and those of whom they decide about; without `subject` their own.
+    Errors: PERMISSION_DENIED for another's.
+    """
     ListUsage: _grpc.UnaryUnaryMultiCallable[_quota_pb2.ListUsageRequest, _quota_pb2.ListUsageResponse]
     """Gives a subject's usage trail, newest first, to the subject, or to an approver with the subject's consent;
     each look by another is recorded and shown in ListLooks.
@@ -237,23 +249,32 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     """
     PlaceHold: _aio.UnaryUnaryMultiCallable[_quota_pb2.PlaceHoldRequest, _quota_pb2.PlaceHoldResponse]  # type: ignore[assignment]
     """Places a pending amount on every account that a call touches, all or nothing; durable when it returns. Settled
-    by the usage event that names the hold. Idempotent on `hold_id`: same payload, same answer. Refusals aren't
-    remembered. Accounts without a hard limit always place and return the decision; DENIED never places.
-    Errors: ALREADY_EXISTS for the same id with another payload (ErrorInfo names the difference);
-    RESOURCE_EXHAUSTED when a hard limit refuses (QuotaFailure names the accounts); FAILED_PRECONDITION for a
-    frozen or closed account or a parent hold that has ended.
+    by the usage event that names the hold. Idempotent on `hold_id`: the same payload, for the same person, has the
+    answer that placing it had, whatever became of the hold since. Refusals aren't remembered. Accounts without a
+    hard limit always place and return the decision; DENIED never places. A decision other than a plain ALLOW leaves
+    a decision record.
+    Errors: ALREADY_EXISTS for the same id with another payload (ErrorInfo names the differing fields);
+    RESOURCE_EXHAUSTED when a hard limit refuses (QuotaFailure names the accounts), or a parent hold has less left or
+    too many parts (it names `hold/<id>`); FAILED_PRECONDITION for a frozen or closed account and for a parent hold
+    that has ended or isn't known; UNAVAILABLE (`LEDGER_SHUT`) after the loss or restart of the database until
+    nothing can be missing, and when the outcome isn't known in time (`LEDGER_BUSY`, `LEDGER_AWAY`): the same call
+    again tells or does it.
     """
     SettleHold: _aio.UnaryUnaryMultiCallable[_quota_pb2.SettleHoldRequest, _quota_pb2.SettleHoldResponse]  # type: ignore[assignment]
-    """Settles a hold provisionally, before its usage event arrives and replaces it. Idempotent with the same amount.
-    Errors: NOT_FOUND; FAILED_PRECONDITION when it ended otherwise; ALREADY_EXISTS for another amount.
+    """Settles a hold provisionally, before its usage event arrives and replaces it. The cost counts in full on every
+    account from now on. Parts of it that are live end with it. Idempotent with the same amount. Persons settle,
+    release and extend the holds that ListHolds would show them.
+    Errors: NOT_FOUND; FAILED_PRECONDITION when it ended otherwise, or is a lease; ALREADY_EXISTS for another amount;
+    UNAVAILABLE as PlaceHold.
     """
     ReleaseHold: _aio.UnaryUnaryMultiCallable[_quota_pb2.ReleaseHoldRequest, _quota_pb2.ReleaseHoldResponse]  # type: ignore[assignment]
-    """Ends a hold without usage. Idempotent.
-    Errors: NOT_FOUND; FAILED_PRECONDITION when it was settled.
+    """Ends a hold without usage, and parts of it that are live with it. Idempotent.
+    Errors: NOT_FOUND; FAILED_PRECONDITION when it was settled; UNAVAILABLE as PlaceHold.
     """
     ExtendHold: _aio.UnaryUnaryMultiCallable[_quota_pb2.ExtendHoldRequest, _quota_pb2.ExtendHoldResponse]  # type: ignore[assignment]
-    """Moves a live hold's end, at most to the period's end. Idempotent on the wished end.
-    Errors: NOT_FOUND; FAILED_PRECONDITION when it has ended.
+    """Moves a live hold's end to a later instant, never to an earlier one: at most to the period's end, to its parent's
+    end and to 24 hours from now. Idempotent on the wished end.
+    Errors: NOT_FOUND; FAILED_PRECONDITION when it has ended; UNAVAILABLE as PlaceHold.
     """
     AcquireLease: _aio.UnaryUnaryMultiCallable[_quota_pb2.AcquireLeaseRequest, _quota_pb2.AcquireLeaseResponse]  # type: ignore[assignment]
     """Acquires a hold to draw many small decisions from, locally. Idempotent on `lease_id`.
@@ -315,7 +336,10 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     Errors: NOT_FOUND.
     """
     ListHolds: _aio.UnaryUnaryMultiCallable[_quota_pb2.ListHoldsRequest, _quota_pb2.ListHoldsResponse]  # type: ignore[assignment]
-    """Lists holds, newest first: lost ones are found here instead of by retrying. Read-only."""
+    """Lists holds, newest first, as they stand at the ledger's now: lost ones are found here instead of by retrying.
+    Read-only. Persons see their own holds and those of whom they decide about; without `subject` their own.
+    Errors: PERMISSION_DENIED for another's.
+    """
     ListUsage: _aio.UnaryUnaryMultiCallable[_quota_pb2.ListUsageRequest, _quota_pb2.ListUsageResponse]  # type: ignore[assignment]
     """Gives a subject's usage trail, newest first, to the subject, or to an approver with the subject's consent;
     each look by another is recorded and shown in ListLooks.
@@ -424,11 +448,16 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.PlaceHoldResponse, _abc.Awaitable[_quota_pb2.PlaceHoldResponse]]:
         """Places a pending amount on every account that a call touches, all or nothing; durable when it returns. Settled
-        by the usage event that names the hold. Idempotent on `hold_id`: same payload, same answer. Refusals aren't
-        remembered. Accounts without a hard limit always place and return the decision; DENIED never places.
-        Errors: ALREADY_EXISTS for the same id with another payload (ErrorInfo names the difference);
-        RESOURCE_EXHAUSTED when a hard limit refuses (QuotaFailure names the accounts); FAILED_PRECONDITION for a
-        frozen or closed account or a parent hold that has ended.
+        by the usage event that names the hold. Idempotent on `hold_id`: the same payload, for the same person, has the
+        answer that placing it had, whatever became of the hold since. Refusals aren't remembered. Accounts without a
+        hard limit always place and return the decision; DENIED never places. A decision other than a plain ALLOW leaves
+        a decision record.
+        Errors: ALREADY_EXISTS for the same id with another payload (ErrorInfo names the differing fields);
+        RESOURCE_EXHAUSTED when a hard limit refuses (QuotaFailure names the accounts), or a parent hold has less left or
+        too many parts (it names `hold/<id>`); FAILED_PRECONDITION for a frozen or closed account and for a parent hold
+        that has ended or isn't known; UNAVAILABLE (`LEDGER_SHUT`) after the loss or restart of the database until
+        nothing can be missing, and when the outcome isn't known in time (`LEDGER_BUSY`, `LEDGER_AWAY`): the same call
+        again tells or does it.
         """
 
     @_abc_1.abstractmethod
@@ -437,8 +466,11 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.SettleHoldRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.SettleHoldResponse, _abc.Awaitable[_quota_pb2.SettleHoldResponse]]:
-        """Settles a hold provisionally, before its usage event arrives and replaces it. Idempotent with the same amount.
-        Errors: NOT_FOUND; FAILED_PRECONDITION when it ended otherwise; ALREADY_EXISTS for another amount.
+        """Settles a hold provisionally, before its usage event arrives and replaces it. The cost counts in full on every
+        account from now on. Parts of it that are live end with it. Idempotent with the same amount. Persons settle,
+        release and extend the holds that ListHolds would show them.
+        Errors: NOT_FOUND; FAILED_PRECONDITION when it ended otherwise, or is a lease; ALREADY_EXISTS for another amount;
+        UNAVAILABLE as PlaceHold.
         """
 
     @_abc_1.abstractmethod
@@ -447,8 +479,8 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.ReleaseHoldRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.ReleaseHoldResponse, _abc.Awaitable[_quota_pb2.ReleaseHoldResponse]]:
-        """Ends a hold without usage. Idempotent.
-        Errors: NOT_FOUND; FAILED_PRECONDITION when it was settled.
+        """Ends a hold without usage, and parts of it that are live with it. Idempotent.
+        Errors: NOT_FOUND; FAILED_PRECONDITION when it was settled; UNAVAILABLE as PlaceHold.
         """
 
     @_abc_1.abstractmethod
@@ -457,8 +489,9 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.ExtendHoldRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.ExtendHoldResponse, _abc.Awaitable[_quota_pb2.ExtendHoldResponse]]:
-        """Moves a live hold's end, at most to the period's end. Idempotent on the wished end.
-        Errors: NOT_FOUND; FAILED_PRECONDITION when it has ended.
+        """Moves a live hold's end to a later instant, never to an earlier one: at most to the period's end, to its parent's
+        end and to 24 hours from now. Idempotent on the wished end.
+        Errors: NOT_FOUND; FAILED_PRECONDITION when it has ended; UNAVAILABLE as PlaceHold.
         """
 
     @_abc_1.abstractmethod
@@ -610,7 +643,10 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.ListHoldsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.ListHoldsResponse, _abc.Awaitable[_quota_pb2.ListHoldsResponse]]:
-        """Lists holds, newest first: lost ones are found here instead of by retrying. Read-only."""
+        """Lists holds, newest first, as they stand at the ledger's now: lost ones are found here instead of by retrying.
+        Read-only. Persons see their own holds and those of whom they decide about; without `subject` their own.
+        Errors: PERMISSION_DENIED for another's.
+        """
 
     @_abc_1.abstractmethod
     def ListUsage(

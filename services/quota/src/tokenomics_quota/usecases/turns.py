@@ -1,0 +1,158 @@
+"""Turns of the ledger: commands that come while a transaction runs share the next one."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Final
+
+from tokenomics_chassis.dependencies import is_dependency_away
+from tokenomics_chassis.rpc.errors import OverloadedError, RpcError, StoppingError, UnavailableError
+from tokenomics_quota.ports import HoldLedger
+from tokenomics_quota.usecases.freshening import Freshening, Want
+from tokenomics_quota.usecases.holding import Command, Done, Outcome, ServedView, take_turn
+
+log = logging.getLogger(__name__)
+
+MOST_WAITING: Final = 2_000
+"""Commands that wait for their turn; further ones are refused."""
+
+LARGEST_GROUP: Final = 256
+"""Commands of one turn: some tens of milliseconds in which no other server gets one."""
+
+
+class LedgerAwayError(UnavailableError):
+    """The database didn't take the turn, or broke off before it could say that it had."""
+
+    reason = "LEDGER_AWAY"
+
+
+class LedgerBusyError(UnavailableError):
+    """The command's turn wasn't over within its call's time."""
+
+    reason = "LEDGER_BUSY"
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    command: Command
+    traceparent: str | None
+    outcome: "asyncio.Future[Outcome | Exception]" = field(default_factory=asyncio.Future)
+
+
+class Turns:
+    """Takes turns with commands on holds: as many as wait in one transaction, one transaction at a time.
+
+    What a command did is durable when its outcome is known. When that is not known, for want of time or of
+    the database, the same command again tells or does it.
+
+    Parameters
+    ----------
+    ledger
+        Opens a transaction and gives its ledger; leaving it commits.
+    """
+
+    def __init__(
+        self,
+        ledger: Callable[[], AbstractAsyncContextManager[HoldLedger]],
+        served: ServedView,
+        freshening: Freshening,
+    ) -> None:
+        self._ledger = ledger
+        self._served = served
+        self._freshening = freshening
+        self._waiting: deque[_Waiting] = deque()
+        self._called = asyncio.Event()
+        self._stopping = False
+
+    async def perform(self, command: Command, give_up_at: float, traceparent: str | None = None) -> Done:
+        """Perform a command in the next turn; in a later one if the view is behind of what governs.
+
+        Parameters
+        ----------
+        give_up_at
+            Time of the event loop's clock.
+
+        Raises
+        ------
+        UnavailableError
+            It is not done, or nobody knows whether it is. Or the server stops.
+        RpcError
+            It is refused.
+        """
+        while True:
+            if self._stopping:
+                raise StoppingError("the server is stopping")
+            if len(self._waiting) >= MOST_WAITING:
+                raise OverloadedError(f"{MOST_WAITING} commands wait for the ledger already")
+            waiting, began = _Waiting(command, traceparent), asyncio.get_running_loop().time()
+            self._waiting.append(waiting)
+            self._called.set()
+            try:
+                async with asyncio.timeout_at(give_up_at):
+                    outcome = await waiting.outcome
+            except TimeoutError:
+                raise LedgerBusyError(
+                    "the turn was not over within the call's time; the same call again tells or does it"
+                ) from None
+            if isinstance(outcome, Exception):
+                raise outcome
+            if isinstance(outcome, Done):
+                return outcome
+            await self._freshening.until(Want({}, began), give_up_at)
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Take turns until told to stop and nothing waits any more."""
+        watch = asyncio.create_task(self._stop(stopping))
+        while self._waiting or not self._stopping:
+            if not self._waiting:
+                self._called.clear()
+                await self._called.wait()
+            while group := self._next_group():
+                await self._take(group)
+        await watch
+
+    async def _stop(self, stopping: asyncio.Event) -> None:
+        await stopping.wait()
+        self._stopping = True
+        self._called.set()
+
+    def _next_group(self) -> list[_Waiting]:
+        """Take those that still wait; who has gone away is left out."""
+        group: list[_Waiting] = []
+        while self._waiting and len(group) < LARGEST_GROUP:
+            waiting = self._waiting.popleft()
+            if not waiting.outcome.done():
+                group.append(waiting)
+        return group
+
+    async def _take(self, group: Sequence[_Waiting]) -> None:
+        """Take a turn with a group; if something in it breaks the turn, with each alone."""
+        commands = [each.command for each in group]
+        outcomes: Sequence[Outcome | Exception]
+        try:
+            async with self._ledger() as ledger:
+                outcomes = await take_turn(
+                    ledger, commands, [each.traceparent for each in group], self._served
+                )
+        except Exception as error:  # noqa: BLE001 - whatever it is, each caller is told
+            if is_dependency_away(error):
+                log.warning(
+                    "a turn of the ledger failed", extra={"commands": len(group), "error": repr(error)}
+                )
+                outcomes = [_away() for _ in group]
+            elif isinstance(error, RpcError) or len(group) == 1:
+                outcomes = [error] * len(group)
+            else:
+                for each in group:
+                    await self._take([each])
+                return
+        for waiting, outcome in zip(group, outcomes, strict=True):
+            if not waiting.outcome.done():
+                waiting.outcome.set_result(outcome)
+
+
+def _away() -> LedgerAwayError:
+    return LedgerAwayError("the ledger's database is away; the same call again tells or does it")
