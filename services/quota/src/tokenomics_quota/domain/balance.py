@@ -104,6 +104,10 @@ class Touched:
     """``None``: none of them has a limit."""
     standing: Standing
 
+    def with_balances(self, balances: Sequence[Balance]) -> "Touched":
+        """Return the same accounts with other amounts."""
+        return Touched(balances, headroom_of(balances, self.standing), self.standing)
+
     def is_hard(self, balance: Balance) -> bool:
         """Whether holds beyond the limit of one of the accounts are refused to this caller.
 

@@ -218,7 +218,7 @@ class QuotaView:
             self._one_for_all(balance._replace(posted_micro_usd=amount))
             for balance, amount in zip(touched.balances, posted, strict=True)
         )
-        return Touched(balances, headroom_of(balances, touched.standing), touched.standing)
+        return touched.with_balances(balances)
 
     def _one_for_all(self, balance: Balance) -> Balance:
         """Return the one object that all callers whose calls count on a shared account keep of it."""

@@ -1,7 +1,7 @@
 """Holding: what one turn of the ledger does with the commands that share it."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Final, NamedTuple
@@ -17,7 +17,7 @@ from tokenomics_chassis.rpc.errors import (
 from tokenomics_contracts.units import AccountId, HoldId, MicroUsd, PeriodId, ProjectId, SubjectId
 from tokenomics_quota.domain import holds
 from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose, parse_account_id
-from tokenomics_quota.domain.balance import Touched, headroom_of
+from tokenomics_quota.domain.balance import Touched
 from tokenomics_quota.domain.checks import Answer, Call
 from tokenomics_quota.domain.friction import Decision
 from tokenomics_quota.domain.holds import (
@@ -297,7 +297,7 @@ class _Performing:
             if account_id in on:
                 pending = MicroUsd(pending - held_for_it)
             balances.append(balance._replace(posted_micro_usd=posted[account_id], pending_micro_usd=pending))
-        return replace(touched, balances=tuple(balances), headroom=headroom_of(balances))
+        return touched.with_balances(tuple(balances))
 
     def _as_placed(self, hold: Hold) -> HeldNow:
         """Return a hold as it was when it was placed, whatever became of it."""
