@@ -110,6 +110,20 @@ class Hold(NamedTuple):
         """What of it is not settled."""
         return MicroUsd(self.amount_micro_usd - self.covered_micro_usd)
 
+    @property
+    def as_placed(self) -> "Hold":
+        """What it was when it was placed, whatever became of it."""
+        return self._replace(
+            state=HoldState.LIVE,
+            expires_at=self.placed_until or self.expires_at,
+            placed_until=None,
+            covered_micro_usd=MicroUsd(0),
+            cost_micro_usd=None,
+            parts_micro_usd=MicroUsd(0),
+            settling_micro_usd=MicroUsd(0),
+            usage_named=False,
+        )
+
     def is_live(self, now: datetime) -> bool:
         """Whether it counts at the ledger's now."""
         return self.state is HoldState.LIVE and now < self.expires_at

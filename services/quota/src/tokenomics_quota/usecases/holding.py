@@ -26,7 +26,6 @@ from tokenomics_quota.domain.holds import (
     HeldNow,
     Hold,
     HoldKind,
-    HoldState,
     Limited,
     Moment,
     Place,
@@ -300,16 +299,8 @@ class _Performing:
         return touched.with_balances(tuple(balances))
 
     def _as_placed(self, hold: Hold) -> HeldNow:
-        """Return a hold as it was when it was placed, whatever became of it."""
-        nothing = MicroUsd(0)
-        placed = hold._replace(
-            state=HoldState.LIVE,
-            expires_at=hold.placed_until or hold.expires_at,
-            covered_micro_usd=nothing,
-            cost_micro_usd=None,
-            parts_micro_usd=nothing,
-        )
-        return self._held(placed, hold.placed_at)._replace(left_micro_usd=hold.amount_micro_usd)
+        held = self._held(hold.as_placed, hold.placed_at)
+        return held._replace(left_micro_usd=hold.amount_micro_usd)
 
     def _held(self, hold: Hold, now: datetime) -> HeldNow:
         account_ids = tuple(account.account_id for account in self.books.accounts_of(hold))

@@ -1,0 +1,345 @@
+"""Commands on holds that share transactions."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import asyncpg
+import pytest
+
+from tests.support.memory_hold_ledger import MemoryHoldLedger
+from tests.support.quota_events import NOW, governance, person, price_book, quota_policy
+from tokenomics_chassis.rpc.errors import (
+    AlreadyExistsError,
+    NotFoundError,
+    OverloadedError,
+    QuotaExceededError,
+    StoppingError,
+    UnavailableError,
+)
+from tokenomics_chassis.serving import Serving
+from tokenomics_contracts.units import AccountId, HoldId, MicroUsd
+from tokenomics_quota.domain.balance import Touched
+from tokenomics_quota.domain.checks import Answer, Call
+from tokenomics_quota.domain.holds import Change, HoldState, Moment, digest_of
+from tokenomics_quota.domain.pricing import Quantities
+from tokenomics_quota.ports import HoldLedger
+from tokenomics_quota.projections.balances import QuotaView
+from tokenomics_quota.usecases import turns as module
+from tokenomics_quota.usecases.checking import everything
+from tokenomics_quota.usecases.freshening import Freshening, NotFreshYetError
+from tokenomics_quota.usecases.holding import Done, LedgerShutError, Placing, Releasing, Settling
+from tokenomics_quota.usecases.turns import LedgerAwayError, LedgerBusyError, Turns
+
+COMPANY = (
+    price_book(),
+    quota_policy(
+        budgets=[{"kind": "team", "owner_id": "red", "limit_micro_usd": 100, "enforcement": "hard"}]
+    ),
+    person("ada"),
+)
+
+
+class NoEnds:
+    """Nobody asks for the log's ends here."""
+
+    read_at = None
+
+    async def next(self) -> dict[str, int]:
+        raise NotImplementedError
+
+
+@dataclass
+class Scene:
+    """A ledger whose transactions are in a test's hands."""
+
+    memory: MemoryHoldLedger = field(default_factory=lambda: MemoryHoldLedger(clock=NOW, governing_version=1))
+    groups: list[int] = field(default_factory=list)
+    """How many commands each transaction had that was committed."""
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    """A transaction commits while it is set."""
+    breaks: Callable[[], None] = lambda: None
+    """Called before a commit."""
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+        self.view = QuotaView(governance(*COMPANY))
+        serving = Serving[QuotaView]()
+        serving.put(1, self.view, 1)
+        self.freshening = Freshening(serving, NoEnds())
+        self.turns = Turns(self.transaction, lambda: (serving.version, serving.current), self.freshening)
+        self.stopping = asyncio.Event()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[HoldLedger]:
+        before = self.memory.change_seq
+        yield self.memory
+        await self.gate.wait()
+        self.breaks()
+        self.groups.append(self.memory.change_seq - before)
+
+    def refresh(self, version: int = 1) -> None:
+        """Let the view be at a version of what governs."""
+        self.view.governance.version = version
+        self.view.refresh_began = asyncio.get_running_loop().time()
+        self.freshening.view_moved()
+
+    def soon(
+        self, *commands: Placing | Settling | Releasing, seconds: float = 20
+    ) -> list[asyncio.Task[Done]]:
+        give_up_at = asyncio.get_running_loop().time() + seconds
+        return [asyncio.create_task(self.turns.perform(command, give_up_at)) for command in commands]
+
+    async def perform(self, command: Placing | Settling | Releasing, *, seconds: float = 20) -> Done:
+        (task,) = self.soon(command, seconds=seconds)
+        return await task
+
+
+@pytest.fixture
+async def scene() -> AsyncIterator[Scene]:
+    made = Scene()
+    running = asyncio.create_task(made.turns.run(made.stopping))
+    yield made
+    made.gate.set()
+    made.stopping.set()
+    await running
+
+
+def told(_answer: Answer, _touched: Touched, moment: Moment) -> bytes:
+    return b"told at %d" % moment.change_seq
+
+
+def placing(
+    hold_id: str, amount: int = 10, tell: Callable[[Answer, Touched, Moment], bytes] = told
+) -> Placing:
+    call = Call("ada", "acme", "one", Quantities(1), None)
+    fields: dict[str, str | int] = {"hold_id": hold_id, "amount_micro_usd": amount}
+    return Placing(
+        HoldId(hold_id),
+        call,
+        MicroUsd(amount),
+        timedelta(minutes=1),
+        None,
+        digest_of(fields),
+        tuple(fields),
+        everything,
+        tell,
+    )
+
+
+def settling(hold_id: str, cost: int = 10) -> Settling:
+    return Settling(HoldId(hold_id), MicroUsd(cost), everything)
+
+
+async def errors(tasks: list[asyncio.Task[Done]]) -> list[type[BaseException] | None]:
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    return [type(each) if isinstance(each, BaseException) else None for each in results]
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not happened():  # noqa: ASYNC110 - what happens is the product's, it sets no event
+            await asyncio.sleep(0.001)
+
+
+async def test_commands_that_come_while_a_transaction_runs_share_the_next_one(scene: Scene) -> None:
+    scene.gate.clear()
+    first = scene.soon(placing("h0"))
+    await until(lambda: scene.memory.change_seq == 1)
+    others = scene.soon(*(placing(f"h{number}", 1) for number in range(1, 41)))
+    await asyncio.sleep(0.01)
+    scene.gate.set()
+    done = await asyncio.gather(*first, *others)
+    assert scene.groups == [1, 40]
+    assert [each.moment.change_seq for each in done] == list(range(1, 42))
+    assert scene.memory.account_now(_red(scene)).live_micro_usd == 50
+
+
+def _red(scene: Scene) -> AccountId:
+    (found,) = (
+        each.account_id
+        for each in scene.memory.ledger_accounts.values()
+        if each.account_id.startswith("team/")
+    )
+    return found
+
+
+async def test_each_command_has_its_own_outcome(scene: Scene) -> None:
+    scene.gate.clear()
+    first = scene.soon(placing("h0", 90))
+    await until(lambda: scene.memory.change_seq == 1)
+    others = scene.soon(
+        placing("h1", 11),
+        placing("h2", 10),
+        placing("h0", 90),
+        placing("h0", 1),
+        settling("h0"),
+        settling("x"),
+    )
+    await asyncio.sleep(0.01)
+    scene.gate.set()
+    assert await errors([*first, *others]) == [
+        None,
+        QuotaExceededError,
+        None,
+        None,
+        AlreadyExistsError,
+        None,
+        NotFoundError,
+    ]
+    again = others[2].result()
+    assert (again.told, again.held) == (first[0].result().told, first[0].result().held)
+    assert scene.groups == [1, 6]
+
+
+async def test_what_speaks_against_answering_one_is_told_to_that_one(scene: Scene) -> None:
+    def forbidden(_answer: Answer, _touched: Touched, _moment: Moment) -> bytes:
+        raise NotFoundError("not for you")
+
+    tasks = scene.soon(placing("h1", tell=forbidden), placing("h2"))
+    assert await errors(tasks) == [NotFoundError, None]
+    assert [hold.hold_id for hold in scene.memory.rows.values()] == ["h2"]
+
+
+async def test_what_breaks_a_transaction_breaks_that_command_alone(scene: Scene) -> None:
+    def broken(_answer: Answer, _touched: Touched, _moment: Moment) -> bytes:
+        raise ZeroDivisionError
+
+    tasks = scene.soon(placing("h1"), placing("h2", tell=broken), settling("x"))
+    assert await errors(tasks) == [None, ZeroDivisionError, NotFoundError]
+
+
+async def test_a_database_that_is_away_is_told_to_all_at_once_and_the_next_turn_is_taken(
+    scene: Scene,
+) -> None:
+    def away() -> None:
+        raise asyncpg.ConnectionDoesNotExistError
+
+    scene.breaks = away
+    tasks = scene.soon(placing("h1"), placing("h2"), settling("x"))
+    assert await errors(tasks) == [LedgerAwayError] * 3
+    scene.breaks = lambda: None
+    # In memory nothing is rolled back: as if the commit had gone through before the connection broke.
+    again = await scene.perform(placing("h1"))
+    assert again.told == b"told at 1"
+
+
+async def test_who_went_away_is_left_out_and_breaks_nothing(scene: Scene) -> None:
+    scene.gate.clear()
+    first = scene.soon(placing("h0"))
+    await until(lambda: scene.memory.change_seq == 1)
+    gone, stays = scene.soon(placing("h1"), placing("h2"))
+    await asyncio.sleep(0.01)
+    gone.cancel()
+    first[0].cancel()
+    await asyncio.sleep(0.01)
+    scene.gate.set()
+    await stays
+    assert scene.groups == [1, 1]
+    assert {hold.hold_id for hold in scene.memory.rows.values()} == {"h0", "h2"}
+
+
+async def test_a_turn_that_takes_too_long_is_told_in_time_and_done_all_the_same(scene: Scene) -> None:
+    scene.gate.clear()
+    assert await errors(scene.soon(placing("h0"), seconds=0.05)) == [LedgerBusyError]
+    scene.gate.set()
+    assert (await scene.perform(placing("h0"))).told == b"told at 1"
+
+
+async def test_only_so_many_wait(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_WAITING", 3)
+    monkeypatch.setattr(module, "LARGEST_GROUP", 2)
+    scene.gate.clear()
+    first = scene.soon(placing("h0", 1))
+    await until(lambda: scene.memory.change_seq == 1)
+    others = scene.soon(*(placing(f"h{number}", 1) for number in range(1, 6)))
+    await asyncio.sleep(0.01)
+    scene.gate.set()
+    assert await errors([*first, *others]) == [None] * 4 + [OverloadedError] * 2
+    assert scene.groups == [1, 2, 1]
+
+
+async def test_a_hold_waits_for_the_view_to_know_what_governs(scene: Scene) -> None:
+    scene.memory.governing_version = 2
+    waiting = scene.soon(placing("h1"))[0]
+    release = await asyncio.gather(scene.perform(settling("x")), return_exceptions=True)
+    assert isinstance(release[0], NotFoundError)  # needs nothing that governs
+    assert not waiting.done()
+    scene.refresh(version=2)
+    assert (await waiting).held is not None
+    scene.memory.governing_version = 3
+    assert await errors(scene.soon(placing("h2"), seconds=0.05)) == [NotFreshYetError]
+
+
+async def test_a_view_of_another_version_of_the_derived_state_is_behind(scene: Scene) -> None:
+    scene.memory.active_version = 2
+    assert await errors(scene.soon(placing("h2"), seconds=0.05)) == [NotFreshYetError]
+
+
+async def test_no_hold_is_placed_before_a_view_is_loaded() -> None:
+    scene = Scene()
+    turns = Turns(scene.transaction, lambda: (None, None), scene.freshening)
+    running = asyncio.create_task(turns.run(scene.stopping))
+    with pytest.raises(UnavailableError, match="being loaded"):
+        await turns.perform(placing("h"), asyncio.get_running_loop().time() + 20)
+    scene.stopping.set()
+    await running
+
+
+async def test_nothing_is_done_while_the_ledger_is_shut(scene: Scene) -> None:
+    scene.memory.is_open = False
+    assert await errors(scene.soon(placing("h1"), settling("x"))) == [LedgerShutError] * 2
+    assert not scene.memory.rows
+
+
+async def test_a_stop_lets_those_finish_that_wait_and_no_others_begin() -> None:
+    scene = Scene()
+    scene.gate.clear()
+    running = asyncio.create_task(scene.turns.run(scene.stopping))
+    first = scene.soon(placing("h0"))
+    await until(lambda: scene.memory.change_seq == 1)
+    second = scene.soon(placing("h1"))
+    await asyncio.sleep(0.01)
+    scene.stopping.set()
+    await asyncio.sleep(0.01)
+    assert await errors(scene.soon(placing("h2"))) == [StoppingError]
+    scene.gate.set()
+    assert await errors([*first, *second]) == [None, None]
+    await running
+
+
+async def test_a_repeated_placing_is_answered_as_it_was_whatever_became_of_the_hold(scene: Scene) -> None:
+    placed = await scene.perform(placing("h"))
+    settled = await scene.perform(settling("h", 7))
+    assert settled.held is not None
+    assert settled.held.state is HoldState.SETTLED
+    scene.memory.clock = NOW + timedelta(days=1)
+    again = await scene.perform(placing("h"))
+    assert again[1:] == placed[1:]
+
+
+async def test_a_command_that_changes_nothing_writes_nothing(scene: Scene) -> None:
+    written = list[Change]()
+    write = scene.memory.write
+
+    async def counted(changes: list[Change], traceparents: dict[int, str]) -> None:
+        written.extend(changes)
+        await write(changes, traceparents)
+
+    scene.memory.write = counted  # type: ignore[assignment,method-assign]
+    await scene.perform(placing("h"))
+    await scene.perform(placing("h"))
+    await scene.perform(settling("h"))
+    await scene.perform(settling("h"))
+    assert len(written) == 2
+
+
+async def test_the_trace_of_a_call_goes_with_its_command(scene: Scene) -> None:
+    give_up_at = asyncio.get_running_loop().time() + 20
+    await asyncio.gather(
+        scene.turns.perform(placing("h1"), give_up_at, "trace-1"),
+        scene.turns.perform(placing("h2"), give_up_at),
+    )
+    assert [trace for _, trace in scene.memory.happened] == ["trace-1", None]
