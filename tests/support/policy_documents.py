@@ -124,16 +124,18 @@ COMPLETE: dict[str, dict[str, Any]] = {
 }
 
 
-def fields() -> Iterator[str]:
-    """Return every field of every policy model, as `quota.budgets[].kind`: `[]` is each entry of a list."""
-    for kind, model in DOCUMENT_MODELS.items():
-        yield from _fields(model, kind)
+def fields() -> dict[str, str]:
+    """Return every field of every policy, as `quota.budgets[].kind`, with its model's name: `Budget.kind`.
+
+    `[]` is each entry of a list.
+    """
+    return dict(field for kind, model in DOCUMENT_MODELS.items() for field in _fields(model, kind))
 
 
-def _fields(model: type[Value], path: str) -> Iterator[str]:
+def _fields(model: type[Value], path: str) -> Iterator[tuple[str, str]]:
     for name, field in model.model_fields.items():
         inner = f"{path}.{field.alias or name}"
-        yield inner
+        yield inner, f"{model.__name__}.{field.alias or name}"
         for suffix, nested in _models_in(field.annotation):
             yield from _fields(nested, inner + suffix)
 

@@ -39,11 +39,6 @@ def test_plain_words_stay_text_and_numbers_numbers(file: Path) -> None:
     assert document.value == {"a": "12:30", "b": "no", "c": "2026-11-01", "d": 1000, "e": True, "f": "007"}
 
 
-@pytest.mark.parametrize("path", sorted((EXAMPLES / "policies").glob("*.yaml")), ids=lambda path: path.name)
-def test_the_example_policies_are_valid(path: Path) -> None:
-    assert read_policies(path)
-
-
 def test_the_example_directory_is_valid() -> None:
     assert read_directory(EXAMPLES / "directory.yaml")
 

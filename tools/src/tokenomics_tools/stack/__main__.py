@@ -64,7 +64,8 @@ def up(
     example = "--provider anthropic --model claude-sonnet-4-5 --input-tokens 4000"
     console.print("\nTry, from the top of the repository:", style="bold")
     console.print(f"  . {_shell_path(folder / 'env')}    # addresses, a token, and the tokenomics command")
-    console.print("  tokenomics policy apply examples/policies/quota.yaml", highlight=False)
+    governance = f"--token-file {_shell_path(folder / 'issuer' / 'governance.token')}"
+    console.print(f"  tokenomics policy apply examples/policies/pilot/*.yaml {governance}", highlight=False)
     console.print(f"  tokenomics quota check p-71c9d2 {example}", highlight=False)
     operator = _shell_path(folder / "issuer" / "operator.token")
     console.print(f"  tokenomics ops positions --token-file {operator}", highlight=False)
