@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any, get_args, get_origin
 
+from pydantic.fields import FieldInfo
+
 from tokenomics_contracts.events.base import Value
 from tokenomics_contracts.events.policy import DOCUMENT_MODELS
 
@@ -122,6 +124,21 @@ COMPLETE: dict[str, dict[str, Any]] = {
         "unregistered": "nudge",
     },
 }
+
+
+def default_of(field: str) -> Any:
+    """Return a field's default: ``...`` where it must be given."""
+    kind, *steps = field.replace("[]", "").split(".")
+    model: type[Value] = DOCUMENT_MODELS[kind]
+    for step in steps[:-1]:
+        ((_, model),) = _models_in(_named(model, step).annotation)
+    info = _named(model, steps[-1])
+    return ... if info.is_required() else info.default
+
+
+def _named(model: type[Value], name: str) -> FieldInfo:
+    (info,) = (info for plain, info in model.model_fields.items() if (info.alias or plain) == name)
+    return info
 
 
 def fields() -> dict[str, str]:
