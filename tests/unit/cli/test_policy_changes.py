@@ -70,6 +70,23 @@ def test_a_list_of_names_says_whom_it_lets_in_and_whom_it_had() -> None:
     assert found.touches == {"roles": ["a", "b", "c"]}
 
 
+def test_an_empty_list_that_gets_its_first_entry_says_which() -> None:
+    first = OLD | {"prohibited_data": [{"data_class": "secret", "permitted_way": "Keep it."}]}
+    assert [each.path for each in compared(OLD, first).changes] == ["prohibited_data[secret]"]
+    assert [each.path for each in compared(first, OLD).changes] == ["prohibited_data[secret]"]
+    shadow = OLD | {"rollout": {"shadow": ["models"]}}
+    assert compared(OLD, shadow).changes == (Change("rollout.shadow", [], ["models"]),)
+    assert compared(shadow, OLD).changes == (Change("rollout.shadow", ["models"], []),)
+
+
+def test_where_one_of_the_nameless_comes_or_goes_the_others_stay_what_they_are() -> None:
+    first, second, third = ({"models": [{"provider": "acme", "model": name}]} for name in "abc")
+    found = compared(OLD | {"models": [first, second]}, OLD | {"models": [third, first, second]})
+    assert [(each.path, each.old is None) for each in found.changes] == [("models[0]", True)]
+    found = compared(OLD | {"models": [first, second, third]}, OLD | {"models": [first, third]})
+    assert [(each.path, each.new is None) for each in found.changes] == [("models[1]", True)]
+
+
 def test_entries_within_entries_have_names_too() -> None:
     def book(*above: int, rates: dict[str, int] = RATES) -> dict[str, Any]:
         tiers = [{"above_input_tokens": each, "rates": rates} for each in above]

@@ -20,6 +20,7 @@ _WHO: Final = {
     "source": "sources",
     "use_case_id": "use_cases",
     "tool": "tools",
+    "cohort": "cohorts",
     "data_class": "data_classes",
     "model": "models",
 }
@@ -67,13 +68,23 @@ def _tree(value: Any) -> Any:
             (field.alias or name, getattr(value, name)) for name, field in type(value).model_fields.items()
         )
         return {name: _tree(each) for name, each in fields if each is not None}
-    if isinstance(value, tuple) and all(isinstance(each, Value) for each in value):
-        return {f"[{_name(each, place)}]": _tree(each) for place, each in enumerate(value)}
+    if value and isinstance(value, tuple) and all(isinstance(each, Value) for each in value):
+        if all(each.named_by for each in value):
+            return {f"[{_name(each)}]": _tree(each) for each in value}
+        return _Nameless(map(_tree, value))
     return to_jsonable_python(value)
 
 
-def _name(entry: Value, place: int) -> str:
-    return "/".join(str(getattr(entry, name)) for name in entry.named_by) or str(place)
+class _Nameless(list[Any]):
+    """Entries that nothing but their places tells apart."""
+
+    def without(self, other: "_Nameless") -> dict[str, Any]:
+        """Return the entries that another list doesn't have, by their places."""
+        return {f"[{place}]": entry for place, entry in enumerate(self) if entry not in other}
+
+
+def _name(entry: Value) -> str:
+    return "/".join(str(getattr(entry, name)) for name in entry.named_by)
 
 
 _About = tuple[tuple[str, str], ...]
@@ -81,6 +92,13 @@ _About = tuple[tuple[str, str], ...]
 
 
 def _changes(path: str, old: Any, new: Any, about: _About) -> Iterator[tuple[Change, _About]]:
+    if old == [] or new == []:  # of an empty list nobody knows what its entries would be
+        old, new = old or type(new)(), new or type(old)()
+    if isinstance(old, _Nameless) and isinstance(new, _Nameless):
+        if len(old) == len(new):
+            old, new = ({f"[{place}]": entry for place, entry in enumerate(each)} for each in (old, new))
+        else:  # where one was put in or taken out, places say nothing about the others
+            old, new = old.without(new), new.without(old)
     if isinstance(old, dict) and isinstance(new, dict):
         about = (*about, *_about(old), *_about(new))
         for name in [*new, *(name for name in old if name not in new)]:

@@ -175,10 +175,7 @@ class Allowance(Value):
 class Budget(Value):
     """A shared limit for one period."""
 
-    named_by: ClassVar[tuple[str, ...]] = (
-        "kind",
-        "owner_id",
-    )
+    named_by: ClassVar[tuple[str, ...]] = ("kind", "owner_id")
 
     kind: Literal["team", "project", "cost_centre"]
     owner_id: Identifier
@@ -191,10 +188,7 @@ class Budget(Value):
 class ModelName(Value):
     """Names a model, or several."""
 
-    named_by: ClassVar[tuple[str, ...]] = (
-        "provider",
-        "model",
-    )
+    named_by: ClassVar[tuple[str, ...]] = ("provider", "model")
 
     provider: Label
     model: Annotated[Label, AfterValidator(_star_at_its_end_only)]
@@ -254,12 +248,16 @@ StageSteps = Annotated[tuple[StageStep, ...], Field(min_length=1)]
 class CohortRollout(Value):
     """How far rules are for the teams of a group for comparison."""
 
+    named_by: ClassVar[tuple[str, ...]] = ("cohort",)
+
     cohort: Cohort
     stages: StageSteps
 
 
 class TeamRollout(Value):
     """A team's group for comparison, and how far rules are for that team."""
+
+    named_by: ClassVar[tuple[str, ...]] = ("team_id",)
 
     team_id: Team
     cohort: Cohort | None = None
@@ -537,10 +535,7 @@ class Window(Value):
 class Price(Value):
     """What a model costs. A window that covers the request's time wins over tiers, tiers over `rates`."""
 
-    named_by: ClassVar[tuple[str, ...]] = (
-        "provider",
-        "model",
-    )
+    named_by: ClassVar[tuple[str, ...]] = ("provider", "model")
 
     provider: Label
     model: Label
