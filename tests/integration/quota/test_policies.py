@@ -1,5 +1,6 @@
 """Policies over gRPC: what is published, what would hold, what somebody proposes."""
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -309,3 +310,47 @@ async def test_proposals_come_page_by_page(served: Served) -> None:
     assert one.proposal_id == "p3"
     assert list((await proposals(served, proposal_id="p3", kind="sources")).proposals) == []
     assert list((await proposals(served, proposal_id="nothing")).proposals) == []
+
+
+async def test_a_page_of_large_documents_is_shorter(served: Served) -> None:
+    restricted = [{"data_class": f"c{number}", "rule": "x" * 20_000} for number in range(12)]
+    for version in range(2, 8):
+        document = {"acceptable_use": str(version), "restricted_data": restricted}
+        await served.quota.tell(published("baseline", version, LONG_AGO, document), f"baseline-{version}")
+    await served.refresh()
+    found, token, sizes = list[int](), "", list[int]()
+    while True:
+        page = await listing(served, kind="baseline", include_superseded=True, page_token=token)
+        found += [each.version for each in page.policies]
+        sizes.append(page.ByteSize())
+        if not (token := page.next_page_token):
+            break
+    assert found == [7, 6, 5, 4, 3, 2, 1]
+    assert len(sizes) == 2
+    assert max(sizes) < 4 * 1024 * 1024, "what a client takes"
+
+
+async def test_of_two_proposals_with_one_id_at_once_one_is_kept(served: Served) -> None:
+    requests = [proposal(document=struct(QUOTA | {"time_zone": zone})) for zone in ("UTC", "Asia/Tokyo") * 4]
+    answers = await asyncio.gather(
+        *(served.stub.ProposePolicy(each, metadata=served.metadata("gov")) for each in requests),
+        return_exceptions=True,
+    )
+    (kept,) = (await proposals(served)).proposals
+    for request, answer in zip(requests, answers, strict=True):
+        if request.document == kept.document:
+            assert isinstance(answer, pb.ProposePolicyResponse)
+        else:
+            assert isinstance(answer, grpc.aio.AioRpcError)
+            assert answer.code() is grpc.StatusCode.ALREADY_EXISTS
+
+
+async def test_a_call_is_tried_with_the_use_cases_beside_it_or_else_those_in_force(served: Served) -> None:
+    example = {"name": "x", "role": "engineer", "use_case": "x", "expect": "DENIED"}
+    promising = QUOTA | {"examples": [example]}
+    assert not (await tried(served, promising)).ok
+    assert (await tried(served, promising, use_cases={"unregistered": "deny"})).ok
+    await served.quota.tell(published("use_cases", 1, LONG_AGO, {"unregistered": "deny"}), "use-cases")
+    await served.refresh()
+    assert (await tried(served, promising)).ok
+    assert not (await tried(served, promising, use_cases={"unregistered": "allow"})).ok
