@@ -180,14 +180,14 @@ def lanes_without_a_measure() -> list[Change]:
 
 def lingering_grants() -> list[Change]:
     """grants-expire-on-the-instant: what is kept of a caller holds until an event comes or a period turns."""
-    keep = QuotaView._keep
+    governed = QuotaView._governed
 
     def linger(self: QuotaView, subject: str, project_id: str | None, now: datetime) -> Any:
         calendar = self.governance.calendars.at(now)
         _, turn = calendar.bounds(calendar.period_of(now))
-        return keep(self, subject, project_id, now)._replace(until=turn)
+        return governed(self, subject, project_id, now)._replace(governed_until=turn)
 
-    return [Change(QuotaView, "_keep", linger)]
+    return [Change(QuotaView, "_governed", linger)]
 
 
 def set_clock() -> list[Change]:

@@ -293,10 +293,6 @@ async def test_an_estimate_is_priced_at_the_time_asked_for(service: Served) -> N
 
 async def test_what_is_not_served_yet_says_so(service: Served) -> None:
     await service.refresh()
-    token = pb.FreshnessToken(aggregate_id="hold/h-1", aggregate_version=1)
-    waiting = check_request(at_least_as_fresh=token)
-    code = await refused(service.stub.CheckQuota(waiting, metadata=service.metadata()))
-    assert code is grpc.StatusCode.UNIMPLEMENTED
     code = await refused(service.stub.ListLooks(pb.ListLooksRequest(), metadata=service.metadata()))
     assert code is grpc.StatusCode.UNIMPLEMENTED
 

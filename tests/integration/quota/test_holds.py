@@ -533,3 +533,92 @@ async def test_a_person_places_for_whom_the_person_may_see_and_sees_no_other_num
     error = await refused(place(holds, "j", call={"project": "atlas"}, by="ada"))
     (violation,) = detail(error, QuotaFailure).violations
     assert (violation.subject, violation.description) == (ATLAS, "its hard limit refuses the amount")
+
+
+async def checked(service: Served, **fields: Any) -> pb.CheckQuotaResponse:
+    return await service.stub.CheckQuota(check_request(**fields), metadata=service.metadata(), timeout=5)
+
+
+def after(token: pb.FreshnessToken) -> dict[str, Any]:
+    return {"at_least_as_fresh": token}
+
+
+async def test_checks_and_balances_count_what_is_held(holds: Served) -> None:
+    placed = await place(holds, "h", 1_500, subject="bob")
+    await holds.refresh()
+    answer = await checked(holds, subject="bob")
+    own = answer.accounts[0]
+    assert (own.pending_micro_usd, own.remaining_micro_usd, own.band) == (1_500, 500, pb.BAND_NUDGE)
+    assert answer.decision == pb.DECISION_ALLOW_WITH_NUDGE
+    assert (answer.caps.output_tokens_within_band, answer.caps.output_tokens_within_limit) == (299, 500)
+    balance = await holds.stub.GetBalance(
+        pb.GetBalanceRequest(account_id=own.account_id), metadata=holds.metadata()
+    )
+    assert balance.accounts[0].pending_micro_usd == 1_500
+    assert answer.freshness.token.aggregate_version == placed.check.freshness.token.aggregate_version
+
+
+async def test_a_held_account_without_limit_and_cost_has_a_balance(holds: Served) -> None:
+    await place(holds, call={"project": "atlas"})
+    await holds.refresh()
+    (atlas,) = (
+        await holds.stub.GetBalance(pb.GetBalanceRequest(account_id=ATLAS), metadata=holds.metadata())
+    ).accounts
+    assert (atlas.pending_micro_usd, atlas.unlimited) == (100, True)
+
+
+async def test_a_hold_stops_counting_at_its_instant_without_any_refresh(holds: Served) -> None:
+    await place(holds, "h", 100, ttl=timedelta(seconds=30))
+    await place(holds, "i", 20, ttl=timedelta(seconds=60))
+    await holds.refresh()
+    for seconds, pending in ((0, 120), (29.9, 120), (30, 20), (59.9, 20), (60, 0), (10, 120)):
+        holds.clock.time = NOW + timedelta(seconds=seconds)
+        answer = await checked(holds)
+        assert [each.pending_micro_usd for each in answer.accounts] == [pending] * 3
+    await stand_at(holds.quota, NOW + timedelta(seconds=60))
+    await place(holds, "j", 5)
+    await holds.refresh()
+    holds.clock.time = NOW + timedelta(seconds=60)
+    assert [each.pending_micro_usd for each in (await checked(holds)).accounts] == [5] * 3
+
+
+async def test_a_settled_hold_counts_its_cost_until_a_fact_shows_it(holds: Served) -> None:
+    await place(holds)
+    settled = await holds.stub.SettleHold(
+        pb.SettleHoldRequest(hold_id="h", cost_micro_usd=130), metadata=holds.metadata()
+    )
+    waiting = asyncio.ensure_future(checked(holds, **after(settled.token)))
+    await asyncio.sleep(0.2)
+    assert not waiting.done()
+    await holds.refresh()
+    assert [each.pending_micro_usd for each in (await waiting).accounts] == [130] * 3
+    holds.clock.time = NOW + timedelta(days=3)
+    assert [each.pending_micro_usd for each in (await checked(holds)).accounts] == [130] * 3
+
+
+async def test_a_ledger_that_went_back_is_read_anew(holds: Served) -> None:
+    await place(holds, "h")
+    await place(holds, "i", subject="eve")
+    await holds.refresh()
+    await holds.quota.pool.execute(
+        "WITH gone AS (DELETE FROM expiry), accounts AS (DELETE FROM ledger_account)"
+        " UPDATE ledger SET change_seq = 1"
+    )
+    await holds.refresh()
+    assert holds.view.ledger_change_seq == 1
+    assert [each.pending_micro_usd for each in (await checked(holds)).accounts] == [0] * 3
+
+
+@pytest.mark.parametrize(
+    ("token", "field"),
+    [
+        (pb.FreshnessToken(aggregate_id="hold/h", aggregate_version=1), "aggregate_id"),
+        (pb.FreshnessToken(aggregate_version=1), "aggregate_version"),
+        (pb.FreshnessToken(aggregate_id="ledger", aggregate_version=-1), "aggregate_version"),
+    ],
+)
+async def test_a_token_of_no_such_aggregate_is_refused(
+    holds: Served, token: pb.FreshnessToken, field: str
+) -> None:
+    error = await refused(checked(holds, **after(token)))
+    assert violated_fields(error) == {f"at_least_as_fresh.{field}"}

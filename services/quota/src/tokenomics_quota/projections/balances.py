@@ -1,7 +1,7 @@
 """What an account has used of its limit: the state that checks are answered from."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from tokenomics_contracts.units import (
@@ -12,7 +12,7 @@ from tokenomics_contracts.units import (
     PeriodId,
     split_account_id,
 )
-from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose
+from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose, parse_account_id
 from tokenomics_quota.domain.approvals import NOTHING_GRANTED
 from tokenomics_quota.domain.balance import Balance, Touched, headroom_of
 from tokenomics_quota.domain.directory import Attribution
@@ -22,20 +22,27 @@ from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.projections.totals import PeriodTotals
 
 _RESOLUTION: Final = timedelta(microseconds=1)
+_EVER: Final = datetime.min.replace(tzinfo=UTC)
 
 _MOST_KEPT = 10_000
+
+
+_NOTHING_PENDING: Final[Timeline[MicroUsd]] = Timeline((), before=MicroUsd(0))
 
 
 class _Kept(NamedTuple):
     since: datetime
     until: datetime
     touched: Touched
-    totals_version: int
-    """At which the posted totals in it were looked up."""
+    amounts_version: int
+    """At which the amounts in it were looked up."""
+    governed_since: datetime
+    governed_until: datetime
+    """While what governs holds, and only amounts may change."""
 
 
 class QuotaView:
-    """Governance and totals as of one moment, in memory.
+    """Governance, totals and what is held as of one moment, in memory.
 
     Attributes
     ----------
@@ -46,6 +53,8 @@ class QuotaView:
         changed.
     as_of
         Append time of the newest event applied.
+    ledger_change_seq
+        How far the hold ledger is applied.
     refreshed_at
         When the view last equalled the committed state, by a clock that never steps; ``None`` before the
         first load.
@@ -58,6 +67,7 @@ class QuotaView:
         self.horizon = PeriodId("")
         self.next_offsets: dict[str, int] = {}
         self.as_of: datetime | None = None
+        self.ledger_change_seq = 0
         self.refreshed_at: datetime | None = None
         self.refresh_began: float | None = None
         self._kept: dict[str | tuple[str, str], _Kept] = {}
@@ -67,28 +77,51 @@ class QuotaView:
         """One object for all callers that are alike."""
         self._kept_under = governance
         self._totals: dict[PeriodId, PeriodTotals] = {}
-        self._totals_version = 0
+        self._pending: dict[Account, Timeline[MicroUsd]] = {}
+        self._amounts_version = 0
 
     def put_totals(self, totals: Mapping[AccountId, MicroUsd]) -> None:
         """Replace the posted totals of these accounts."""
-        self._totals_version += bool(totals)
+        self._amounts_version += bool(totals)
         for account, total in totals.items():
             kind, owner_id, purpose, period = split_account_id(account)
             if period not in self._totals:
                 self._totals[period] = PeriodTotals(period)
             self._totals[period].put(kind, self.governance.remembered(owner_id), purpose, total)
 
+    def put_pending(self, pending: Mapping[AccountId, Timeline[MicroUsd]]) -> None:
+        """Replace what pends on these accounts, over time: nothing has to happen for a hold to end."""
+        self._amounts_version += bool(pending)
+        for account_id, amounts in pending.items():
+            account = parse_account_id(account_id)
+            account = account._replace(owner_id=self.governance.remembered(account.owner_id))
+            if amounts.starts or amounts.at(_EVER):
+                self._pending[account] = amounts
+            else:
+                self._pending.pop(account, None)
+
+    def clear_pending(self) -> None:
+        """Forget all that pends."""
+        self._amounts_version += 1
+        self._pending.clear()
+
+    def pending(self, account: Account) -> Timeline[MicroUsd]:
+        """Return what pends on an account over time: held, or settled by call and not shown as posted yet."""
+        return self._pending.get(account, _NOTHING_PENDING)
+
     def clear_totals(self) -> None:
         """Forget all totals."""
-        self._totals_version += 1
+        self._amounts_version += 1
         self._totals.clear()
 
     def drop_before(self, period: PeriodId) -> None:
-        """Forget the totals of periods before this one."""
+        """Forget the totals, and what pends, of periods before this one."""
         self.horizon = period
-        self._totals_version += 1
+        self._amounts_version += 1
         for earlier in [known for known in self._totals if known < period]:
             del self._totals[earlier]
+        for account in [known for known in self._pending if known.period < period]:
+            del self._pending[account]
 
     def posted(self, account: Account) -> MicroUsd:
         """Return what is posted to an account; for purpose ``all`` both purposes together."""
@@ -135,7 +168,7 @@ class QuotaView:
             account,
             effective,
             self.posted(account),
-            MicroUsd(0),
+            self.pending(account).at(now),
             end,
             governance.quota_policies.at(at).thresholds,
             hard=limit is not None and limit.hard,
@@ -147,13 +180,13 @@ class QuotaView:
         """Return the accounts that a call of a subject (or alias) would be counted on now.
 
         What follows from governance is worked out once and kept for as long as it holds; then a check costs
-        one look-up an account, and none while no totals have moved.
+        two look-ups an account, and none while no amounts have moved and no hold has ended.
         """
         kept = self._kept.get((subject, project_id) if project_id else subject)
         if kept is not None:
-            since, until, touched, totals_version = kept
+            since, until, touched, amounts_version, _, _ = kept
             if (
-                totals_version == self._totals_version
+                amounts_version == self._amounts_version
                 and since <= now < until
                 and self._kept_under is self.governance
             ):
@@ -169,15 +202,12 @@ class QuotaView:
         subject = self.governance.remembered(subject)  # so that the key holds no text of its own
         key = (subject, project_id) if project_id else subject
         kept = self._kept.get(key)
-        if kept is None or not kept.since <= now < kept.until:
-            kept = self._keep(subject, project_id, now)
-        else:
-            touched = self._as_posted(kept.touched)
-            kept = kept._replace(touched=touched, totals_version=self._totals_version)
-        self._kept[key] = kept
+        if kept is None or not kept.governed_since <= now < kept.governed_until:
+            kept = self._governed(subject, project_id, now)
+        kept = self._kept[key] = self._as_of(kept, now)
         return kept.touched
 
-    def _keep(self, subject: str, project_id: str | None, now: datetime) -> _Kept:
+    def _governed(self, subject: str, project_id: str | None, now: datetime) -> _Kept:
         """Work out balances, and until when they hold: the first turn of all that was asked for them."""
         governance = self.governance
         # Asked of the directory, so that it isn't kept beside what follows from it.
@@ -208,17 +238,32 @@ class QuotaView:
         standing = governance.standing(carrier, project_id, now)
         standing = self._standings.setdefault(standing, standing)
         touched = Touched(balances, headroom_of(balances, standing), standing)
-        return _Kept(since, until, touched, self._totals_version)
+        return _Kept(since, until, touched, -1, since, until)
 
-    def _as_posted(self, touched: Touched) -> Touched:
-        posted = [self.posted(balance.account) for balance in touched.balances]
-        if posted == [balance.posted_micro_usd for balance in touched.balances]:
-            return touched
-        balances = tuple(
-            self._one_for_all(balance._replace(posted_micro_usd=amount))
-            for balance, amount in zip(touched.balances, posted, strict=True)
+    def _as_of(self, kept: _Kept, now: datetime) -> _Kept:
+        """Return the same with the amounts of now, and until when they hold if nothing happens."""
+        balances = kept.touched.balances
+        pending = [self.pending(balance.account) for balance in balances]
+        amounts = [
+            (self.posted(balance.account), each.at(now))
+            for balance, each in zip(balances, pending, strict=True)
+        ]
+        touched = kept.touched
+        if amounts != [(balance.posted_micro_usd, balance.pending_micro_usd) for balance in balances]:
+            touched = touched.with_balances(
+                tuple(
+                    self._one_for_all(balance._replace(posted_micro_usd=posted, pending_micro_usd=held))
+                    for balance, (posted, held) in zip(balances, amounts, strict=True)
+                )
+            )
+        return _Kept(
+            max(kept.governed_since, *(each.since(now) for each in pending)),
+            min(kept.governed_until, *(each.until(now) for each in pending)),
+            touched,
+            self._amounts_version,
+            kept.governed_since,
+            kept.governed_until,
         )
-        return touched.with_balances(balances)
 
     def _one_for_all(self, balance: Balance) -> Balance:
         """Return the one object that all callers whose calls count on a shared account keep of it."""

@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from functools import cache, reduce
+from typing import Final
 
 from tokenomics.quota.v1 import quota_pb2 as pb
-from tokenomics_chassis.rpc.errors import InvalidRequestError, RpcError, UnimplementedError
+from tokenomics_chassis.rpc.errors import InvalidRequestError, RpcError
 from tokenomics_contracts.catalogue import topics
 from tokenomics_quota.usecases.freshening import Freshening, Want, give_up_at
+
+LEDGER: Final = "ledger"
+"""The aggregate that tokens name: the hold ledger is one line of changes."""
 
 
 def is_content(check: pb.CheckQuotaRequest) -> bool:
@@ -59,11 +63,7 @@ def _want_from_pb(token: pb.FreshnessToken) -> Want:
     ------
     InvalidRequestError
         Naming every entry that is wrong.
-    UnimplementedError
-        The token speaks of an aggregate, and this version serves no command that would give such a token.
     """
-    if token.aggregate_id or token.aggregate_version:
-        raise UnimplementedError("at_least_as_fresh: this version serves no commands, so no aggregate_id")
     offsets = dict(token.next_offsets)
     violations = {
         f"at_least_as_fresh.next_offsets[{partition}]": "must not be negative"
@@ -72,9 +72,14 @@ def _want_from_pb(token: pb.FreshnessToken) -> Want:
         for partition, offset in offsets.items()
         if offset < 0 or partition not in _partitions()
     }
+    if token.aggregate_id not in {"", LEDGER}:
+        violations["at_least_as_fresh.aggregate_id"] = f"must be {LEDGER}, or empty"
+    change_seq = token.aggregate_version
+    if change_seq < 0 or (change_seq and not token.aggregate_id):
+        violations["at_least_as_fresh.aggregate_version"] = "must not be negative, and goes with aggregate_id"
     if violations:
         raise InvalidRequestError(violations)
-    return Want(offsets)
+    return Want(offsets, ledger_change_seq=change_seq)
 
 
 @cache

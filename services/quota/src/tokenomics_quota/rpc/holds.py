@@ -39,6 +39,7 @@ from tokenomics_quota.domain.holds import (
 )
 from tokenomics_quota.domain.standing import Standing
 from tokenomics_quota.ports import DecisionLog, HoldList, HoldsWanted
+from tokenomics_quota.rpc.consistency import LEDGER
 from tokenomics_quota.rpc.convert import (
     account_to_pb,
     answer_to_bytes,
@@ -71,9 +72,6 @@ _IDENTIFIER: Final = "must be an identifier: letters, digits and . _ : -, at mos
 _AMOUNT: Final = f"must be 0 to {MAX_COST_MICRO_USD}"
 _TTL: Final = f"must be {SHORTEST_TTL.total_seconds():.0f} s to {LONGEST_TTL.total_seconds():.0f} s"
 _NO_ACCOUNTS: Final = Touched((), None, Standing(None, None, None))
-
-LEDGER: Final = "ledger"
-"""The aggregate that tokens of commands on holds name."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

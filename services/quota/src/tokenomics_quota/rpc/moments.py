@@ -8,6 +8,7 @@ from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics_chassis.clock import Clock
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.freshness import FreshnessMeter
+from tokenomics_quota.rpc.consistency import LEDGER
 from tokenomics_quota.usecases.checking import Terms
 from tokenomics_quota.usecases.degrading import StaleTab
 
@@ -80,7 +81,10 @@ class Moments:
 
 
 def _freshness(view: QuotaView, lag: timedelta | None, *, stale: bool) -> pb.Freshness:
-    freshness = pb.Freshness(token=pb.FreshnessToken(next_offsets=view.next_offsets), stale=stale)
+    token = pb.FreshnessToken(next_offsets=view.next_offsets)
+    if view.ledger_change_seq:
+        token.aggregate_id, token.aggregate_version = LEDGER, view.ledger_change_seq
+    freshness = pb.Freshness(token=token, stale=stale)
     if view.as_of is not None:
         freshness.as_of.FromDatetime(view.as_of)
     if lag is not None:

@@ -15,6 +15,7 @@ from tokenomics_contracts.units import PeriodId
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.storage.ledger import PostgresLedger
+from tokenomics_quota.storage.pending import pending_changes
 from tokenomics_quota.storage.totals import committed_totals
 from tokenomics_quota.usecases.projecting import KnownGovernance
 
@@ -111,12 +112,18 @@ class ViewFeed:
                 changes = await follower.poll(connection)
             moved = {each.position.source_id: each.old_change_seq for each in changes if each.has_rows}
             totals = await committed_totals(connection, None if whole else moved, since=horizon)
+            known_change_seq = None if whole else view.ledger_change_seq
+            held = await pending_changes(connection, known_change_seq, since=horizon)
         # From here on nothing awaits: a check sees the view before or after, never between.
         if whole:
             view.clear_totals()
             view.next_offsets, view.as_of = {}, None
+        if held.whole:
+            view.clear_pending()
         view.governance = governance
         view.put_totals(totals)
+        view.put_pending(held.pending)
+        view.ledger_change_seq = held.change_seq
         if horizon != view.horizon:
             view.drop_before(horizon)
         positions = [change.position for change in changes]

@@ -38,6 +38,8 @@ class Want(NamedTuple):
     """By ``topic/partition``."""
     refreshed_since: float | None = None
     """Time of the event loop's clock after which the refresh began that brought it there."""
+    ledger_change_seq: int = 0
+    """Of the hold ledger."""
 
     def missing_in(self, view: QuotaView | None) -> str | None:
         """Say what the view lacks."""
@@ -47,6 +49,10 @@ class Want(NamedTuple):
         for partition, wanted in self.next_offsets.items():
             if (have := applied.get(partition, 0)) < wanted:
                 return f"{partition} is applied up to offset {have}, {wanted} is asked for"
+        if view.ledger_change_seq < self.ledger_change_seq:
+            return (
+                f"the ledger is applied up to {view.ledger_change_seq}, {self.ledger_change_seq} is asked for"
+            )
         since = self.refreshed_since
         if since is not None and (view.refresh_began is None or view.refresh_began <= since):
             return "the view hasn't been refreshed since the call began"
@@ -58,7 +64,7 @@ class Want(NamedTuple):
         for partition, wanted in other.next_offsets.items():
             offsets[partition] = max(wanted, offsets.get(partition, 0))
         since = [each for each in (self.refreshed_since, other.refreshed_since) if each is not None]
-        return Want(offsets, max(since, default=None))
+        return Want(offsets, max(since, default=None), max(self.ledger_change_seq, other.ledger_change_seq))
 
 
 class Freshening:

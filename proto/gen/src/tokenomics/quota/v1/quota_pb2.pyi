@@ -843,9 +843,9 @@ class FreshnessToken(_message.Message):
     AGGREGATE_ID_FIELD_NUMBER: _builtins.int
     AGGREGATE_VERSION_FIELD_NUMBER: _builtins.int
     aggregate_id: _builtins.str
-    """Aggregate that a command changed; empty: none."""
+    """Aggregate that a command changed: `ledger`, which has all holds and states of accounts; empty: none."""
     aggregate_version: _builtins.int
-    """Its version after the command."""
+    """Its version after the command, or as applied."""
     @_builtins.property
     def next_offsets(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """`topic/partition` to the next offset."""

@@ -339,7 +339,7 @@ class QuotaServiceServicer:
 
     def GetBalance(self, request, context):
         """Gives one account's balance, or all that a subject's calls touch. Read-only.
-        Errors: NOT_FOUND for an account that no limit and no cost ever touched; PERMISSION_DENIED for a person who
+        Errors: NOT_FOUND for an account that no limit, no hold and no cost touches; PERMISSION_DENIED for a person who
         asks about another one without having to decide about it; INVALID_ARGUMENT for a project beside an account id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

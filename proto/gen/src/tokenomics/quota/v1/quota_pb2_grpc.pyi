@@ -114,7 +114,7 @@ class QuotaServiceStub:
     """Prices a call as usage at a given time would be priced. Read-only."""
     GetBalance: _grpc.UnaryUnaryMultiCallable[_quota_pb2.GetBalanceRequest, _quota_pb2.GetBalanceResponse]
     """Gives one account's balance, or all that a subject's calls touch. Read-only.
-    Errors: NOT_FOUND for an account that no limit and no cost ever touched; PERMISSION_DENIED for a person who
+    Errors: NOT_FOUND for an account that no limit, no hold and no cost touches; PERMISSION_DENIED for a person who
     asks about another one without having to decide about it; INVALID_ARGUMENT for a project beside an account id.
     """
     ListBalances: _grpc.UnaryUnaryMultiCallable[_quota_pb2.ListBalancesRequest, _quota_pb2.ListBalancesResponse]
@@ -292,7 +292,7 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     """Prices a call as usage at a given time would be priced. Read-only."""
     GetBalance: _aio.UnaryUnaryMultiCallable[_quota_pb2.GetBalanceRequest, _quota_pb2.GetBalanceResponse]  # type: ignore[assignment]
     """Gives one account's balance, or all that a subject's calls touch. Read-only.
-    Errors: NOT_FOUND for an account that no limit and no cost ever touched; PERMISSION_DENIED for a person who
+    Errors: NOT_FOUND for an account that no limit, no hold and no cost touches; PERMISSION_DENIED for a person who
     asks about another one without having to decide about it; INVALID_ARGUMENT for a project beside an account id.
     """
     ListBalances: _aio.UnaryUnaryMultiCallable[_quota_pb2.ListBalancesRequest, _quota_pb2.ListBalancesResponse]  # type: ignore[assignment]
@@ -539,7 +539,7 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.GetBalanceResponse, _abc.Awaitable[_quota_pb2.GetBalanceResponse]]:
         """Gives one account's balance, or all that a subject's calls touch. Read-only.
-        Errors: NOT_FOUND for an account that no limit and no cost ever touched; PERMISSION_DENIED for a person who
+        Errors: NOT_FOUND for an account that no limit, no hold and no cost touches; PERMISSION_DENIED for a person who
         asks about another one without having to decide about it; INVALID_ARGUMENT for a project beside an account id.
         """
 

@@ -1,0 +1,62 @@
+"""What accounts hold beside what is posted to them, for those who only look."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import datetime
+from typing import NamedTuple
+
+from tokenomics_chassis.projection import Connection
+from tokenomics_contracts.units import AccountId, MicroUsd, PeriodId
+from tokenomics_quota.domain.timeline import Timeline
+
+_CHANGE_SEQ = "SELECT change_seq FROM ledger"
+
+_MOVED = """
+SELECT account_no, account_id, settling_micro_usd FROM ledger_account
+WHERE change_seq > $1 AND split_part(account_id, '/', 4) >= $2
+    AND ($1 > 0 OR live_micro_usd > 0 OR settling_micro_usd > 0)
+"""
+_ENDS = """
+SELECT account_no, expires_at, amount_micro_usd FROM expiry
+WHERE account_no = ANY($1::int[]) AND amount_micro_usd > 0 ORDER BY account_no, expires_at DESC
+"""
+
+
+class PendingChanges(NamedTuple):
+    """What moved in the hold ledger."""
+
+    change_seq: int
+    """Of the ledger now."""
+    whole: bool
+    """What is not told pends no more: the ledger went back, or everything was asked for."""
+    pending: Mapping[AccountId, Timeline[MicroUsd]]
+    """By account, over time."""
+
+
+async def pending_changes(
+    connection: Connection, known_change_seq: int | None, *, since: PeriodId
+) -> PendingChanges:
+    """Return what pends on accounts of this period and later ones that moved since; ``None``: on all.
+
+    Every change of the ledger has a number, and whoever sees one sees all smaller ones: its transactions are
+    one line. To be read in one snapshot.
+    """
+    change_seq = await connection.fetchval(_CHANGE_SEQ)
+    whole = known_change_seq is None or change_seq < known_change_seq
+    if change_seq == known_change_seq:
+        return PendingChanges(change_seq, whole, {})
+    moved = await connection.fetch(_MOVED, 0 if whole else known_change_seq, since)
+    ends = defaultdict[int, list[tuple[datetime, int]]](list)
+    for account_no, expires_at, amount in await connection.fetch(_ENDS, [row[0] for row in moved]):
+        ends[account_no].append((expires_at, amount))
+    pending = {row[1]: _over_time(row[2], ends[row[0]]) for row in moved}
+    return PendingChanges(change_seq, whole, pending)
+
+
+def _over_time(settling: MicroUsd, ends: list[tuple[datetime, int]]) -> Timeline[MicroUsd]:
+    """Add up from the last end, at which nothing but what is settling is left, to the first."""
+    left, steps = settling, list[tuple[datetime, MicroUsd]]()
+    for expires_at, amount in ends:
+        steps.append((expires_at, left))
+        left = MicroUsd(left + amount)
+    return Timeline(steps, before=left)
