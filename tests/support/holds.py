@@ -27,7 +27,9 @@ from tokenomics_quota.domain.holds import (
 from tokenomics_quota.ports import HoldLedger
 from tokenomics_quota.usecases.holding import books_of
 
-PERIOD_END = datetime(2026, 12, 1, tzinfo=UTC)
+PERIOD_END = datetime(2126, 12, 1, tzinfo=UTC)
+"""Beyond what a database's clock will say."""
+
 TTL = timedelta(minutes=1)
 
 Outcome = Change | Refusal

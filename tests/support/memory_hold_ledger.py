@@ -33,6 +33,10 @@ class MemoryHoldLedger:
         self.last_now = max(self.last_now, self.clock)
         return Turn(first, self.last_now, self.is_open, self.active_version)
 
+    async def begin_again(self, change_seq: int, now: datetime) -> None:
+        self.change_seq = max(self.change_seq, change_seq)
+        self.last_now = max(self.last_now, now)
+
     async def holds(self, named: Iterable[HoldId]) -> Sequence[Hold]:
         wanted = {hold_no for hold_no, hold in self.rows.items() if hold.hold_id in set(named)}
         above = list(wanted)

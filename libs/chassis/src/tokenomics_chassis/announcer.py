@@ -23,6 +23,10 @@ PACE_SECONDS = 0.1
 """Changes that follow each other faster are judged together."""
 
 
+READ_ON_SECONDS = 30.0
+"""How often a term reads on what the own topic tells."""
+
+
 class Announcer:
     """Calls a judge after every change and on a tick, in one process at a time.
 
@@ -31,12 +35,27 @@ class Announcer:
     """
 
     def __init__(
-        self, url: str, schemas: Schemas, prepare: Prepare, judge: Judge, *, tick_seconds: float = 5.0
+        self,
+        url: str,
+        schemas: Schemas,
+        prepare: Prepare,
+        judge: Judge,
+        *,
+        read_on: Prepare | None = None,
+        tick_seconds: float = 5.0,
     ) -> None:
+        """Wire it.
+
+        Parameters
+        ----------
+        read_on
+            Called twice a minute between judgements, so that the next term has little to prepare.
+        """
         self._url = url
         self._schemas = schemas
         self._prepare = prepare
         self._judge = judge
+        self._read_on = read_on
         self._tick_seconds = tick_seconds
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -48,6 +67,7 @@ class Announcer:
         follower = ChangeFollower()
         now = asyncio.get_running_loop().time
         tick_at = now() + self._tick_seconds
+        read_on_at = now() + READ_ON_SECONDS
         async with listen(connection, self._schemas.changed_channel) as signal:
             while not stopping.is_set():
                 changes = await follower.poll(connection)
@@ -61,6 +81,9 @@ class Announcer:
                     follower.acknowledge(changes)
                     tick_at = now() + self._tick_seconds
                     await wait_for(stopping, PACE_SECONDS)
+                if self._read_on is not None and now() >= read_on_at:
+                    await self._read_on(connection, stopping)
+                    read_on_at = now() + READ_ON_SECONDS
                 await signal.wait()
         await wait_for(stopping, PACE_SECONDS)
 

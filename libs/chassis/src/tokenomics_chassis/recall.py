@@ -92,19 +92,29 @@ class Recall:
         LostHistoryError
             The own topic lacks records: what was announced can't be known any more.
         """
-
-        async def recalled() -> Mapping[tuple[str, int], int]:
-            return await self._recalled(connection)
-
         ends = await end_offsets(self._bootstrap, self._topics)
-        own = await whole_log_ranges(self._bootstrap, [self._own_topic], recalled, stopping)
-        await self._read_own(connection, own, stopping)
+        await self.read_on(connection, stopping)
         if stopping.is_set():
             return
         for kind in self._kinds:
             if kind.read is not None:
                 await kind.read(connection)
         await self._projected(connection, ends, stopping)
+
+    async def read_on(self, connection: Session, stopping: asyncio.Event) -> None:
+        """Read what the own topic tells by now: what a later term need not read any more.
+
+        Raises
+        ------
+        LostHistoryError
+            As for a term.
+        """
+
+        async def recalled() -> Mapping[tuple[str, int], int]:
+            return await self._recalled(connection)
+
+        own = await whole_log_ranges(self._bootstrap, [self._own_topic], recalled, stopping)
+        await self._read_own(connection, own, stopping)
 
     async def _recalled(self, connection: Session) -> Mapping[tuple[str, int], int]:
         rows = await connection.fetch(_RECALLED, self._own_topic)
@@ -121,7 +131,7 @@ class Recall:
         found = 0
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._bootstrap,
-            client_id="announcer-recall",
+            client_id="recall",
             auto_offset_reset="none",
             isolation_level="read_committed",
         )

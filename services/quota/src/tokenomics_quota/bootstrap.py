@@ -39,7 +39,7 @@ from tokenomics_chassis.rpc.server import RpcServer
 from tokenomics_chassis.serving import LoadedVersions, Serving
 from tokenomics_chassis.settings import ServiceSettings, load
 from tokenomics_chassis.telemetry import current_traceparent
-from tokenomics_chassis.topics import create_topics, verify_topics
+from tokenomics_chassis.topics import create_topics, end_offsets, verify_topics
 from tokenomics_chassis.verification import Verifications
 from tokenomics_chassis.versions import (
     FED,
@@ -69,11 +69,13 @@ from tokenomics_quota.storage.announcements import PostgresAnnouncements, rememb
 from tokenomics_quota.storage.decision_log import OutboxDecisionLog
 from tokenomics_quota.storage.default_price_book import DefaultPriceBook
 from tokenomics_quota.storage.history import ServedHistory
-from tokenomics_quota.storage.hold_ledger import PostgresHoldList, hold_transactions
+from tokenomics_quota.storage.hold_ledger import PostgresHoldLedger, PostgresHoldList, hold_transactions
 from tokenomics_quota.storage.late_usage import LateUsageMender
 from tokenomics_quota.storage.ledger import PostgresLedger
 from tokenomics_quota.storage.proposals import PostgresProposals
+from tokenomics_quota.storage.settling import Settler
 from tokenomics_quota.storage.state import hashed_part
+from tokenomics_quota.storage.told_changes import ToldChanges
 from tokenomics_quota.storage.view_feed import ViewFeed, not_ready_because
 from tokenomics_quota.streams.events import (
     OWN_TOPIC,
@@ -87,6 +89,7 @@ from tokenomics_quota.streams.events import (
     skipped_event,
 )
 from tokenomics_quota.streams.hold_events import hold_event
+from tokenomics_quota.streams.ledger_events import told_change_from_record
 from tokenomics_quota.streams.log_ends import LogEnds
 from tokenomics_quota.streams.projection import USAGE, ProvisionalFacts, QuotaProjection
 from tokenomics_quota.usecases.announcing import ThresholdAnnouncer
@@ -148,7 +151,14 @@ def recall(settings: ServiceSettings) -> Recall:
     """Return what a term of the announcer begins with."""
     announcements = Kind(announcement_from_record, remember)
     audit = Kind(TRAIL.from_record, TRAIL.remember, TRAIL.open)
-    return Recall(settings.kafka_bootstrap, OWN_TOPIC, QuotaProjection.topics, [announcements, audit])
+    changes = ToldChanges(hold_ledger)
+    ledger = Kind(told_change_from_record, changes.keep, changes.do_again)
+    return Recall(settings.kafka_bootstrap, OWN_TOPIC, QuotaProjection.topics, [announcements, audit, ledger])
+
+
+def hold_ledger(connection: Connection) -> PostgresHoldLedger:
+    """Return the hold ledger on a connection with an open transaction."""
+    return PostgresHoldLedger(connection, _OWN, hold_event)
 
 
 def operations(settings: ServiceSettings, pool: Pool, schemas: Schemas) -> Operations:
@@ -235,18 +245,34 @@ def relay() -> ExitCode:
         announcers = EachVersion(pool, {VersionState.ACTIVE}, lambda version: _announcer(settings, version))
         process.supervise("relay", Relay(settings.database_url, _OWN, settings.kafka_bootstrap).run)
         process.supervise("announcer", announcers.run)
+        settlers = EachVersion(pool, {VersionState.ACTIVE}, lambda version: _settler(settings, version))
+        process.supervise("settler", settlers.run)
         process.supervise("audit anchors", Anchors(settings.database_url, _OWN, TRAIL).run)
 
     return run(SERVICE, settings, start)
 
 
 def _announcer(settings: ServiceSettings, version: int) -> VersionWork:
-    announcer = Announcer(settings.database_url, Schemas(SERVICE, version), recall(settings), _judge())
+    recalling = recall(settings)
+    announcer = Announcer(
+        settings.database_url, Schemas(SERVICE, version), recalling, _judge(), read_on=recalling.read_on
+    )
+    return VersionWork(announcer.run, _ready)
 
-    async def ready() -> None:
-        return None
 
-    return VersionWork(announcer.run, ready)
+def _settler(settings: ServiceSettings, version: int) -> VersionWork:
+    settler = Settler(
+        settings.database_url,
+        Schemas(SERVICE, version),
+        hold_ledger,
+        lambda: end_offsets(settings.kafka_bootstrap, TOPICS),
+        {USAGE: "recorded", OWN_TOPIC: "provisional"},
+    )
+    return VersionWork(settler.run, _ready)
+
+
+async def _ready() -> None:
+    return None
 
 
 def replay() -> ExitCode:

@@ -232,6 +232,16 @@ class Committed(NamedTuple):
     """For purpose ``all`` of both purposes; nothing for an account that no cost touched."""
 
 
+class ToldChange(NamedTuple):
+    """An event that tells of a change of the hold ledger, hardly read yet."""
+
+    change_seq: int
+    event_id: str
+    told_at: datetime
+    event_type: str
+    data: bytes
+
+
 class HoldLedger(Protocol):
     """Holds and what accounts hold for them, inside one open transaction."""
 
@@ -239,6 +249,18 @@ class HoldLedger(Protocol):
         """Wait for the transactions before, and take as many numbers as there will be commands.
 
         Call it first: until the transaction ends no other one gets behind this.
+        """
+        ...
+
+    async def begin_again(self, change_seq: int, now: datetime) -> None:
+        """Take a turn for what is told again: its changes have numbers and moments already.
+
+        Parameters
+        ----------
+        change_seq
+            The largest number among them.
+        now
+            The earliest moment among them.
         """
         ...
 

@@ -465,6 +465,24 @@ def place(books: Books, asked: Place, at: Moment) -> Change | Refusal:
     )
 
 
+def place_again(books: Books, hold: Hold, placements: Sequence[Placement]) -> Change:
+    """Take in a hold that the ledger had placed and forgot: as it was then, whatever the limits are now."""
+    accounts = [(books.account(placement.account_id), placement) for placement in placements]
+    return Change(
+        hold,
+        (hold,),
+        [
+            account._replace(
+                placements=max(account.placements, placement.sequence),
+                live_micro_usd=MicroUsd(account.live_micro_usd + placement.amount_micro_usd),
+            )
+            for account, placement in accounts
+        ],
+        placements,
+        [Ending(each.account_no, hold.expires_at, each.amount_micro_usd) for each in placements],
+    )
+
+
 def _place_part(books: Books, asked: Place, at: Moment) -> Change | Refusal:
     assert asked.parent_id is not None
     parent = books.hold(asked.parent_id)

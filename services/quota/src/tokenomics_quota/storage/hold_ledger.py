@@ -28,16 +28,19 @@ from tokenomics_quota.storage.mapping import (
     row_from_hold,
 )
 
-_INCARNATION: Final = "extract(epoch FROM pg_postmaster_start_time()) || '/' || ledger.tableoid"
+INCARNATION: Final = "extract(epoch FROM pg_postmaster_start_time()) || '/' || ledger.tableoid"
 """Another one after each start of the server, and after each making of the table."""
 
-_OPEN = f"UPDATE ledger SET open_for = {_INCARNATION} WHERE open_for IS DISTINCT FROM {_INCARNATION}"
+_OPEN = f"UPDATE ledger SET open_for = {INCARNATION} WHERE open_for IS DISTINCT FROM {INCARNATION}"
 
 # The clock is read after the wait for the row: what an UPDATE waited for, it evaluates anew.
 _BEGIN = f"""
 UPDATE ledger SET change_seq = change_seq + $1, last_now = greatest(last_now, clock_timestamp())
-RETURNING change_seq - $1 + 1, last_now, coalesce(open_for = {_INCARNATION}, false),
+RETURNING change_seq - $1 + 1, last_now, coalesce(open_for = {INCARNATION}, false),
     (SELECT version FROM derived_version WHERE state = 'active')
+"""
+_BEGIN_AGAIN = """
+UPDATE ledger SET change_seq = greatest(change_seq, $1), last_now = greatest(last_now, $2)
 """
 _HOLDS = f"""
 WITH RECURSIVE named AS (
@@ -218,6 +221,12 @@ class PostgresHoldLedger:
         self._turn = Turn(*row)
         self._last_change_seq = self._turn.first_change_seq + commands - 1
         return self._turn
+
+    async def begin_again(self, change_seq: int, now: datetime) -> None:
+        """Lock the ledger's row and bring it to where it was."""
+        await self._connection.execute(_BEGIN_AGAIN, change_seq, now)
+        self._turn = Turn(change_seq, now, is_open=False, active_version=0)
+        self._last_change_seq = change_seq
 
     async def holds(self, named: Iterable[HoldId]) -> Sequence[Hold]:
         """Select by id, upwards by the primary key, and downwards by the index on live parts."""

@@ -1,0 +1,1 @@
+"""Tests of adapters and processes: they need the stack."""
