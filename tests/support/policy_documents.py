@@ -43,6 +43,13 @@ COMPLETE: dict[str, dict[str, Any]] = {
             }
         ],
         "prohibited_data": [{"data_class": "secret", "permitted_way": "Keep it on the desk."}],
+        "alternatives": [
+            {
+                "models": [{"provider": "acme", "model": "large*"}],
+                "sufficient": [{"provider": "acme", "model": "small-1"}],
+                "use_cases": ["support-replies"],
+            }
+        ],
         "rollout": {
             "stages": _STEPS,
             "cohorts": [{"cohort": "pilot", "stages": _STEPS}],

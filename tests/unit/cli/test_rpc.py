@@ -1,5 +1,6 @@
 """A failed call says what the service said, and gives the shell the right code."""
 
+import typing
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
@@ -21,6 +22,7 @@ class Quota:
         self.metadata: dict[str, str | bytes] = {}
         self.request = quota_pb2.CheckQuotaRequest()
         self.answer = quota_pb2.CheckQuotaResponse()
+        self.limit = 0
 
     def check(
         self, request: quota_pb2.CheckQuotaRequest, context: grpc.ServicerContext
@@ -41,6 +43,12 @@ class Quota:
         self.answer.decision = decision
         return self.answer
 
+    def suggest(
+        self, request: quota_pb2.SuggestAlternativesRequest, _context: grpc.ServicerContext
+    ) -> quota_pb2.SuggestAlternativesResponse:
+        self.request, self.limit = request.call, request.limit
+        return quota_pb2.SuggestAlternativesResponse(nudge=self.answer.nudge, estimated_cost_micro_usd=16_500)
+
 
 @pytest.fixture
 def quota(monkeypatch: pytest.MonkeyPatch) -> Iterator[Quota]:
@@ -51,7 +59,15 @@ def quota(monkeypatch: pytest.MonkeyPatch) -> Iterator[Quota]:
         quota_pb2.CheckQuotaRequest.FromString,
         quota_pb2.CheckQuotaResponse.SerializeToString,
     )
-    handlers = {"CheckQuota": check_handler}
+    suggest_handler = grpc.unary_unary_rpc_method_handler(
+        servicer.suggest,
+        quota_pb2.SuggestAlternativesRequest.FromString,
+        quota_pb2.SuggestAlternativesResponse.SerializeToString,
+    )
+    handlers: dict[str, grpc.RpcMethodHandler[typing.Any, typing.Any]] = {
+        "CheckQuota": check_handler,
+        "SuggestAlternatives": suggest_handler,
+    }
     server.add_generic_rpc_handlers(
         [grpc.method_handlers_generic_handler("tokenomics.quota.v1.QuotaService", handlers)]
     )
@@ -194,3 +210,75 @@ def test_a_stale_answer_says_so_and_how_far_calls_go_on(
 def test_the_hint_is_the_services_own_time_to_try_again(capsys: pytest.CaptureFixture[str]) -> None:
     assert check("UNAVAILABLE") == 69
     assert "try again in 2 s" in capsys.readouterr().err
+
+
+ADVICE = quota_pb2.Nudge(
+    text="Nearly used up. acme small would cost less.",
+    cheaper_models=[
+        quota_pb2.CheaperModel(provider="acme", model="small", saving_micro_usd=11_000),
+    ],
+    cached_input=quota_pb2.CachedInput(saving_micro_usd=10_800, pays_from_calls=2),
+    batch_tier=quota_pb2.BatchTier(saving_micro_usd=8_251),
+    shorter_context=quota_pb2.ShorterContext(input_tokens=3_900, saving_micro_usd=300),
+)
+SAVINGS = (
+    "acme small",
+    "$0.011000",
+    "pays from 2 calls",
+    "$0.010800",
+    "$0.008251",
+    "3900 input",
+    "$0.000300",
+)
+
+
+def test_a_check_and_a_suggestion_print_each_cheaper_way_and_what_it_saves(
+    quota: Quota, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quota.answer.nudge.CopyFrom(ADVICE)
+    quota.answer.reasons.add(message="Nearly used up.")
+    assert check("ALLOW_WITH_NUDGE") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("Nearly used up.") == 1
+    assert all(saving in printed for saving in SAVINGS)
+    assert suggest("p-1", "--limit", "5") == 0
+    printed = capsys.readouterr().out
+    assert "about $0.016500" in printed
+    assert all(saving in printed for saving in SAVINGS)
+    assert quota.limit == 5
+
+
+def test_a_suggestion_says_when_nothing_better_is_known(
+    quota: Quota, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        suggest("p-1", "--input-tokens", "10", "--cached-input-tokens", "4", "--service-tier", "batch") == 0
+    )
+    assert "nothing better is known" in capsys.readouterr().out
+    assert quota.limit == 3
+    asked = (quota.request.estimated_cached_input_tokens, quota.request.service_tier)
+    assert asked == (4, quota_pb2.SERVICE_TIER_BATCH)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--limit", "0"),
+        ("--limit", "21"),
+        ("--limit", "x"),
+        ("--input-tokens", "-1"),
+        ("--cached-input-tokens", "-1"),
+        ("--output-tokens", "1.5"),
+        ("--service-tier", "express"),
+    ],
+)
+@pytest.mark.usefixtures("quota")
+def test_a_wrong_argument_is_refused_before_the_call_and_named(
+    option: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert suggest("p-1", *option) == 2
+    assert option[0] in capsys.readouterr().err
+
+
+def suggest(subject: str, *options: str) -> int:
+    return run(["quota", "suggest", subject, "--provider", "openai", "--model", "gpt-4o", *options])

@@ -13,8 +13,14 @@ from tests.unit.contracts.strategies import identifiers, labels, slugs
 from tokenomics_contracts import fast
 from tokenomics_contracts.cloudevents import EventRejected, decode, encode
 from tokenomics_contracts.events.policy import problems_of
-from tokenomics_contracts.events.quota import DecidedAccount, DecisionRecorded
-from tokenomics_contracts.fast import DecidedAccountData, DecisionRecordedData, encode_decision_recorded
+from tokenomics_contracts.events.quota import Advised, AdvisedModel, DecidedAccount, DecisionRecorded
+from tokenomics_contracts.fast import (
+    AdvisedData,
+    AdvisedModelData,
+    DecidedAccountData,
+    DecisionRecordedData,
+    encode_decision_recorded,
+)
 from tokenomics_contracts.registry import parse
 from tokenomics_contracts.units import (
     EARLIEST_TIME,
@@ -76,6 +82,16 @@ accounts = st.builds(
     pending_micro_usd=totals,
     band=st.sampled_from(get_args(Band)),
 )
+savings = st.none() | totals
+advice = st.builds(
+    AdvisedData,
+    cheaper_models=st.lists(
+        st.builds(AdvisedModelData, provider=labels, model=labels, saving_micro_usd=totals), max_size=3
+    ).map(tuple),
+    cached_input_saving_micro_usd=savings,
+    batch_saving_micro_usd=savings,
+    shorter_context_saving_micro_usd=savings,
+)
 decisions = st.builds(
     DecisionRecordedData,
     decision_id=identifiers,
@@ -102,6 +118,7 @@ decisions = st.builds(
     shadow_reason_codes=st.none() | st.lists(slugs, max_size=4).map(tuple),
     count=st.integers(1, MAX_SEQUENCE_NUMBER),
     first_decided_at=st.none() | times,
+    advice=st.none() | advice,
 )
 odd_texts = st.text(max_size=5) | st.sampled_from(
     ["", "a\n", "p 1", "a/b", "a@b.example", "é", "\0", "\ud800", "x" * 129, "x" * 257, "Internal", "ALLOW"]
@@ -134,6 +151,14 @@ ODD: dict[str, st.SearchStrategy[Any]] = {
     "shadow_reason_codes": st.lists(odd_texts, max_size=2).map(tuple),
     "count": odd_numbers,
     "first_decided_at": st.datetimes(timezones=st.just(UTC) | st.timezones()),
+}
+ODD_ADVICE: dict[str, st.SearchStrategy[Any]] = {
+    "provider": odd_texts,
+    "model": odd_texts,
+    "saving_micro_usd": odd_numbers,
+    "cached_input_saving_micro_usd": odd_numbers,
+    "batch_saving_micro_usd": odd_numbers,
+    "shorter_context_saving_micro_usd": odd_numbers,
 }
 ODD_IN_ACCOUNT: dict[str, st.SearchStrategy[Any]] = {
     "account_id": odd_texts | st.sampled_from(["subject/p-1/all/2026-13", "subject/p-1/all/2026-11\n"]),
@@ -196,6 +221,21 @@ def test_an_odd_value_in_an_account_is_written_or_refused_as_by_the_model(
     assert by_fast_encoder(decided) == by_model(msgspec.to_builtins(decided))
 
 
+@pytest.mark.parametrize("field", ODD_ADVICE)
+@settings(max_examples=40)
+@given(data=st.data())
+def test_an_odd_value_in_advice_is_written_or_refused_as_by_the_model(
+    field: str, data: st.DataObject
+) -> None:
+    drawn = {field: data.draw(ODD_ADVICE[field])}
+    in_model = field in AdvisedModelData.__struct_fields__
+    good: dict[str, Any] = {"provider": "openai", "model": "gpt-5-nano", "saving_micro_usd": 1}
+    models = (AdvisedModelData(**(good | (drawn if in_model else {}))),)
+    advised = AdvisedData(cheaper_models=models, **({} if in_model else drawn))
+    decided = odd_decision({"advice": advised}, {})
+    assert by_fast_encoder(decided) == by_model(msgspec.to_builtins(decided))
+
+
 def test_a_refusal_names_the_field_and_not_its_value() -> None:
     message = by_fast_encoder(odd_decision({"subject": "ada@corp.example"}, {}))
     assert isinstance(message, str)
@@ -206,3 +246,5 @@ def test_a_refusal_names_the_field_and_not_its_value() -> None:
 def test_the_encoder_knows_the_fields_of_the_model_in_their_order() -> None:
     assert DecisionRecordedData.__struct_fields__ == tuple(DecisionRecorded.model_fields)
     assert DecidedAccountData.__struct_fields__ == tuple(DecidedAccount.model_fields)
+    assert AdvisedData.__struct_fields__ == tuple(Advised.model_fields)
+    assert AdvisedModelData.__struct_fields__ == tuple(AdvisedModel.model_fields)

@@ -7,6 +7,21 @@ import typer
 
 from tokenomics.quota.v1 import quota_pb2
 from tokenomics.quota.v1.quota_pb2_grpc import QuotaServiceStub
+from tokenomics_cli.calls import (
+    CachedInputTokens,
+    Caller,
+    DataClass,
+    Experiment,
+    InputTokens,
+    Model,
+    OutputTokens,
+    Project,
+    Provider,
+    ServiceTier,
+    Tier,
+    UseCase,
+    call_request,
+)
 from tokenomics_cli.failures import CommandError, Exit
 from tokenomics_cli.output import JsonFlag, message_as_dict, out, print_json, print_table, usd
 from tokenomics_cli.rpc import OnBehalfOf, TokenFile, connect
@@ -27,18 +42,18 @@ _EXIT_OF_DECISION = {
 
 @commands.command("check")
 def check_command(
-    subject: Annotated[str, typer.Argument(help="who calls the model: an id, or alias:<hex>")],
+    subject: Caller,
     *,
-    provider: Annotated[str, typer.Option(help="e.g. anthropic")],
-    model: Annotated[str, typer.Option(help="as the provider writes it")],
-    input_tokens: Annotated[int, typer.Option(min=0, help="expected")] = 0,
-    output_tokens: Annotated[int, typer.Option(min=0, help="expected")] = 0,
-    project: Annotated[str, typer.Option(help="project that the call is for")] = "",
-    use_case: Annotated[str, typer.Option(help="registered use case that the call serves")] = "",
-    experiment: Annotated[
-        bool, typer.Option("--experiment", help="it is for trying things out, not for everyday work")
-    ] = False,
-    data_class: Annotated[str, typer.Option(help="class of the data in the prompt")] = "",
+    provider: Provider,
+    model: Model,
+    input_tokens: InputTokens = 0,
+    cached_input_tokens: CachedInputTokens = 0,
+    output_tokens: OutputTokens = 0,
+    service_tier: Tier = ServiceTier.STANDARD,
+    project: Project = "",
+    use_case: UseCase = "",
+    experiment: Experiment = False,
+    data_class: DataClass = "",
     at_least_as_fresh: Annotated[
         list[str] | None,
         typer.Option(
@@ -59,15 +74,17 @@ def check_command(
     Exit code: 0 for ALLOW and ALLOW_WITH_NUDGE, 10 for JUSTIFICATION_REQUIRED, 11 for APPROVAL_REQUIRED, 1
     for DENIED.
     """
-    request = quota_pb2.CheckQuotaRequest(
-        subject=subject,
+    request = call_request(
+        subject,
         provider=provider,
         model=model,
-        estimated_input_tokens=input_tokens,
-        estimated_output_tokens=output_tokens,
+        input_tokens=input_tokens,
+        cached_input_tokens=cached_input_tokens,
+        output_tokens=output_tokens,
+        service_tier=service_tier,
         project=project,
         use_case=use_case,
-        purpose=quota_pb2.PURPOSE_EXPERIMENT if experiment else quota_pb2.PURPOSE_OPERATIONAL,
+        experiment=experiment,
         data_class=data_class,
     )
     if at_least_as_fresh and fully_consistent:
@@ -96,13 +113,12 @@ def _print_answer(answer: quota_pb2.CheckQuotaResponse) -> None:
     console = out()
     name = quota_pb2.Decision.Name(answer.decision).removeprefix("DECISION_")
     console.print(f"[bold]{name}[/bold]  this call: about {usd(answer.estimated_cost_micro_usd)}")
-    for text in (
-        *(reason.message for reason in answer.reasons),
-        answer.nudge.text,
-        *(unblock.message for unblock in answer.unblocks),
-    ):
+    # The nudge begins with the deciding reason.
+    reasons = [answer.nudge.text, *(reason.message for reason in answer.reasons[1:])]
+    for text in (*reasons, *(unblock.message for unblock in answer.unblocks)):
         if text:
             console.print(f"  {text}", markup=False)
+    _print_advice(answer.nudge)
     if answer.shadow_reasons:
         name = quota_pb2.Decision.Name(answer.shadow_decision).removeprefix("DECISION_")
         console.print(f"were every rule enforced: {name}", style="dim")
@@ -115,6 +131,77 @@ def _print_answer(answer: quota_pb2.CheckQuotaResponse) -> None:
         console.print(
             f"degraded: this server lets {usd(left)} more of {usd(cap)} through meanwhile", style="dim"
         )
+
+
+@commands.command("suggest")
+def suggest_command(
+    subject: Caller,
+    *,
+    provider: Provider,
+    model: Model,
+    input_tokens: InputTokens = 0,
+    cached_input_tokens: CachedInputTokens = 0,
+    output_tokens: OutputTokens = 0,
+    service_tier: Tier = ServiceTier.STANDARD,
+    project: Project = "",
+    use_case: UseCase = "",
+    experiment: Experiment = False,
+    data_class: DataClass = "",
+    limit: Annotated[int, typer.Option(min=1, max=20, help="at most this many of each kind")] = 3,
+    on_behalf_of: OnBehalfOf = None,
+    token_file: TokenFile = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Ask what would make a call cheaper: another model, the cache, a batch, less context, shared assets."""
+    call = call_request(
+        subject,
+        provider=provider,
+        model=model,
+        input_tokens=input_tokens,
+        cached_input_tokens=cached_input_tokens,
+        output_tokens=output_tokens,
+        service_tier=service_tier,
+        project=project,
+        use_case=use_case,
+        experiment=experiment,
+        data_class=data_class,
+    )
+    with connect(token_file, on_behalf_of) as quota:
+        answer = quota.call(
+            QuotaServiceStub(quota.channel).SuggestAlternatives,
+            quota_pb2.SuggestAlternativesRequest(call=call, limit=limit),
+        )
+    if as_json:
+        print_json(message_as_dict(answer))
+        return
+    out().print(f"this call: about {usd(answer.estimated_cost_micro_usd)}")
+    if not _print_advice(answer.nudge):
+        out().print("nothing better is known", style="dim")
+
+
+def _print_advice(nudge: quota_pb2.Nudge) -> bool:
+    """Print what would make the call cheaper; whether there is any."""
+    ways = [
+        (f"{each.provider} {each.model}", each.estimated_cost_micro_usd, each.saving_micro_usd)
+        for each in nudge.cheaper_models
+    ]
+    if nudge.HasField("cached_input"):
+        cached = nudge.cached_input
+        what = f"input from the cache (pays from {cached.pays_from_calls} calls that begin alike)"
+        ways.append((what, cached.estimated_cost_micro_usd, cached.saving_micro_usd))
+    if nudge.HasField("batch_tier"):
+        batch = nudge.batch_tier
+        ways.append(("in a batch, if it can wait", batch.estimated_cost_micro_usd, batch.saving_micro_usd))
+    if nudge.HasField("shorter_context"):
+        shorter = nudge.shorter_context
+        what = f"at most {shorter.input_tokens} input tokens"
+        ways.append((what, shorter.estimated_cost_micro_usd, shorter.saving_micro_usd))
+    if ways:
+        print_table(
+            ("cheaper ways", "costs about", "saves"),
+            ((what, usd(cost), usd(saving)) for what, cost, saving in ways),
+        )
+    return bool(ways)
 
 
 @commands.command("balance")

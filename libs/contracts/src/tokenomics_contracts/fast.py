@@ -160,6 +160,23 @@ class DecidedAccountData(msgspec.Struct, kw_only=True, gc=False, omit_defaults=T
     band: Band
 
 
+class AdvisedModelData(msgspec.Struct, kw_only=True, gc=False):
+    """The data of `AdvisedModel`, field for field."""
+
+    provider: str
+    model: str
+    saving_micro_usd: MicroUsd
+
+
+class AdvisedData(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
+    """The data of `Advised`, field for field."""
+
+    cheaper_models: tuple[AdvisedModelData, ...]
+    cached_input_saving_micro_usd: MicroUsd | None = None
+    batch_saving_micro_usd: MicroUsd | None = None
+    shorter_context_saving_micro_usd: MicroUsd | None = None
+
+
 class DecisionRecordedData(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     """The data of `DecisionRecorded`, field for field in its order. Types are taken to be as declared."""
 
@@ -185,6 +202,7 @@ class DecisionRecordedData(msgspec.Struct, kw_only=True, gc=False, omit_defaults
     shadow_reason_codes: tuple[str, ...] | None = None
     count: int
     first_decided_at: datetime | None = None
+    advice: AdvisedData | None = None
 
 
 _ENCODER: Final = msgspec.json.Encoder()
@@ -293,7 +311,27 @@ def _is_plainly_good(decided: DecisionRecordedData) -> bool:
         and max(offsets, default=0) <= MAX_OFFSET
         and 1 <= decided.count <= MAX_SEQUENCE_NUMBER
         and (first_decided_at is None or _is_plain_time(first_decided_at))
+        and (decided.advice is None or _is_good_advice(decided.advice))
     )
+
+
+def _is_good_advice(advice: AdvisedData) -> bool:
+    savings = (
+        *(model.saving_micro_usd for model in advice.cheaper_models),
+        advice.cached_input_saving_micro_usd or 0,
+        advice.batch_saving_micro_usd or 0,
+        advice.shorter_context_saving_micro_usd or 0,
+    )
+    return (
+        min(savings) >= 0
+        and max(savings) <= MAX_TOTAL_MICRO_USD
+        and all(_are_labels(model.provider, model.model) for model in advice.cheaper_models)
+    )
+
+
+@lru_cache(maxsize=1_024)
+def _are_labels(*labels: str) -> bool:
+    return all(map(_label, labels))
 
 
 def _is_plain_time(moment: datetime) -> bool:

@@ -112,6 +112,12 @@ def _star_at_its_end_only(model: str) -> str:
     return model
 
 
+def _without_a_star(model: str) -> str:
+    if "*" in model:
+        raise ValueError("model should be an exact name, without '*'")
+    return model
+
+
 def _title(text: str) -> str:
     if not text.strip() or not text.isprintable():
         raise ValueError("should be one line of printable characters, not only spaces")
@@ -211,6 +217,29 @@ class ModelRule(Value):
 
     data_classes: Annotated[tuple[Slug, ...], Field(min_length=1)] | None = None
     """Of the data in the prompt. Absent: every class that isn't prohibited."""
+
+
+class Model(Value):
+    """One model."""
+
+    named_by: ClassVar[tuple[str, ...]] = ("provider", "model")
+
+    provider: Label
+    model: Annotated[Label, AfterValidator(_without_a_star)]
+    """Exact name."""
+
+
+class Alternative(Value):
+    """Which models do what others are asked for: the price alone doesn't say that a model suffices."""
+
+    models: Annotated[tuple[ModelName, ...], Field(min_length=1)]
+    """Those that are asked for."""
+
+    sufficient: Annotated[tuple[Model, ...], Field(min_length=1, max_length=20)]
+    """Those that do as well. An answer names who is permitted to the caller and costs less for the call."""
+
+    use_cases: Annotated[tuple[UseCase, ...], Field(min_length=1)] | None = None
+    """Only in calls for these. Absent: in all."""
 
 
 class ProhibitedData(Value):
@@ -454,6 +483,9 @@ class QuotaDocument(Value):
     """Which models may be called; a call that no rule speaks of is refused. Absent: all may be."""
 
     prohibited_data: tuple[ProhibitedData, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
+    """They decide nothing; answers that hold a call back or advise name them."""
+
     rollout: Rollout = Rollout()
     examples: Annotated[tuple[Example, ...], Field(max_length=200)] = ()
     """What the policy promises. They decide nothing; `policy apply` publishes only when all hold."""

@@ -56,6 +56,23 @@ class DecidedAccount(Value):
     band: Band
 
 
+class AdvisedModel(Value):
+    """A model that would have done the same call, token for token, for less."""
+
+    provider: Label
+    model: Label
+    saving_micro_usd: Total
+
+
+class Advised(Value):
+    """Better ways that the answer named; absent: not that one. Each saving is of its way alone."""
+
+    cheaper_models: tuple[AdvisedModel, ...] = ()
+    cached_input_saving_micro_usd: Total | None = None
+    batch_saving_micro_usd: Total | None = None
+    shorter_context_saving_micro_usd: Total | None = None
+
+
 class DecisionRecorded(Event):
     """A check's answer that was not a plain ALLOW, or would not have been were every rule enforced.
 
@@ -113,6 +130,9 @@ class DecisionRecorded(Event):
 
     first_decided_at: UtcTime | None = None
     """Of a sum: when the first of them was decided; the event's time is that of the last."""
+
+    advice: Advised | None = None
+    """Taken where usage that names the decision shows it. Absent: none was given."""
 
 
 class Ground(NamedTuple):

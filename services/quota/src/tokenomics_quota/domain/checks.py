@@ -5,7 +5,7 @@ from datetime import datetime
 from functools import partial
 from typing import Final, NamedTuple
 
-from tokenomics_contracts.units import AccountId, Cohort, SubjectId
+from tokenomics_contracts.units import AccountId, Cohort, MicroUsd, SubjectId
 from tokenomics_contracts.units import Purpose as CallPurpose
 from tokenomics_quota.domain.balance import Balance
 from tokenomics_quota.domain.friction import Decision
@@ -57,6 +57,56 @@ class Unblock(NamedTuple):
     """Who decides; nobody but the caller for a justification and for the permitted way."""
 
 
+class CheaperModel(NamedTuple):
+    """A model that would do the same call, token for token, for less."""
+
+    provider: str
+    model: str
+    cost_micro_usd: MicroUsd
+    saving_micro_usd: MicroUsd
+
+
+class CachedInput(NamedTuple):
+    """The same call with its input read from the provider's cache, as calls that begin alike can have it."""
+
+    cost_micro_usd: MicroUsd
+    saving_micro_usd: MicroUsd
+    """Of each call but the first."""
+    pays_from_calls: int
+    """How many calls that begin alike make good for what writing to the cache costs."""
+
+
+class Batched(NamedTuple):
+    """The same call in the provider's batch tier, for who can wait."""
+
+    cost_micro_usd: MicroUsd
+    saving_micro_usd: MicroUsd
+
+
+class ShorterContext(NamedTuple):
+    """The same call with less input; never with less than half of it, which would be another call."""
+
+    input_tokens: int
+    """At most."""
+    cost_micro_usd: MicroUsd
+    saving_micro_usd: MicroUsd
+    within_bands: bool
+    """Whether with so few no account asks for more than now."""
+
+
+class Advice(NamedTuple):
+    """What there is to say about a call."""
+
+    cheaper_models: tuple[CheaperModel, ...] = ()
+    """The largest saving first."""
+    cached_input: CachedInput | None = None
+    batched: Batched | None = None
+    shorter_context: ShorterContext | None = None
+
+
+NO_ADVICE: Final = Advice()
+
+
 class Shadow(NamedTuple):
     """What would have been answered were every rule enforced."""
 
@@ -83,6 +133,8 @@ class Answer(NamedTuple):
     """What rules found that aren't rolled out so far as to ask for it; ``None``: nothing."""
     cohort: Cohort | None = None
     """Group for comparison that the caller's team is in."""
+    advice: Advice = NO_ADVICE
+    """Better ways, where the call isn't simply let through."""
 
 
 class Decided(NamedTuple):

@@ -1,12 +1,12 @@
 """Which calls are permitted: by model, role of the caller, class of the data, and use case."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 from tokenomics_quota.domain.findings import Finding, Rule
 from tokenomics_quota.domain.friction import Decision
-from tokenomics_quota.domain.policies import Access, ModelName, ModelRule, UseCasesPolicy
+from tokenomics_quota.domain.policies import Access, AlternativeRule, ModelName, ModelRule, UseCasesPolicy
 
 _REMEMBERED_CALLS: Final = 4_096
 _NAMED: Final = 5
@@ -26,6 +26,15 @@ _UNREGISTERED: Final = {
 }
 
 
+class Substitute(NamedTuple):
+    """A model that does as well as another."""
+
+    provider: str
+    model: str
+    awaits_approval: bool
+    """Whether it is for those alone who have an approval for it."""
+
+
 class Permits:
     """Which calls the callers of one role may make.
 
@@ -39,6 +48,8 @@ class Permits:
         The permitted way by class of data.
     role
         ``None`` for callers that the directory doesn't know.
+    alternatives
+        Which models do as well as others.
     """
 
     def __init__(
@@ -47,6 +58,7 @@ class Permits:
         prohibited_data: Mapping[str, str],
         use_cases: UseCasesPolicy,
         role: str | None,
+        alternatives: Sequence[AlternativeRule] = (),
     ) -> None:
         self._models: list[tuple[ModelName, ModelRule]] | None = None
         if models is not None:
@@ -55,6 +67,8 @@ class Permits:
             )
         self._prohibited_data = prohibited_data
         self._use_cases = use_cases
+        self._alternatives = alternatives
+        self._substitutes: dict[tuple[str, str, str, str | None], tuple[Substitute, ...]] = {}
         self._found: dict[tuple[str, str, str, str | None], tuple[Finding, ...]] = {}
 
     def objections(
@@ -68,6 +82,32 @@ class Permits:
                 self._found.clear()
             found = self._found[key] = self._look(*key)
         return found
+
+    def substitutes(
+        self, provider: str, model: str, data_class: str, use_case_id: str | None
+    ) -> tuple[Substitute, ...]:
+        """Return the models that do as well in such a call, of those that are permitted for its data."""
+        key = (provider, model, data_class, use_case_id)
+        found = self._substitutes.get(key)
+        if found is None:
+            if len(self._substitutes) >= _REMEMBERED_CALLS:
+                self._substitutes.clear()
+            found = self._substitutes[key] = tuple(self._look_for_substitutes(*key))
+        return found
+
+    def _look_for_substitutes(
+        self, provider: str, model: str, data_class: str, use_case_id: str | None
+    ) -> Iterator[Substitute]:
+        named = dict.fromkeys(
+            sufficient
+            for rule in self._alternatives
+            if rule.speaks_of(provider, model, use_case_id)
+            for sufficient in rule.sufficient
+        )
+        for name in named:
+            objections = self.objections(*name, data_class, None)
+            if all(each.decision is Decision.APPROVAL_REQUIRED for each in objections):
+                yield Substitute(*name, awaits_approval=bool(objections))
 
     def _look(
         self, provider: str, model: str, data_class: str, use_case_id: str | None

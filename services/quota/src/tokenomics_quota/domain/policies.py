@@ -78,6 +78,31 @@ class ModelRule(NamedTuple):
         )
 
 
+class AlternativeRule(NamedTuple):
+    """Which models do as well as others."""
+
+    models: tuple[ModelName, ...]
+    sufficient: tuple[tuple[str, str], ...]
+    """Provider and model."""
+    use_cases: frozenset[str] | None
+    """``None``: in every call."""
+
+    @classmethod
+    def from_policy(cls, stated: policy.Alternative) -> Self:
+        """Take over what a policy states."""
+        return cls(
+            tuple(ModelName(each.provider, each.model) for each in stated.models),
+            tuple((each.provider, each.model) for each in stated.sufficient),
+            None if stated.use_cases is None else frozenset(stated.use_cases),
+        )
+
+    def speaks_of(self, provider: str, model: str, use_case_id: str | None) -> bool:
+        """Whether it has something for a call."""
+        return (self.use_cases is None or use_case_id in self.use_cases) and any(
+            name.covers(provider, model) for name in self.models
+        )
+
+
 class QuotaPolicy(NamedTuple):
     """A quota policy, ready for look-ups."""
 
@@ -95,6 +120,7 @@ class QuotaPolicy(NamedTuple):
     """``None``: any may be called."""
     prohibited_data: Mapping[str, str] = NOTHING_PROHIBITED
     """The permitted way by class of data."""
+    alternatives: tuple[AlternativeRule, ...] = ()
     rollout: Rollout = EVERYTHING_ENFORCED
 
     def allowance(self, role: str) -> Limit | None:

@@ -128,6 +128,10 @@ class Steps(Generic[T]):
         """Return the value that holds at ``point``."""
         return self.values[bisect_right(self.borders, point)]
 
+    def step_at(self, point: int) -> int:
+        """Return the number of the step that ``point`` is on, from 0."""
+        return bisect_right(self.borders, point)
+
     def map(self, convert: Callable[[T], U]) -> "Steps[U]":
         """Return the same steps to converted values."""
         return Steps(self.borders, tuple(map(convert, self.values)))
@@ -234,6 +238,16 @@ class Tariff(NamedTuple):
         most = output_tokens + (micro_usd * _PER_MICRO + _HALF - 1 - exact_cost) // self.output
         return 0 if most < 0 else min(most, MAX_TOKENS)
 
+    def input_tokens_within(self, micro_usd: MicroUsd, quantities: Quantities, *, most: int) -> int:
+        """Return how many input tokens, at most so many, cost no more than this with all else as it is.
+
+        Negative where not even none fits.
+        """
+        if not self.input:
+            return most if in_micro_usd(self.exact_cost(quantities)) <= micro_usd else -1
+        without = self.exact_cost(quantities._replace(input_tokens=0))
+        return min(most, (micro_usd * _PER_MICRO + _HALF - 1 - without) // self.input)
+
 
 def in_micro_usd(exact_cost: int) -> MicroUsd:
     """Round half up."""
@@ -322,13 +336,23 @@ class PriceBook:
         key = (provider, model, quantities.service_tier)
         by_date = self._tariffs.get(key)
         if by_date is None:
-            if len(self._tariffs) >= _REMEMBERED_MODELS:
-                self._tariffs.clear()
-            by_date = self._tariffs[key] = self._work_out_tariffs(*key)
+            by_date = self._remember(key)
         # Most prices have no borders at all: asking first saves a third of the time.
         by_time = by_date.at(at.toordinal()) if by_date.borders else by_date.values[0]
         by_size = by_time.at(second_of_day(at)) if by_time.borders else by_time.values[0]
         return by_size.at(quantities.input_tokens) if by_size.borders else by_size.values[0]
+
+    def by_size(self, provider: str, model: str, service_tier: ServiceTier, at: datetime) -> Steps[Tariff]:
+        """Return what requests are charged by at a time, in UTC, by their input tokens."""
+        key = (provider, model, service_tier)
+        by_date = self._tariffs.get(key) or self._remember(key)
+        return by_date.at(at.toordinal()).at(second_of_day(at))
+
+    def _remember(self, key: tuple[str, str, ServiceTier]) -> Tariffs:
+        if len(self._tariffs) >= _REMEMBERED_MODELS:
+            self._tariffs.clear()
+        tariffs = self._tariffs[key] = self._work_out_tariffs(*key)
+        return tariffs
 
     def _work_out_tariffs(self, provider: str, model: str, service_tier: ServiceTier) -> Tariffs:
         pricing: Pricing = "book"

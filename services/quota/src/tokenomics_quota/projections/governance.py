@@ -65,6 +65,7 @@ from tokenomics_quota.domain.permits import Permits
 from tokenomics_quota.domain.policies import (
     NO_POLICY,
     NO_USE_CASES,
+    AlternativeRule,
     BackfillPermission,
     Limit,
     ListedVersion,
@@ -374,9 +375,16 @@ class Governance:
         policy, use_cases = self.quota_policies.at(at), self.use_cases.at(at)
         key = (policy.version, use_cases.version, role)
         if key not in self._permits:
-            stated = policy.models is not None or policy.prohibited_data or use_cases.unregistered != "allow"
+            stated = (
+                policy.models is not None
+                or policy.prohibited_data
+                or policy.alternatives
+                or use_cases.unregistered != "allow"
+            )
             self._permits[key] = (
-                Permits(policy.models, policy.prohibited_data, use_cases, role) if stated else None
+                Permits(policy.models, policy.prohibited_data, use_cases, role, policy.alternatives)
+                if stated
+                else None
             )
         return self._permits[key]
 
@@ -548,6 +556,7 @@ def _quota_policy(document: QuotaDocument, version: int, one: Callable[[str], st
         rollout=Rollout(document.rollout),
         models=None if document.models is None else tuple(map(ModelRule.from_policy, document.models)),
         prohibited_data={each.data_class: each.permitted_way for each in document.prohibited_data},
+        alternatives=tuple(map(AlternativeRule.from_policy, document.alternatives)),
     )
 
 

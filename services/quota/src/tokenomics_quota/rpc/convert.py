@@ -23,8 +23,18 @@ from tokenomics_contracts.units import (
 )
 from tokenomics_contracts.units import Purpose as CallPurpose
 from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose
+from tokenomics_quota.domain.advice import DEFAULT_MOST
 from tokenomics_quota.domain.balance import Balance, Touched
-from tokenomics_quota.domain.checks import DEFAULT_DATA_CLASS, Answer, Call, Reason, Unblock, called
+from tokenomics_quota.domain.checks import (
+    DEFAULT_DATA_CLASS,
+    NO_ADVICE,
+    Advice,
+    Answer,
+    Call,
+    Reason,
+    Unblock,
+    called,
+)
 from tokenomics_quota.domain.degradation import Degraded
 from tokenomics_quota.domain.friction import Band, Decision
 from tokenomics_quota.domain.periods import parse_period
@@ -70,6 +80,7 @@ _UNBLOCKS: Final = {
 _ANSWER: Final = pb.CheckResult.ANSWER_FIELD_NUMBER
 _RESULTS: Final = pb.BatchCheckQuotaResponse.RESULTS_FIELD_NUMBER
 _RESULT: Final = pb.StreamCheckQuotaResponse.RESULT_FIELD_NUMBER
+_MOST_SUGGESTED: Final = 20
 _SEVEN_BITS: Final = 0x7F
 
 IDENTIFIER: Final = "must be an identifier: letters, digits and . _ : -, at most 128, no e-mail address"
@@ -178,6 +189,22 @@ def _violations(request: pb.CheckQuotaRequest) -> dict[str, str]:
         ),
     }
     return {field: message for field, (holds, message) in rules.items() if not holds}
+
+
+def suggestion_from_pb(request: pb.SuggestAlternativesRequest) -> tuple[Call, int]:
+    """Read the call that something better is asked for, and how much of each kind at most.
+
+    Raises
+    ------
+    InvalidRequestError
+        Naming every field that is wrong.
+    """
+    violations = {f"call.{field}": message for field, message in _violations(request.call).items()}
+    if not 0 <= request.limit <= _MOST_SUGGESTED:
+        violations["limit"] = f"must be 1 to {_MOST_SUGGESTED}, or 0 for {DEFAULT_MOST}"
+    if violations:
+        raise InvalidRequestError(violations)
+    return call_from_pb(request.call), request.limit or DEFAULT_MOST
 
 
 def estimate_from_pb(request: pb.EstimateCostRequest) -> Quantities:
@@ -352,9 +379,7 @@ def answer_to_bytes(  # noqa: PLR0917 - the parts that it is put together from
     degraded
         How far calls go on from a stale view.
     """
-    decision, reasons, _, (cost_micro_usd, pricing), caps, unblocks, quota_policy, price_book, shadow, _ = (
-        answer
-    )
+    decision, reasons, _, (cost_micro_usd, pricing), caps, unblocks, *versions, shadow, _, advice = answer
     response = pb.CheckQuotaResponse()
     response.decision_id = decision_id
     response.estimated_cost_micro_usd = cost_micro_usd
@@ -367,13 +392,44 @@ def answer_to_bytes(  # noqa: PLR0917 - the parts that it is put together from
     if reasons:
         response.reasons.extend(map(_reason_to_pb, reasons))
         response.unblocks.extend(map(_unblock_to_pb, unblocks))
-        response.nudge.text = reasons[0].message
+        response.nudge.text = _nudge_text(reasons[0].message, advice)
+        if advice is not NO_ADVICE:
+            write_advice(advice, response.nudge)
     if shadow is not None:
         response.shadow_decision = _DECISIONS[shadow.decision]
         response.shadow_reasons.extend(map(_reason_to_pb, shadow.reasons))
-    decided = _decided_in_answer(decision, pricing, quota_policy, price_book)
+    decided = _decided_in_answer(decision, pricing, *versions)
     accounts = _accounts_in_answer(touched) if sees is everything else _seen_in_answer(touched, sees)
     return b"".join((response.SerializeToString(), decided, accounts, freshness))
+
+
+def _nudge_text(message: str, advice: Advice) -> str:
+    if advice.cheaper_models:
+        provider, model, _, _ = advice.cheaper_models[0]
+        return f"{message} {provider} {model} would cost less."
+    if advice.batched is not None:
+        return f"{message} If it can wait, a batch would cost less."
+    return message
+
+
+def write_advice(advice: Advice, nudge: pb.Nudge) -> None:
+    """Write what there is to say about a call."""
+    for provider, model, cost, saving in advice.cheaper_models:
+        cheaper = nudge.cheaper_models.add()
+        cheaper.provider, cheaper.model = provider, model
+        cheaper.estimated_cost_micro_usd, cheaper.saving_micro_usd = cost, saving
+    if advice.cached_input is not None:
+        cached = nudge.cached_input
+        cached.estimated_cost_micro_usd, cached.saving_micro_usd, cached.pays_from_calls = advice.cached_input
+    if advice.batched is not None:
+        batch = nudge.batch_tier
+        batch.estimated_cost_micro_usd, batch.saving_micro_usd = advice.batched
+    if advice.shorter_context is not None:
+        shorter = nudge.shorter_context
+        shorter.input_tokens, shorter.estimated_cost_micro_usd, shorter.saving_micro_usd, within = (
+            advice.shorter_context
+        )
+        shorter.within_bands = within
 
 
 @memo(1_000)

@@ -10,10 +10,17 @@ from tokenomics_contracts.catalogue import own_topic
 from tokenomics_contracts.cloudevents import EncodedEvent, decode, encode
 from tokenomics_contracts.events.base import Event
 from tokenomics_contracts.events.quota import Announced, ParkedSkipped
-from tokenomics_contracts.fast import DecidedAccountData, DecisionRecordedData, encode_decision_recorded
+from tokenomics_contracts.fast import (
+    AdvisedData,
+    AdvisedModelData,
+    DecidedAccountData,
+    DecisionRecordedData,
+    encode_decision_recorded,
+)
 from tokenomics_contracts.registry import EVENT_MODELS, parse
 from tokenomics_contracts.units import DecisionId, ProjectId, SubjectId, UseCaseId
 from tokenomics_quota.domain.accounts import AccountKind
+from tokenomics_quota.domain.checks import NO_ADVICE, Advice
 from tokenomics_quota.domain.decision_records import DecisionRecord
 from tokenomics_quota.ports import Announcement
 
@@ -90,6 +97,7 @@ def decision_event(record: DecisionRecord) -> OutboxEvent:
         shadow_reason_codes=tuple(reason.code for reason in shadow.reasons) if shadow else None,
         count=record.decisions,
         first_decided_at=record.first_decided_at if record.decisions > 1 else None,
+        advice=_advised(answer.advice),
     )
     encoded = encode_decision_recorded(
         data,
@@ -99,6 +107,21 @@ def decision_event(record: DecisionRecord) -> OutboxEvent:
         traceparent=record.traceparent,
     )
     return _to_own_topic(encoded)
+
+
+def _advised(advice: Advice) -> AdvisedData | None:
+    if advice == NO_ADVICE:
+        return None
+    models, cached, batched, shorter = advice
+    return AdvisedData(
+        cheaper_models=tuple(
+            AdvisedModelData(provider=each.provider, model=each.model, saving_micro_usd=each.saving_micro_usd)
+            for each in models
+        ),
+        cached_input_saving_micro_usd=cached.saving_micro_usd if cached else None,
+        batch_saving_micro_usd=batched.saving_micro_usd if batched else None,
+        shorter_context_saving_micro_usd=shorter.saving_micro_usd if shorter else None,
+    )
 
 
 def announcement_id(announced: Announced) -> UUID:

@@ -6,9 +6,10 @@ from typing import Final, NamedTuple, Self
 
 from tokenomics_contracts.units import MicroUsd, SubjectId
 from tokenomics_quota.domain.accounts import Account, AccountKind
+from tokenomics_quota.domain.advice import advise
 from tokenomics_quota.domain.approvals import Unlocks
 from tokenomics_quota.domain.balance import Touched, headroom_of, own_use
-from tokenomics_quota.domain.checks import Answer, Call, Reason, Shadow, Unblock, answered, capped
+from tokenomics_quota.domain.checks import NO_ADVICE, Answer, Call, Reason, Shadow, Unblock, answered, capped
 from tokenomics_quota.domain.findings import Finding, Rule
 from tokenomics_quota.domain.friction import Band, Decision, ask
 from tokenomics_quota.domain.policies import QuotaPolicy
@@ -104,6 +105,9 @@ def check(
             book.version,
             Shadow(max(decision, shadow[0].decision), [_reason(each) for each in shadow]) if shadow else None,
             standing.cohort,
+            advise(call, tariff, book, now, standing.permits, standing.unlocks, headroom)
+            if findings
+            else NO_ADVICE,
         )
     )
 

@@ -652,15 +652,32 @@ class Nudge(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     CHEAPER_MODELS_FIELD_NUMBER: _builtins.int
     REUSABLE_ASSETS_FIELD_NUMBER: _builtins.int
+    CACHED_INPUT_FIELD_NUMBER: _builtins.int
+    BATCH_TIER_FIELD_NUMBER: _builtins.int
+    SHORTER_CONTEXT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """One or two sentences for people."""
     @_builtins.property
     def cheaper_models(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheaperModel]:
-        """Permitted cheaper models, the largest saving first."""
+        """Permitted cheaper models that policy holds sufficient in place of the one asked for, the largest saving first;
+        at most 3 in a check.
+        """
 
     @_builtins.property
     def reusable_assets(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReusableAsset]:
         """Shared assets for the use case."""
+
+    @_builtins.property
+    def cached_input(self) -> Global___CachedInput:
+        """Absent: the model's input has no cheaper cached price, or the input is shorter than what providers cache."""
+
+    @_builtins.property
+    def batch_tier(self) -> Global___BatchTier:
+        """Absent: it is a batch already, or the model's batch tier is no cheaper."""
+
+    @_builtins.property
+    def shorter_context(self) -> Global___ShorterContext:
+        """Absent: a shorter context changes nothing but the tokens paid for, or half of it would still be too long."""
 
     def __init__(
         self,
@@ -668,18 +685,115 @@ class Nudge(_message.Message):
         text: _builtins.str = ...,
         cheaper_models: _abc.Iterable[Global___CheaperModel] | None = ...,
         reusable_assets: _abc.Iterable[Global___ReusableAsset] | None = ...,
+        cached_input: Global___CachedInput | None = ...,
+        batch_tier: Global___BatchTier | None = ...,
+        shorter_context: Global___ShorterContext | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch_tier", b"batch_tier", "cached_input", b"cached_input", "shorter_context", b"shorter_context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cheaper_models", b"cheaper_models", "reusable_assets", b"reusable_assets", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_tier", b"batch_tier", "cached_input", b"cached_input", "cheaper_models", b"cheaper_models", "reusable_assets", b"reusable_assets", "shorter_context", b"shorter_context", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Nudge: _TypeAlias = Nudge  # noqa: Y015
 
 @_typing.final
+class CachedInput(_message.Message):
+    """The same call with all its input read from the provider's cache, as calls that begin alike can have it. Savings
+    of different kinds don't add up.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ESTIMATED_COST_MICRO_USD_FIELD_NUMBER: _builtins.int
+    SAVING_MICRO_USD_FIELD_NUMBER: _builtins.int
+    PAYS_FROM_CALLS_FIELD_NUMBER: _builtins.int
+    estimated_cost_micro_usd: _builtins.int
+    """What the call would cost then."""
+    saving_micro_usd: _builtins.int
+    """Difference to the call asked for; of each call but the first, which writes to the cache."""
+    pays_from_calls: _builtins.int
+    """So many calls that begin alike make good for what writing to the cache costs."""
+    def __init__(
+        self,
+        *,
+        estimated_cost_micro_usd: _builtins.int = ...,
+        saving_micro_usd: _builtins.int = ...,
+        pays_from_calls: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimated_cost_micro_usd", b"estimated_cost_micro_usd", "pays_from_calls", b"pays_from_calls", "saving_micro_usd", b"saving_micro_usd"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CachedInput: _TypeAlias = CachedInput  # noqa: Y015
+
+@_typing.final
+class BatchTier(_message.Message):
+    """The same call in the provider's batch tier, for who can wait."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ESTIMATED_COST_MICRO_USD_FIELD_NUMBER: _builtins.int
+    SAVING_MICRO_USD_FIELD_NUMBER: _builtins.int
+    estimated_cost_micro_usd: _builtins.int
+    """What the call would cost there."""
+    saving_micro_usd: _builtins.int
+    """Difference to the call asked for."""
+    def __init__(
+        self,
+        *,
+        estimated_cost_micro_usd: _builtins.int = ...,
+        saving_micro_usd: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimated_cost_micro_usd", b"estimated_cost_micro_usd", "saving_micro_usd", b"saving_micro_usd"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchTier: _TypeAlias = BatchTier  # noqa: Y015
+
+@_typing.final
+class ShorterContext(_message.Message):
+    """The same call with less input: so little that no account asks for more than now, or that the model's price for
+    shorter requests holds. Never with less than half of it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    ESTIMATED_COST_MICRO_USD_FIELD_NUMBER: _builtins.int
+    SAVING_MICRO_USD_FIELD_NUMBER: _builtins.int
+    WITHIN_BANDS_FIELD_NUMBER: _builtins.int
+    input_tokens: _builtins.int
+    """Input tokens that it may have at most."""
+    estimated_cost_micro_usd: _builtins.int
+    """What the call would cost then."""
+    saving_micro_usd: _builtins.int
+    """Difference to the call asked for."""
+    within_bands: _builtins.bool
+    """True: with so few, no account that the caller may see asks for more than now."""
+    def __init__(
+        self,
+        *,
+        input_tokens: _builtins.int = ...,
+        estimated_cost_micro_usd: _builtins.int = ...,
+        saving_micro_usd: _builtins.int = ...,
+        within_bands: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimated_cost_micro_usd", b"estimated_cost_micro_usd", "input_tokens", b"input_tokens", "saving_micro_usd", b"saving_micro_usd", "within_bands", b"within_bands"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShorterContext: _TypeAlias = ShorterContext  # noqa: Y015
+
+@_typing.final
 class CheaperModel(_message.Message):
-    """A model that would do the same call for less."""
+    """A model that would do the same call, token for token, for less."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -2067,10 +2181,10 @@ class SuggestAlternativesRequest(_message.Message):
     CALL_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
-    """At most this many of each kind; 0: 3."""
+    """At most this many of each kind, 1 .. 20; 0: 3."""
     @_builtins.property
     def call(self) -> Global___CheckQuotaRequest:
-        """The call."""
+        """The call; its consistency is not looked at."""
 
     def __init__(
         self,
@@ -2093,18 +2207,34 @@ class SuggestAlternativesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NUDGE_FIELD_NUMBER: _builtins.int
+    ESTIMATED_COST_MICRO_USD_FIELD_NUMBER: _builtins.int
+    PRICING_FIELD_NUMBER: _builtins.int
+    QUOTA_POLICY_VERSION_FIELD_NUMBER: _builtins.int
+    PRICE_BOOK_VERSION_FIELD_NUMBER: _builtins.int
+    estimated_cost_micro_usd: _builtins.int
+    """What the call is expected to cost as it is."""
+    pricing: Global___Pricing.ValueType
+    """Where that price comes from."""
+    quota_policy_version: _builtins.int
+    """Version of the quota policy that names models; 0: none is in force."""
+    price_book_version: _builtins.int
+    """Version of the price book that priced; 0: the built-in one."""
     @_builtins.property
     def nudge(self) -> Global___Nudge:
-        """What there is; empty lists when the call is fine as it is."""
+        """What there is; empty when the call is fine as it is."""
 
     def __init__(
         self,
         *,
         nudge: Global___Nudge | None = ...,
+        estimated_cost_micro_usd: _builtins.int = ...,
+        pricing: Global___Pricing.ValueType = ...,
+        quota_policy_version: _builtins.int = ...,
+        price_book_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["nudge", b"nudge"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["nudge", b"nudge"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimated_cost_micro_usd", b"estimated_cost_micro_usd", "nudge", b"nudge", "price_book_version", b"price_book_version", "pricing", b"pricing", "quota_policy_version", b"quota_policy_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -376,7 +376,9 @@ class QuotaServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SuggestAlternatives(self, request, context):
-        """Names permitted cheaper models for a call, and shared assets for its use case. Read-only.
+        """Names what would make a call cheaper, whatever a check would decide about it: permitted models, caching, the
+        batch tier, a shorter context, and shared assets for its use case. Read-only; leaves no decision record.
+        Errors: PERMISSION_DENIED for a person who asks about another one without having to decide about it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

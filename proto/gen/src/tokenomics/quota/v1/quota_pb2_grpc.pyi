@@ -135,7 +135,10 @@ class QuotaServiceStub:
     Errors: as GetBudget; UNAVAILABLE when too many watch already.
     """
     SuggestAlternatives: _grpc.UnaryUnaryMultiCallable[_quota_pb2.SuggestAlternativesRequest, _quota_pb2.SuggestAlternativesResponse]
-    """Names permitted cheaper models for a call, and shared assets for its use case. Read-only."""
+    """Names what would make a call cheaper, whatever a check would decide about it: permitted models, caching, the
+    batch tier, a shorter context, and shared assets for its use case. Read-only; leaves no decision record.
+    Errors: PERMISSION_DENIED for a person who asks about another one without having to decide about it.
+    """
     FreezeAccount: _grpc.UnaryUnaryMultiCallable[_quota_pb2.FreezeAccountRequest, _quota_pb2.FreezeAccountResponse]
     """Stops new holds on an account; usage is still counted. Idempotent. Operators and the account's owner; audited.
     Errors: NOT_FOUND; FAILED_PRECONDITION when closed.
@@ -313,7 +316,10 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     Errors: as GetBudget; UNAVAILABLE when too many watch already.
     """
     SuggestAlternatives: _aio.UnaryUnaryMultiCallable[_quota_pb2.SuggestAlternativesRequest, _quota_pb2.SuggestAlternativesResponse]  # type: ignore[assignment]
-    """Names permitted cheaper models for a call, and shared assets for its use case. Read-only."""
+    """Names what would make a call cheaper, whatever a check would decide about it: permitted models, caching, the
+    batch tier, a shorter context, and shared assets for its use case. Read-only; leaves no decision record.
+    Errors: PERMISSION_DENIED for a person who asks about another one without having to decide about it.
+    """
     FreezeAccount: _aio.UnaryUnaryMultiCallable[_quota_pb2.FreezeAccountRequest, _quota_pb2.FreezeAccountResponse]  # type: ignore[assignment]
     """Stops new holds on an account; usage is still counted. Idempotent. Operators and the account's owner; audited.
     Errors: NOT_FOUND; FAILED_PRECONDITION when closed.
@@ -584,7 +590,10 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.SuggestAlternativesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.SuggestAlternativesResponse, _abc.Awaitable[_quota_pb2.SuggestAlternativesResponse]]:
-        """Names permitted cheaper models for a call, and shared assets for its use case. Read-only."""
+        """Names what would make a call cheaper, whatever a check would decide about it: permitted models, caching, the
+        batch tier, a shorter context, and shared assets for its use case. Read-only; leaves no decision record.
+        Errors: PERMISSION_DENIED for a person who asks about another one without having to decide about it.
+        """
 
     @_abc_1.abstractmethod
     def FreezeAccount(
