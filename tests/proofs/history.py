@@ -206,7 +206,7 @@ class Company:
             data["vendor_remark"] = {"unknown": ["fields", "are", "ignored"]}
         return usage_event(f"/tools/{number % 7}", f"u{number:07d}", self.within(), **data)
 
-    def settlement(self, number: int) -> Draft:
+    def settlement(self, number: int, said: int) -> Draft:
         """Draft what a hold's caller said; usage may name the hold as well, or have named it."""
         rng = self.rng
         data: dict[str, object] = {"subject": self.subject(), "cost_micro_usd": rng.randrange(20_000)}
@@ -214,7 +214,7 @@ class Company:
             data["project"] = rng.choice(self.projects)
         if rng.random() < 0.15:
             data["purpose"] = "experiment"
-        return settled_event(f"h{number}", f"s{number}", self.within(), **data)
+        return settled_event(f"h{number}", f"s{number}-{said}", self.within(), **data)
 
     def correction(self, original: Draft, revision: int) -> Draft:
         read = self.rng.randrange(1, 50_000)
@@ -252,9 +252,11 @@ def make_history(seed: int, now: datetime, usage_events: int, chunks: int) -> Hi
         arrival = 1 - (now - draft.time) / WINDOW + rng.gauss(0, 0.03)
         sent += [(arrival, _in_some_mode(rng, draft)), *_echoes(company, draft)]
     for number in range(0, company.holds, 2):  # of the others only usage says what they cost
-        said = company.settlement(number)
-        for _ in range(rng.choice((1, 1, 1, 2))):
-            sent.append((rng.random(), said.binary()))
+        said = company.settlement(number, 1)
+        sent.append((rng.random(), said.binary()))
+        if rng.random() < 0.2:  # and once more
+            again = said if rng.random() < 0.5 else company.settlement(number, 2)
+            sent.append((rng.random(), again.binary()))
     for number in range(max(20, usage_events // 2000)):
         orphan = usage_event("/tools/lost", f"never-sent-{number}", now, subject=company.people[0])
         strays = (

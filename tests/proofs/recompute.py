@@ -9,7 +9,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -327,7 +327,7 @@ class Recomputation:
     facts
         Every usage event that counts, by identity.
     provisional
-        What callers said their holds cost, by identity, and whether it counts: only while no usage that
+        What callers said their holds cost, once a hold, and whether it counts: only while no usage that
         reaches balances names the hold.
     totals
         Account id to posted micro-USD.
@@ -542,7 +542,8 @@ def _count_usage(events: Sequence[Event], said: Sequence[Event], result: Recompu
             continue
         counting.append(fact)
         named.add(event.data.get("hold_id"))
-    for event in _first_of_each_identity(said, result.parked):
+    by_hold = [replace(event, identity=("hold", event.data["hold_id"])) for event in said]
+    for event in _first_of_each_identity(by_hold, result.parked):
         fact, counts_too = _fact(event, (), result), event.data["hold_id"] not in named
         result.provisional[event.identity] = (fact, counts_too)
         counting += [fact] if counts_too else []

@@ -383,7 +383,7 @@ def test_what_a_caller_said_counts_until_usage_that_counts_names_the_hold() -> N
     result = founded(used(hold_id="h1"), said)
     assert result.totals == founded(used()).totals
     assert [counts for _, counts in result.provisional.values()] == [False]
-    other = settled_event("h1", "s1", NOW, subject="alice", cost_micro_usd=800)
+    other = settled_event("h1", "s2", NOW, subject="alice", cost_micro_usd=800)
     assert list(founded(said, other).parked.values()) == ["identity_conflict"]
     by_usage = settled_event("h1", "s2", NOW, subject="alice", usage_identity="0" * 32)
     assert own not in founded(by_usage).totals

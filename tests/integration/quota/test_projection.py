@@ -211,3 +211,11 @@ async def test_of_two_partitions_whose_usage_names_one_hold_the_caller_is_taken_
         assert not other.done()
     await other
     assert (await quota.totals())[OWN] == 10
+
+
+async def test_a_hold_that_its_caller_settled_twice_costs_once(quota: Quota) -> None:
+    await quota.tell(person(), "p")
+    await quota.tell(settled("h1", 30), "s1")
+    await quota.tell(settled("h1", 40), "s2")
+    assert (await quota.totals())[OWN] == 30
+    assert await quota.parked() == ["identity_conflict"]

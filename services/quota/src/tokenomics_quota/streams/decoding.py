@@ -58,6 +58,9 @@ def usage_from_record(record: Record) -> Received | LateUsage | None:
 def provisional_from_record(record: Record) -> Received | None:
     """Read from the own topic what a hold's caller said it cost; ``None`` for every other event there.
 
+    It has the hold's identity, not the event's: a hold costs once, should it ever have been settled in two
+    copies of a database.
+
     Raises
     ------
     EventRejected
@@ -73,7 +76,7 @@ def provisional_from_record(record: Record) -> Received | None:
     if is_late(record, envelope):
         raise EventRejected(RejectionCode.TOO_LATE, _LATE)
     return Received(
-        identity=identity(f"{_PROVISIONAL}{envelope.source}", envelope.id),
+        identity=identity(f"{_PROVISIONAL}{envelope.source}", event.hold_id),
         digest=payload_digest(envelope.type, record.key, envelope.time, event),
         event_kind="provisional",
         append_ms=record.append_ms,
