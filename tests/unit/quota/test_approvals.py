@@ -69,7 +69,7 @@ def test_grants_add_up_and_each_ends_by_itself() -> None:
     around = [NOW + days * DAY for days in (0, 1, 2, 3)]
     assert limits(view, ADA, *around) == [1_100, 1_107, 1_100, 1_000]
     balance = view.balance(parse_account_id(ADA), NOW + DAY)
-    assert (balance.base_limit_micro_usd, balance.granted) == (1_000, (107, 7))
+    assert (balance.base_limit_micro_usd, balance.bounds.granted) == (1_000, (107, 7))
 
 
 def test_a_revocation_ends_a_grant_at_its_own_instant_whenever_it_is_told() -> None:
@@ -140,7 +140,7 @@ def test_what_is_unlimited_stays_so() -> None:
     for account_id in (RED, "subject/stranger/all/2026-11"):
         balance = view.balance(parse_account_id(account_id), NOW)
         assert (balance.limit_micro_usd, balance.base_limit_micro_usd) == (None, None)
-        assert balance.granted == (0, 0)
+        assert balance.bounds.granted == (0, 0)
 
 
 def test_a_single_purpose_has_no_limit_to_extend() -> None:
@@ -155,7 +155,7 @@ def test_no_grant_lifts_a_limit_beyond_what_a_limit_can_be() -> None:
     balance = view.balance(parse_account_id(ADA), NOW)
     assert balance.limit_micro_usd == MAX_LIMIT_MICRO_USD
     assert balance.base_limit_micro_usd == 1_000
-    assert balance.granted == (MAX_LIMIT_MICRO_USD - 1_000, MAX_LIMIT_MICRO_USD - 1_000)
+    assert balance.bounds.granted == (MAX_LIMIT_MICRO_USD - 1_000, MAX_LIMIT_MICRO_USD - 1_000)
 
 
 def test_a_grant_to_a_group_reaches_who_is_a_member_at_the_instant() -> None:

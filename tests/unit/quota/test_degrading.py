@@ -12,7 +12,7 @@ from tests.support.quota_events import NOW, governance, person, quota_policy
 from tokenomics_contracts.events.policy import QuotaDocument, validate_document
 from tokenomics_contracts.units import AccountId, MicroUsd, PeriodId
 from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose
-from tokenomics_quota.domain.balance import Balance
+from tokenomics_quota.domain.balance import Balance, Bounds
 from tokenomics_quota.domain.checks import Answer
 from tokenomics_quota.domain.degradation import DEFAULT_DEGRADE, Degrade
 from tokenomics_quota.domain.friction import DEFAULT_THRESHOLDS, Decision
@@ -25,7 +25,7 @@ OWNERS = [(AccountKind.SUBJECT, "ada"), (AccountKind.SUBJECT, "eve"), (AccountKi
 
 def balance(kind: AccountKind, owner_id: str) -> Balance:
     account = Account(kind, owner_id, Purpose.ALL, PeriodId("2026-11"))
-    return Balance(account, None, MicroUsd(0), MicroUsd(0), NOW, DEFAULT_THRESHOLDS)
+    return Balance(account, Bounds(None, NOW, DEFAULT_THRESHOLDS), MicroUsd(0), MicroUsd(0))
 
 
 def answer(owners: list[tuple[AccountKind, str]], cost: int, decision: Decision = Decision.ALLOW) -> Answer:

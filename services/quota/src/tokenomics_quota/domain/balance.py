@@ -13,14 +13,11 @@ from tokenomics_quota.domain.rollout import Stage
 from tokenomics_quota.domain.standing import Standing
 
 
-class Balance(NamedTuple):
-    """One account against its limit at an instant; amounts in micro-USD."""
+class Bounds(NamedTuple):
+    """What governs an account at an instant. Accounts that are alike share one: most people of a role are."""
 
-    account: Account
     limit_micro_usd: MicroUsd | None
     """The effective one, grants included; ``None`` is unlimited."""
-    posted_micro_usd: MicroUsd
-    pending_micro_usd: MicroUsd
     resets_at: datetime
     """End of the period, exclusive, in UTC."""
     thresholds: Thresholds
@@ -31,12 +28,25 @@ class Balance(NamedTuple):
     members: int = 0
     """How many share it. A fair share is an equal part of the limit, grants included."""
 
+
+class Balance(NamedTuple):
+    """One account against its limit at an instant; amounts in micro-USD."""
+
+    account: Account
+    bounds: Bounds
+    posted_micro_usd: MicroUsd
+    pending_micro_usd: MicroUsd
+
+    @property
+    def limit_micro_usd(self) -> MicroUsd | None:
+        """The effective one, grants included; ``None`` is unlimited."""
+        return self.bounds.limit_micro_usd
+
     @property
     def base_limit_micro_usd(self) -> MicroUsd | None:
         """What policy gives; ``None`` is unlimited."""
-        if self.limit_micro_usd is None:
-            return None
-        return MicroUsd(self.limit_micro_usd - self.granted.micro_usd)
+        limit, granted = self.bounds.limit_micro_usd, self.bounds.granted
+        return None if limit is None else MicroUsd(limit - granted.micro_usd)
 
     @property
     def used_micro_usd(self) -> MicroUsd:
@@ -46,7 +56,7 @@ class Balance(NamedTuple):
     @property
     def band(self) -> Band:
         """Where it stands now."""
-        return self.thresholds.band(self.used_micro_usd, self.limit_micro_usd)
+        return self.bounds.thresholds.band(self.used_micro_usd, self.bounds.limit_micro_usd)
 
     @property
     def shared(self) -> bool:
@@ -56,7 +66,7 @@ class Balance(NamedTuple):
     def band_with(self, amount_micro_usd: MicroUsd) -> Band:
         """Return where it would stand with an amount more."""
         used = self.posted_micro_usd + self.pending_micro_usd + amount_micro_usd
-        return self.thresholds.band(MicroUsd(used), self.limit_micro_usd)
+        return self.bounds.thresholds.band(MicroUsd(used), self.bounds.limit_micro_usd)
 
     def spares(self, own: MicroUsd | None, amount_micro_usd: MicroUsd) -> bool:
         """Whether, used up as it is, it asks nothing of a member for an amount more.
@@ -74,11 +84,12 @@ class Balance(NamedTuple):
 
     def room_of_member(self, own: MicroUsd | None) -> MicroUsd | None:
         """Return how much more a member may use before a used up account asks; ``None``: no share counts."""
-        if own is None or self.limit_micro_usd is None or not self.members:
+        limit, members = self.bounds.limit_micro_usd, self.bounds.members
+        if own is None or limit is None or not members:
             return None
         # A fair share is used once it is reached, as a threshold is.
-        room = MicroUsd((self.limit_micro_usd - 1) // self.members - own)
-        of_everybody = self.thresholds.room_of_everybody(self.used_micro_usd, self.limit_micro_usd)
+        room = MicroUsd((limit - 1) // members - own)
+        of_everybody = self.bounds.thresholds.room_of_everybody(self.used_micro_usd, limit)
         return room if of_everybody is None else min(room, of_everybody)
 
 
@@ -115,7 +126,7 @@ class Touched:
         """
         stages = self.standing.stages
         stage = stages.budgets if balance.shared else stages.allowances
-        return balance.hard and stage is Stage.ENFORCE
+        return balance.bounds.hard and stage is Stage.ENFORCE
 
 
 def own_use(balances: Sequence[Balance], standing: Standing, shared: Balance) -> MicroUsd | None:
@@ -151,11 +162,13 @@ def headroom_of(
 
 
 def _rooms(balance: Balance, limit: MicroUsd, own: MicroUsd | None) -> tuple[MicroUsd, MicroUsd, MicroUsd]:
-    thresholds, used = balance.thresholds, balance.used_micro_usd
+    thresholds, used = balance.bounds.thresholds, balance.used_micro_usd
     left = MicroUsd(limit - used)
     if balance.shared:
         last, of_member = thresholds.room_before(Band.APPROVE, used, limit), balance.room_of_member(own)
         if of_member is not None and of_member > last:
             last = of_member
         return last, last, left
-    return thresholds.room_before(Band.NUDGE, used, limit), thresholds.room(used, limit), left
+    before_asking, within_band = thresholds.room_before(Band.NUDGE, used, limit), thresholds.room(used, limit)
+    # Mostly the same amount: one object for both.
+    return before_asking, before_asking if within_band == before_asking else within_band, left

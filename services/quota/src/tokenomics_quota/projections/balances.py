@@ -13,8 +13,7 @@ from tokenomics_contracts.units import (
     split_account_id,
 )
 from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose, parse_account_id
-from tokenomics_quota.domain.approvals import NOTHING_GRANTED
-from tokenomics_quota.domain.balance import Balance, Touched, headroom_of
+from tokenomics_quota.domain.balance import Balance, Bounds, Touched, headroom_of
 from tokenomics_quota.domain.directory import Attribution
 from tokenomics_quota.domain.standing import Standing
 from tokenomics_quota.domain.timeline import Timeline
@@ -73,6 +72,8 @@ class QuotaView:
         self._kept: dict[str | tuple[str, str], _Kept] = {}
         self._balances: dict[Account, Balance] = {}
         """Of shared accounts, as they were last kept of a caller."""
+        self._bounds: dict[Bounds, Bounds] = {}
+        """One object for all accounts that are alike."""
         self._standings: dict[Standing, Standing] = {}
         """One object for all callers that are alike."""
         self._kept_under = governance
@@ -158,23 +159,16 @@ class QuotaView:
         at = self.instant_in(account.period, now)
         limited = account.purpose is Purpose.ALL
         limit = governance.limit(account.kind, account.owner_id, at) if limited else None
-        effective, granted = None, NOTHING_GRANTED
+        thresholds = governance.quota_policies.at(at).thresholds
+        bounds = Bounds(None, end, thresholds)
         if limit is not None:
-            granted = (
-                governance.granted(account).at(at).at_most(MicroUsd(MAX_LIMIT_MICRO_USD - limit.micro_usd))
-            )
-            effective = MicroUsd(limit.micro_usd + granted.micro_usd)
-        return Balance(
-            account,
-            effective,
-            self.posted(account),
-            self.pending(account).at(now),
-            end,
-            governance.quota_policies.at(at).thresholds,
-            hard=limit is not None and limit.hard,
-            granted=granted,
-            members=governance.members(account).at(at) if limit is not None else 0,
-        )
+            amount = limit.micro_usd
+            granted = governance.granted(account).at(at).at_most(MicroUsd(MAX_LIMIT_MICRO_USD - amount))
+            if granted.micro_usd:
+                amount = MicroUsd(amount + granted.micro_usd)
+            members = governance.members(account).at(at)
+            bounds = Bounds(amount, end, thresholds, limit.hard, granted, members)
+        return Balance(account, bounds, self.posted(account), self.pending(account).at(now))
 
     def touched_by(self, subject: str, project_id: str | None, now: datetime) -> Touched:
         """Return the accounts that a call of a subject (or alias) would be counted on now.
@@ -197,6 +191,7 @@ class QuotaView:
         if self._kept_under is not self.governance or len(self._kept) > _MOST_KEPT:
             self._kept.clear()
             self._balances.clear()
+            self._bounds.clear()
             self._standings.clear()
             self._kept_under = self.governance
         subject = self.governance.remembered(subject)  # so that the key holds no text of its own
@@ -216,7 +211,7 @@ class QuotaView:
         period = calendar.period_of(now)
         carrier = attribution.at(now)
         accounts = _accounts(carrier, project_id, period)
-        balances = tuple(self._one_for_all(self.balance(account, now)) for account in accounts)
+        balances = tuple(self._with_shared_bounds(self.balance(account, now)) for account in accounts)
         timelines: list[Timeline[Any]] = [
             attribution,
             governance.calendars,
@@ -239,6 +234,10 @@ class QuotaView:
         standing = self._standings.setdefault(standing, standing)
         touched = Touched(balances, headroom_of(balances, standing), standing)
         return _Kept(since, until, touched, -1, since, until)
+
+    def _with_shared_bounds(self, balance: Balance) -> Balance:
+        bounds = self._bounds.setdefault(balance.bounds, balance.bounds)
+        return self._one_for_all(balance._replace(bounds=bounds))
 
     def _as_of(self, kept: _Kept, now: datetime) -> _Kept:
         """Return the same with the amounts of now, and until when they hold if nothing happens."""

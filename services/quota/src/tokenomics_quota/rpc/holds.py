@@ -291,7 +291,7 @@ def _told(answer: Answer, touched: Touched, decision_id: str, sees: Sight, *, na
         if named:
             account.account_id = balance.account.account_id
         if place == 0:
-            account.resets_at.FromDatetime(balance.resets_at)
+            account.resets_at.FromDatetime(balance.bounds.resets_at)
         accounts.append(account)
     return rest + pb.CheckQuotaResponse(accounts=accounts).SerializeToString()
 

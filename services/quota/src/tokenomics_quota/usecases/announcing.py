@@ -64,11 +64,11 @@ def _due(
         limit = balance.limit_micro_usd
         if limit is None:
             continue
-        for band, share in balance.thresholds.reached(balance.posted_micro_usd, limit):
+        for band, share in balance.bounds.thresholds.reached(balance.posted_micro_usd, limit):
             yield _crossed(balance, limit, share, band, "band")
         base = governance.limit(account.kind, account.owner_id, view.instant_in(account.period, now))
         if base and base.alert and is_reached(base.alert, balance.posted_micro_usd, limit):
-            band = balance.thresholds.band(balance.posted_micro_usd, limit)
+            band = balance.bounds.thresholds.band(balance.posted_micro_usd, limit)
             yield _crossed(balance, limit, base.alert, band, "alert")
 
 

@@ -43,7 +43,7 @@ class Budgeting:
         if balance.limit_micro_usd is None and not touched:
             return None
         days: Mapping[date, MicroUsd] = {}
-        if now < balance.resets_at:
+        if now < balance.bounds.resets_at:
             days = await self._history.days(account.owner, now.astimezone(UTC).date())
-        expected = forecast(days, balance.posted_micro_usd, now, balance.resets_at)
+        expected = forecast(days, balance.posted_micro_usd, now, balance.bounds.resets_at)
         return Budget(balance, experiment, owners, expected)

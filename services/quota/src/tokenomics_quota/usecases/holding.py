@@ -345,7 +345,7 @@ def _place_of(asked: Placing, touched: Touched, answer: Answer, told: bytes) -> 
         answer.decision,
         tuple(reason.code for reason in answer.reasons),
         told,
-        touched.balances[0].resets_at,
+        touched.balances[0].bounds.resets_at,
         limited if asked.parent_id is None else (),
         asked.parent_id,
     )
