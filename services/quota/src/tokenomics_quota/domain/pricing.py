@@ -12,7 +12,7 @@ functions, one in another. So a cost is computed per event, never from a sum of 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, time
+from datetime import date, datetime, time, timedelta
 from functools import partial
 from typing import Generic, Literal, NamedTuple, Protocol, Self, TypeAlias, TypeVar
 
@@ -26,6 +26,7 @@ _PER_MICRO = 1_000_000 * policy.FULL
 
 _HALF = _PER_MICRO // 2
 _REMEMBERED_MODELS = 4_096
+_SECONDS_A_DAY = 86_400
 _STANDARD_FOR_ALL: dict[ServiceTier, int] = dict.fromkeys(("standard", "batch", "priority"), policy.FULL)
 
 T = TypeVar("T")
@@ -258,6 +259,12 @@ Tariffs: TypeAlias = Steps[Steps[Steps[Tariff]]]
 """Of one model and service tier, as ``ByDate``."""
 
 
+def _next(borders: tuple[int, ...], point: int, otherwise: int) -> int:
+    """Return the first border beyond a point."""
+    following = bisect_right(borders, point)
+    return borders[following] if following < len(borders) else otherwise
+
+
 class PriceSource(Protocol):
     """Anything that knows prices of models."""
 
@@ -347,6 +354,19 @@ class PriceBook:
         key = (provider, model, service_tier)
         by_date = self._tariffs.get(key) or self._remember(key)
         return by_date.at(at.toordinal()).at(second_of_day(at))
+
+    def same_until(self, provider: str, model: str, service_tier: ServiceTier, at: datetime) -> datetime:
+        """Return until when, exclusive, a model's price of a time, in UTC, surely holds by this book.
+
+        The last of all times for never.
+        """
+        key = (provider, model, service_tier)
+        by_date = self._tariffs.get(key) or self._remember(key)
+        day, midnight = at.toordinal(), at.replace(hour=0, minute=0, second=0, microsecond=0)
+        if borders := by_date.at(day).borders:
+            # At midnight the day after is looked at, even where its night goes on like the one before.
+            return midnight + timedelta(seconds=_next(borders, second_of_day(at), _SECONDS_A_DAY))
+        return midnight + timedelta(days=_next(by_date.borders, day, date.max.toordinal()) - day)
 
     def _remember(self, key: tuple[str, str, ServiceTier]) -> Tariffs:
         if len(self._tariffs) >= _REMEMBERED_MODELS:
