@@ -16,6 +16,7 @@ from pathlib import Path
 from tests.proofs import (
     exactly_once,
     grants_expire,
+    holds_never_overshoot,
     lost_database,
     poison_is_parked,
     rebuild_under_traffic,
@@ -36,6 +37,7 @@ PROOFS: dict[str, Prove] = {
     "thresholds-once": thresholds_once.prove,
     "poison-is-parked": poison_is_parked.prove,
     "stale-view": stale_view.prove,
+    "holds-never-overshoot": holds_never_overshoot.prove,
     "wrong-identity-refused": wrong_identity_refused.prove,
     "rebuild-under-traffic": rebuild_under_traffic.prove,
     "lost-database": lost_database.prove,

@@ -27,6 +27,12 @@ RETRY_SECONDS = 0.1
 NOT_ANY_MORE = grpc.StatusCode.FAILED_PRECONDITION
 """What a hold that has ended otherwise answers to whom would end it."""
 
+_ENDS = {
+    pb.HOLD_STATE_SETTLED: "settled",
+    pb.HOLD_STATE_RELEASED: "released",
+    pb.HOLD_STATE_EXPIRED: "expired",
+}
+
 
 @dataclass
 class Acknowledged:
@@ -136,12 +142,12 @@ class Holders:
             await self._until_answered(rng, lambda stub: self._call(stub.ExtendHold, extend))
         elif how == "release":
             release = pb.ReleaseHoldRequest(hold_id=hold_id)
-            if await self._until_answered(rng, lambda stub: self._call(stub.ReleaseHold, release)):
-                held.ended_by = "released"
+            if told := await self._until_answered(rng, lambda stub: self._call(stub.ReleaseHold, release)):
+                held.ended_by = _ENDS[told.hold.state]
         if "settle" in how:
             settle = pb.SettleHoldRequest(hold_id=hold_id, cost_micro_usd=cost)
-            if await self._until_answered(rng, lambda stub: self._call(stub.SettleHold, settle)):
-                held.ended_by = "settled"
+            if told := await self._until_answered(rng, lambda stub: self._call(stub.SettleHold, settle)):
+                held.ended_by = _ENDS[told.hold.state]
         if how in {"usage", "settle and usage", "extend"}:
             await self._use(held, cost)
 

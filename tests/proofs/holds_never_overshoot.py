@@ -27,7 +27,7 @@ LARGEST_HOLD_MICRO_USD = 40_000
 STEPS_SECONDS = (-7.0, 3.0, -1.5, 11.0, -20.0, 0.0)
 """What the database's clock is moved by, one after the other, each against the true time."""
 
-_STEP = "CREATE OR REPLACE FUNCTION quota.ledger_clock() RETURNS timestamptz LANGUAGE sql VOLATILE AS"
+_STEP = "CREATE OR REPLACE FUNCTION quota.stepped_clock() RETURNS timestamptz LANGUAGE sql VOLATILE AS"
 _LIVE = "SELECT count(*) AS live FROM live_hold"
 
 
@@ -57,7 +57,9 @@ async def endure(lab: Lab, ordeal: Ordeal) -> Verdict:
     addresses = [f"127.0.0.1:{free_port()}" for _ in range(SERVERS)]
     people = [f"p{rng.getrandbits(40):010x}" for _ in range(PEOPLE)]
     async with AsyncExitStack() as resources:
-        arena = await resources.enter_async_context(Arena.open(lab.variant))
+        variant = "stepped-clock" if lab.variant is None else f"stepped-clock+{lab.variant}"
+        arena = await resources.enter_async_context(Arena.open(variant))
+        await _step(arena, 0)
         feeder = await resources.enter_async_context(Feeder(arena.stack.kafka.bootstrap))
         await feeder.send([draft.binary() for draft in _founding(lab, people, limits)])
         fleets = [
@@ -85,7 +87,7 @@ async def endure(lab: Lab, ordeal: Ordeal) -> Verdict:
         for fleet in fleets:
             await fleet.stop()
             failures += fleet.unexpected
-    spent = sum(held.cost or 0 for held in holders.log.holds.values())
+    used = {hold_id: held.cost for hold_id, held in holders.log.holds.items() if held.cost is not None}
     for name in ("placed", "refused at the limit", "release", "abandon", "placed again"):
         if not holders.log.outcomes[name]:
             failures.append(f"nothing came of {name}")
@@ -96,8 +98,12 @@ async def endure(lab: Lab, ordeal: Ordeal) -> Verdict:
             "acknowledged": len(holders.log.holds),
             "refused": holders.log.outcomes["refused at the limit"],
             "retried": holders.log.outcomes["unavailable"] + holders.log.outcomes["deadline_exceeded"],
-            "spent_micro_usd": spent,
-            "overshoot_micro_usd": spent - sum(hold.covered for hold in history.holds.values()),
+            "spent_micro_usd": sum(used.values()),
+            "overshoot_micro_usd": sum(
+                max(0, cost - hold.covered)
+                for hold_id, cost in used.items()
+                if (hold := history.holds.get(hold_id)) is not None
+            ),
             "facts": figures["facts"],
             **struck,
         },
@@ -165,10 +171,14 @@ async def _strike(
             await asyncio.to_thread(arena.stack.postgres.kill)
             await asyncio.to_thread(arena.stack.postgres.start)
         else:
-            await arena.fetch(f"{_STEP} $$ SELECT clock_timestamp() + interval '{next(steps)} seconds' $$")
+            await _step(arena, next(steps))
         struck[f"{fault}_faults"] += 1
     await asyncio.sleep(max(0, until - monotonic()))
     return dict(struck)
+
+
+async def _step(arena: Arena, seconds: float) -> None:
+    await arena.fetch(f"{_STEP} $$ SELECT clock_timestamp() + interval '{seconds} seconds' $$")
 
 
 async def _all_ended(arena: Arena, feeder: Feeder) -> None:

@@ -9,6 +9,7 @@ import pytest
 from tests.proofs import (
     exactly_once,
     grants_expire,
+    holds_never_overshoot,
     lost_database,
     poison_is_parked,
     rebuild_under_traffic,
@@ -117,3 +118,12 @@ async def test_grants_expire_fails_when_what_follows_from_a_grant_outlives_it(
 ) -> None:
     verdict = await grants_expire.endure(lab_with("lingering-grants", resources), requests=60)
     assert any(" at " in failure and "recomputed" in failure for failure in verdict.failures)
+
+
+async def test_holds_never_overshoot_fails_when_what_is_live_is_not_looked_at(
+    resources: AsyncExitStack,
+) -> None:
+    lab = lab_with("forgetful-ledger", resources)
+    ordeal = holds_never_overshoot.Ordeal(seconds=4, server_kills=0, database_kills=0)
+    verdict = await holds_never_overshoot.endure(lab, ordeal)
+    assert any("committed before it, recomputed" in failure for failure in verdict.failures)

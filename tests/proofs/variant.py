@@ -24,9 +24,11 @@ from tokenomics_chassis.projection import Batch, Outcome
 from tokenomics_chassis.recall import Recall
 from tokenomics_chassis.rpc.errors import UnavailableError
 from tokenomics_contracts.registry import REGISTRY
+from tokenomics_contracts.units import MicroUsd
 from tokenomics_contracts.upcast import Upcast
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.rpc.views import Views
+from tokenomics_quota.storage import hold_ledger, mapping
 from tokenomics_quota.storage.announcements import PostgresAnnouncements
 from tokenomics_quota.storage.view_feed import ViewFeed
 from tokenomics_quota.streams.projection import QuotaProjection
@@ -201,6 +203,23 @@ def set_clock() -> list[Change]:
     return [Change(Views, "at_hand", as_told)]
 
 
+def stepped_clock() -> list[Change]:
+    """Not a defect: the hold ledger asks a clock that a proof moves, where it would ask PostgreSQL's."""
+    begin = hold_ledger._BEGIN.replace("clock_timestamp()", "quota.stepped_clock()")
+    assert begin != hold_ledger._BEGIN
+    return [Change(hold_ledger, "_BEGIN", begin)]
+
+
+def forgetful_ledger() -> list[Change]:
+    """holds-never-overshoot: what is live on an account is looked up as if nothing were."""
+    row = mapping.ledger_account_from_row
+
+    def forget(found: Any) -> Any:
+        return row(found)._replace(live_micro_usd=MicroUsd(0), covered_micro_usd=MicroUsd(0))
+
+    return [Change(hold_ledger, "ledger_account_from_row", forget)]
+
+
 def mended_reader() -> list[Change]:
     """Not a defect: a reader that has learned `usage.recorded.v99`, which is v1 under another name."""
     old = "tokenomics.usage.recorded.v99"
@@ -224,6 +243,8 @@ VARIANTS: dict[str, Callable[[], list[Change]]] = {
         lanes_without_a_measure,
         lingering_grants,
         set_clock,
+        stepped_clock,
+        forgetful_ledger,
         mended_reader,
     )
 }
