@@ -11,8 +11,17 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from grpc_status import rpc_status
 
-from tests.integration.quota.serving import Served, refused
-from tests.support.quota_events import LONG_AGO, NOW, person, price_book, published, quota_policy, sources
+from tests.integration.quota.serving import Served, check_request, refused
+from tests.support.quota_events import (
+    LONG_AGO,
+    NOW,
+    person,
+    price_book,
+    published,
+    quota_policy,
+    sources,
+    usage,
+)
 from tokenomics.quota.v1 import quota_pb2 as pb
 
 HOLDS = {
@@ -354,3 +363,45 @@ async def test_a_call_is_tried_with_the_use_cases_beside_it_or_else_those_in_for
     await served.refresh()
     assert (await tried(served, promising)).ok
     assert not (await tried(served, promising, use_cases={"unregistered": "allow"})).ok
+
+
+@pytest.mark.parametrize(
+    ("account", "spent", "cost"),
+    [
+        ("subject", 7_000, 0),
+        ("subject", 8_999, 500),
+        ("subject", 10_000, 0),
+        ("team", 9_999, 500),
+        ("team", 10_000, 0),
+    ],
+)
+async def test_an_example_gets_what_a_check_of_such_a_call_gets(
+    served: Served, account: str, spent: int, cost: int
+) -> None:
+    policy: dict[str, Any] = {
+        "time_zone": "UTC",
+        "allowances": [{"role": "tester", "limit_micro_usd": 10_000}],
+        "budgets": [{"kind": "team", "owner_id": "white", "limit_micro_usd": 100_000}],
+    }
+    example = {
+        "name": "x",
+        "role": "tester",
+        "team_id": "white",
+        "spent": [{"account": account, "basis_points": spent}],
+        "cost_micro_usd": cost,
+        "expect": "ALLOW",
+    }
+    (promised,) = (await tried(served, policy | {"examples": [example]})).examples
+    await served.quota.tell(quota_policy(3, **policy), "quota-3")
+    await served.quota.tell(person("tess", role="tester", team_id="white"), "tess")
+    await served.quota.tell(person("tom", role="bystander", team_id="white"), "tom")
+    if spent:
+        who, tokens = ("tess", spent) if account == "subject" else ("tom", 10 * spent)
+        await served.quota.tell(usage(who, input_tokens=tokens, output_tokens=0), "used")
+    if account == "team":  # in an example a team has no members but the caller
+        await served.quota.tell(person("tom", role="bystander", team_id="black", since=NOW), "tom-moves")
+    await served.refresh()
+    request = check_request("tess", estimated_input_tokens=cost)
+    answer = await served.stub.CheckQuota(request, metadata=served.metadata())
+    assert promised.actual == answer.decision
+    assert list(promised.reason_codes) == [reason.code for reason in answer.reasons]

@@ -28,7 +28,7 @@ from tokenomics_contracts.events.policy import (
 from tokenomics_contracts.units import EARLIEST_TIME, LATEST_TIME, MAX_VERSION
 from tokenomics_quota.domain.policies import ListedVersion, Proposal
 from tokenomics_quota.ports import Proposals
-from tokenomics_quota.projections.governance import Governance
+from tokenomics_quota.projections.governance import POLICY_KINDS, Governance
 from tokenomics_quota.rpc.convert import is_identifier, time_from_pb
 from tokenomics_quota.rpc.views import Views, require_governance
 from tokenomics_quota.usecases.examples import Judged, judge_examples
@@ -38,7 +38,8 @@ _LARGEST_PAGE_SIZE: Final = 1_000
 _PAGE_BYTES: Final = 1_000_000
 """Documents of one page, as JSON: a client takes 4 MiB of an answer, and as a Struct they are larger."""
 
-_KIND: Final = f"must be one of {', '.join(sorted(DOCUMENT_MODELS))}"
+_KINDS: Final = sorted(POLICY_KINDS)
+_KIND: Final = f"must be one of {', '.join(_KINDS)}"
 _IDENTIFIER: Final = "must be an identifier: letters, digits and . _ : -, at most 128"
 _FOREIGN_TOKEN: Final = {"page_token": "is not of this call"}
 _FEW: Final = 10
@@ -176,7 +177,7 @@ class _Page(Generic[T]):
 
 def _wrong_page(kind: str, page_size: int) -> dict[str, str]:
     wrong = {}
-    if kind and kind not in DOCUMENT_MODELS:
+    if kind and kind not in POLICY_KINDS:
         wrong["kind"] = _KIND
     if page_size < 0:
         wrong["page_size"] = "must not be negative"
@@ -197,14 +198,14 @@ class _Version(NamedTuple):
 
 
 def _versions(governance: Governance, kind: str, now: datetime) -> Iterator[_Version]:
-    for each in [kind] if kind else sorted(DOCUMENT_MODELS):
+    for each in [kind] if kind else _KINDS:
         for version in governance.published(each, now):
             yield _Version(each, version)
 
 
 def _place_from_token(token: str) -> _Place:
     kind, _, version = token.partition(":")
-    if kind not in DOCUMENT_MODELS or not re.fullmatch(r"[1-9][0-9]{0,9}", version):
+    if kind not in POLICY_KINDS or not re.fullmatch(r"[1-9][0-9]{0,9}", version):
         raise ValueError
     return kind, -int(version)
 
@@ -235,7 +236,7 @@ async def _judged(
         return problems, judged
     in_force = {
         other: DOCUMENT_MODELS[other].model_validate_json(version.published.document)
-        for other in DOCUMENT_MODELS.keys() - {"quota", *beside}
+        for other in POLICY_KINDS - {"quota", *beside}
         for version in governance.published(other, now)
         if version.in_force
     }
@@ -277,7 +278,7 @@ def _proposal_from_pb(request: pb.ProposePolicyRequest, now: datetime) -> Propos
     wrong = {}
     if not is_identifier(request.proposal_id):
         wrong["proposal_id"] = _IDENTIFIER
-    if request.kind not in DOCUMENT_MODELS:
+    if request.kind not in POLICY_KINDS:
         wrong["kind"] = _KIND
     if not 0 <= request.replaces < MAX_VERSION:
         wrong["replaces"] = "must be the version it was written against; 0 for the first of its kind"
