@@ -37,7 +37,8 @@ from tokenomics_quota.domain.friction import Band, Decision
 from tokenomics_quota.domain.pricing import Quantities
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.governance import Governance, GoverningEvent
-from tokenomics_quota.usecases.checking import Terms, check, deciders
+from tokenomics_quota.usecases.checking import Terms, check
+from tokenomics_quota.usecases.seeing import deciders
 
 DAY, MOMENT = timedelta(days=1), timedelta(microseconds=1)
 LIMIT = 1_000

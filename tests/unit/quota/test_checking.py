@@ -33,7 +33,8 @@ from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.streams.events import decision_event
 from tokenomics_quota.usecases import checking
-from tokenomics_quota.usecases.checking import Sight, Terms, everything, sight_of
+from tokenomics_quota.usecases.checking import Terms
+from tokenomics_quota.usecases.seeing import PersonSight, Sight, everything
 
 LIMIT = 1_000_000
 PERIOD = PeriodId("2026-11")
@@ -566,7 +567,7 @@ def test_only_the_person_and_who_decides_see_a_persons_account(
     person_id: str, account_id: str, *, seen: bool
 ) -> None:
     account = parse_account_id(f"{account_id}/all/2026-11")
-    assert sight_of(company(), person_id, NOW)(account) is seen
+    assert PersonSight(company(), person_id, NOW)(account) is seen
 
 
 @pytest.mark.parametrize(("subject", "recorded"), [(ALIAS, "ada"), ("ada", "ada"), (UNBORNE, UNBORNE)])

@@ -17,8 +17,8 @@ from tokenomics_quota.domain.checks import Answer
 from tokenomics_quota.domain.degradation import DEFAULT_DEGRADE, Degrade
 from tokenomics_quota.domain.friction import DEFAULT_THRESHOLDS, Decision
 from tokenomics_quota.domain.pricing import Priced
-from tokenomics_quota.usecases.checking import everything
 from tokenomics_quota.usecases.degrading import StaleCapReachedError, StaleTab, StaleViewError
+from tokenomics_quota.usecases.seeing import everything
 
 OWNERS = [(AccountKind.SUBJECT, "ada"), (AccountKind.SUBJECT, "eve"), (AccountKind.TEAM, "red")]
 

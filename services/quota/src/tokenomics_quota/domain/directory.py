@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from datetime import datetime
-from itertools import chain
+from itertools import chain, islice
 from typing import NamedTuple, TypeVar, cast
 
 from tokenomics_contracts.units import CostCentreId, ProjectId, SubjectId, TeamId
@@ -25,6 +25,7 @@ class Member(NamedTuple):
     privileges: tuple[str, ...]
     left: bool = False
     """Left the company: what it still uses keeps its team, its allowance is gone."""
+    is_person: bool = True
 
 
 class Unit(NamedTuple):
@@ -239,6 +240,28 @@ class Directory:
         if counted.starts:  # kept of nothing unknown: such names are without number
             self._headcounts[key] = counted
         return counted
+
+    def has_people(self, kind: str, unit_id: str, at: datetime, at_least: int) -> bool:
+        """Whether so many people (no services) belong to a team, project or cost centre at an instant.
+
+        Looks no further than it must: of a large unit at a few of its members.
+        """
+        candidates: Iterable[str] = self._members_of.get((kind, unit_id), ())
+        if kind == _COST_CENTRE:
+            of_teams = [
+                self._members_of.get((_TEAM, team_id), ()) for team_id in self._teams_of.get(unit_id, ())
+            ]
+            candidates = dict.fromkeys(chain(candidates, *of_teams))
+        belonging = (subject for subject in candidates if self._is_person_of(subject, (kind, unit_id), at))
+        return len(list(islice(belonging, at_least))) == at_least
+
+    def _is_person_of(self, subject: str, unit: UnitKey, at: datetime) -> bool:
+        version = self.member(subject).at(at)
+        if version is None or version.value.left or not version.value.is_person:
+            return False
+        if unit[0] == _COST_CENTRE:
+            return unit[1] == self.attribution(subject).at(at).cost_centre_id
+        return unit in _units_of(version.value)
 
     def _count(self, kind: str, unit_id: str) -> Timeline[int]:
         if kind == _HEIRS:

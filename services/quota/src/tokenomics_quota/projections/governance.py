@@ -538,6 +538,7 @@ def _member(event: PersonUpserted | PersonLeft | ServiceUpserted, one: Callable[
         project_ids=tuple(ProjectId(one(project_id)) for project_id in event.project_ids),
         aliases=event.aliases,
         privileges=privileges,
+        is_person=isinstance(event, PersonUpserted),
     )
 
 

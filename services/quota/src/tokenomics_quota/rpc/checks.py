@@ -29,8 +29,9 @@ from tokenomics_quota.rpc.convert import (
 )
 from tokenomics_quota.rpc.moments import Moment, Moments
 from tokenomics_quota.rpc.views import Views, authorize, sight
-from tokenomics_quota.usecases.checking import Sight, check, everything
+from tokenomics_quota.usecases.checking import check
 from tokenomics_quota.usecases.freshening import Freshening
+from tokenomics_quota.usecases.seeing import Sight, everything
 
 _LARGEST_BATCH: Final = 1_000
 _YIELD_EVERY_CHECKS: Final = 25

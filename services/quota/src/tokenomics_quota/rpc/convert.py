@@ -39,7 +39,7 @@ from tokenomics_quota.domain.degradation import Degraded
 from tokenomics_quota.domain.friction import Band, Decision
 from tokenomics_quota.domain.periods import parse_period
 from tokenomics_quota.domain.pricing import Pricing, Quantities, counted
-from tokenomics_quota.usecases.checking import Sight, everything
+from tokenomics_quota.usecases.seeing import Sight, everything
 
 _KINDS: Final = {
     AccountKind.SUBJECT: pb.ACCOUNT_KIND_SUBJECT,

@@ -8,7 +8,7 @@ from tokenomics_chassis.rpc.identity import current_identity
 from tokenomics_chassis.serving import Serving
 from tokenomics_quota.domain.accounts import Account
 from tokenomics_quota.projections.balances import QuotaView
-from tokenomics_quota.usecases.checking import Sight, everything, sight_of
+from tokenomics_quota.usecases.seeing import PersonSight, Sight, everything
 
 
 class Views:
@@ -39,9 +39,9 @@ class Views:
 
 
 def sight(view: QuotaView, now: datetime) -> Sight:
-    """Return which accounts' balances may be shown to who asks."""
+    """Return which accounts' balances may be shown to who asks; everything to a workload for itself."""
     person = current_identity().on_behalf_of
-    return everything if person is None else sight_of(view.governance, person, now)
+    return everything if person is None else PersonSight(view.governance, person, now)
 
 
 def authorize(sees: Sight, *accounts: Account) -> None:

@@ -1,11 +1,11 @@
 """Checking: may this call go ahead, at what price, and what unblocks the caller."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple, Self
 
-from tokenomics_contracts.units import MicroUsd, SubjectId
-from tokenomics_quota.domain.accounts import Account, AccountKind
+from tokenomics_contracts.units import MicroUsd
+from tokenomics_quota.domain.accounts import Account
 from tokenomics_quota.domain.advice import advise
 from tokenomics_quota.domain.approvals import Unlocks
 from tokenomics_quota.domain.balance import Touched, headroom_of, own_use
@@ -16,6 +16,7 @@ from tokenomics_quota.domain.policies import QuotaPolicy
 from tokenomics_quota.domain.pricing import PriceBook, in_micro_usd, priced
 from tokenomics_quota.domain.rollout import judge
 from tokenomics_quota.projections.governance import Governance
+from tokenomics_quota.usecases.seeing import Sight, deciders, everything
 
 _NUDGE: Final = "You have used most of this period's allowance; a smaller model or a shorter context helps."
 _MESSAGES: Final = {
@@ -26,14 +27,6 @@ _MESSAGES: Final = {
 }
 
 _JUSTIFY: Final = "Give a business reason; it opens this band for a while."
-
-Sight = Callable[[Account], bool]
-"""Whether an account's numbers may be shown to who asks."""
-
-
-def everything(_account: Account) -> bool:
-    """Show all: what a workload that asks for itself sees."""
-    return True
 
 
 class Terms(NamedTuple):
@@ -141,54 +134,6 @@ def _of_accounts(touched: Touched, cost_micro_usd: MicroUsd) -> Iterator[Finding
                     f"The reason you gave lets you go on until {unlocks.justified_until:%Y-%m-%d %H:%M} UTC."
                 )
         yield Finding(Rule.BUDGETS if shared else Rule.ALLOWANCES, asked, code, message, way, account)
-
-
-def sight_of(governance: Governance, person: str, now: datetime) -> Sight:
-    """Return which accounts' balances may be shown to a person.
-
-    The accounts that a person's own calls are counted on, as every check shows them; an account to who
-    decides about it; all to governance. So nobody but the person and the decider sees a person's account.
-    """
-    viewer = governance.directory.member(person).at(now)
-    if viewer is None or viewer.value.left:
-        return _nothing
-    if "governance" in viewer.value.privileges:
-        return everything
-    subject_id, team_id, cost_centre_id = governance.attribution(person).at(now)
-    own = {
-        (AccountKind.SUBJECT, subject_id),
-        (AccountKind.TEAM, team_id),
-        (AccountKind.COST_CENTRE, cost_centre_id),
-        *((AccountKind.PROJECT, project_id) for project_id in viewer.value.project_ids),
-    }
-
-    def sees(account: Account) -> bool:
-        return (account.kind, account.owner_id) in own or person in deciders(governance, account, now)
-
-    return sees
-
-
-def _nothing(_account: Account) -> bool:
-    return False
-
-
-def deciders(governance: Governance, account: Account, now: datetime) -> tuple[SubjectId, ...]:
-    """Return who decides about an account: whose office it is, then those to whom that one delegated it.
-
-    A person's manager, a service's responsible, a unit's owner. Nobody decides about their own account.
-    """
-    directory = governance.directory
-    if account.kind is AccountKind.SUBJECT:
-        member = directory.member(account.owner_id).at(now)
-        responsible = member.value.responsible_id if member else None
-    else:
-        unit = directory.unit(account.kind.value, account.owner_id).at(now)
-        responsible = unit.value.owner_id if unit else None
-    if responsible is None:
-        return ()
-    own = account.owner_id if account.kind is AccountKind.SUBJECT else None
-    candidates = dict.fromkeys([responsible, *directory.delegates(responsible, now)])
-    return tuple(each for each in candidates if each != own and not directory.has_left(each, now))
 
 
 def _reason(finding: Finding) -> Reason:

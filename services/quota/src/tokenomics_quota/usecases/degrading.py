@@ -8,7 +8,7 @@ from tokenomics_contracts.units import AccountId, MicroUsd
 from tokenomics_quota.domain.checks import Answer
 from tokenomics_quota.domain.degradation import Degrade, Degraded, least_left
 from tokenomics_quota.domain.friction import Decision
-from tokenomics_quota.usecases.checking import Sight
+from tokenomics_quota.usecases.seeing import Sight
 
 _RETRY_AFTER_MS = 2_000
 
