@@ -12,12 +12,13 @@ import pytest
 from google.rpc.error_details_pb2 import BadRequest
 from grpc_status import rpc_status
 
-from tests.integration.quota.harness import Quota
+from tests.integration.quota.harness import TRAIL, Quota
 from tests.support.clocks import SetClock
 from tests.support.grpc import TokenIssuer, bearer, rpc_settings, served
 from tests.support.quota_events import NoPrices, person, price_book, quota_policy, usage
 from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics.quota.v1.quota_pb2_grpc import QuotaServiceStub, add_QuotaServiceServicer_to_server
+from tokenomics_chassis.audit import AuditLog
 from tokenomics_chassis.postgres import session
 from tokenomics_chassis.serving import Serving
 from tokenomics_quota.domain.checks import Decided
@@ -29,12 +30,14 @@ from tokenomics_quota.rpc.balances import Balances
 from tokenomics_quota.rpc.budgets import Budgets
 from tokenomics_quota.rpc.checks import Checks
 from tokenomics_quota.rpc.holds import Holds
+from tokenomics_quota.rpc.looks import Looks
 from tokenomics_quota.rpc.moments import Moments
 from tokenomics_quota.rpc.policies import Policies
 from tokenomics_quota.rpc.servicer import quota_servicer
 from tokenomics_quota.rpc.views import Views
 from tokenomics_quota.storage.history import ServedHistory
 from tokenomics_quota.storage.hold_ledger import PostgresHoldList, hold_transactions
+from tokenomics_quota.storage.looks import AuditedLooks
 from tokenomics_quota.storage.proposals import PostgresProposals
 from tokenomics_quota.storage.view_feed import ViewFeed
 from tokenomics_quota.streams.hold_events import hold_event
@@ -130,21 +133,24 @@ async def serve(quota: Quota, folder: Path) -> AsyncIterator[Served]:
         freshening,
     )
     views, moments = Views(serving, clock), Moments(meter, clock)
+    looks = Looks(views, AuditedLooks(AuditLog(quota.pool, TRAIL)), clock)
     servicer = quota_servicer(
         Checks(
             views,
             moments,
             freshening,
             decisions,
+            looks,
             new_id=lambda: "decision-1",
             longest_wait_seconds=1,
             draining=draining,
         ),
-        Balances(views, moments),
+        Balances(views, moments, looks),
         Budgets(views, moments, Budgeting(ServedHistory(lambda: quota.pool, clock)), refreshes, draining),
         Advice(views),
         Policies(views, PostgresProposals(quota.pool)),
-        Holds(views, turns, PostgresHoldList(quota.pool), decisions, longest_wait_seconds=1),
+        Holds(views, turns, PostgresHoldList(quota.pool), decisions, looks, longest_wait_seconds=1),
+        looks,
     )
     async with (
         _running(turns.run),

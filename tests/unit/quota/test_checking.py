@@ -34,7 +34,7 @@ from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.streams.events import decision_event
 from tokenomics_quota.usecases import checking
 from tokenomics_quota.usecases.checking import Terms
-from tokenomics_quota.usecases.seeing import PersonSight, Sight, everything
+from tokenomics_quota.usecases.seeing import Sight, everything
 
 LIMIT = 1_000_000
 PERIOD = PeriodId("2026-11")
@@ -545,29 +545,6 @@ def test_who_left_has_no_allowance_and_keeps_the_team() -> None:
     answer = check(made, call("ada", tokens=1), NOW)
     assert answer.balances[0].limit_micro_usd == 0
     assert [balance.account.owner_id for balance in answer.balances] == ["ada", "red"]
-
-
-@pytest.mark.parametrize(
-    ("person_id", "account_id", "seen"),
-    [
-        ("ada", "subject/ada", True),
-        ("boss", "subject/ada", True),
-        ("gov", "subject/ada", True),
-        ("eve", "subject/ada", False),
-        ("nobody", "subject/ada", False),
-        ("ada", "subject/boss", False),
-        ("ada", "team/red", True),
-        ("eve", "team/red", False),
-        ("ada", "project/apollo", True),
-        ("eve", "project/apollo", True),
-        ("boss", "project/apollo", False),
-    ],
-)
-def test_only_the_person_and_who_decides_see_a_persons_account(
-    person_id: str, account_id: str, *, seen: bool
-) -> None:
-    account = parse_account_id(f"{account_id}/all/2026-11")
-    assert PersonSight(company(), person_id, NOW)(account) is seen
 
 
 @pytest.mark.parametrize(("subject", "recorded"), [(ALIAS, "ada"), ("ada", "ada"), (UNBORNE, UNBORNE)])

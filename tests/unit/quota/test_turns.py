@@ -28,9 +28,9 @@ from tokenomics_quota.domain.pricing import Quantities
 from tokenomics_quota.ports import HoldLedger
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.usecases import turns as module
-from tokenomics_quota.usecases.checking import everything
 from tokenomics_quota.usecases.freshening import Freshening, NotFreshYetError
 from tokenomics_quota.usecases.holding import Done, LedgerShutError, Placing, Releasing, Settling
+from tokenomics_quota.usecases.seeing import everything
 from tokenomics_quota.usecases.turns import LedgerAwayError, LedgerBusyError, Turns
 
 COMPANY = (

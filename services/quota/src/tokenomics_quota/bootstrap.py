@@ -60,6 +60,7 @@ from tokenomics_quota.rpc.balances import Balances
 from tokenomics_quota.rpc.budgets import Budgets
 from tokenomics_quota.rpc.checks import Checks
 from tokenomics_quota.rpc.holds import Holds
+from tokenomics_quota.rpc.looks import Looks
 from tokenomics_quota.rpc.moments import Moments
 from tokenomics_quota.rpc.policies import Policies
 from tokenomics_quota.rpc.servicer import quota_servicer
@@ -72,6 +73,7 @@ from tokenomics_quota.storage.history import ServedHistory
 from tokenomics_quota.storage.hold_ledger import PostgresHoldLedger, PostgresHoldList, hold_transactions
 from tokenomics_quota.storage.late_usage import LateUsageMender
 from tokenomics_quota.storage.ledger import PostgresLedger
+from tokenomics_quota.storage.looks import AuditedLooks
 from tokenomics_quota.storage.proposals import PostgresProposals
 from tokenomics_quota.storage.settling import Settler
 from tokenomics_quota.storage.state import hashed_part
@@ -336,6 +338,8 @@ def serve() -> ExitCode:
             lambda version: _served_version(settings, version, serving, held, refreshed),
         )
         views, moments = Views(serving, _CLOCK), Moments(meter, _CLOCK)
+        audit = AuditLog(pool, TRAIL)
+        looks = Looks(views, AuditedLooks(audit), _CLOCK)
         VIEW_LAG.read = lambda: _seconds(meter.lag(_CLOCK.steady()))
         server = RpcServer(settings, process, await Authenticator.load(settings, _CLOCK))
         server.add(
@@ -346,11 +350,12 @@ def serve() -> ExitCode:
                     moments,
                     freshening,
                     decisions,
+                    looks,
                     new_id=_new_id,
                     longest_wait_seconds=settings.grpc_default_deadline_seconds,
                     draining=process.draining,
                 ),
-                Balances(views, moments),
+                Balances(views, moments, looks),
                 Budgets(
                     views,
                     moments,
@@ -365,8 +370,10 @@ def serve() -> ExitCode:
                     turns,
                     PostgresHoldList(pool),
                     decisions,
+                    looks,
                     longest_wait_seconds=settings.grpc_default_deadline_seconds,
                 ),
+                looks,
             ),
         )
         server.add(
@@ -375,7 +382,7 @@ def serve() -> ExitCode:
                 ServedOperations(held.operations, lambda: serving.version),
                 Rebuilds(pool, settings.database_url, SERVICE, settings.kafka_bootstrap, TOPICS, trail=TRAIL),
                 Verifications(pool, SERVICE, hashed_part, TRAIL),
-                audit=AuditLog(pool, TRAIL),
+                audit=audit,
                 authorise=_privileged(serving),
                 draining=process.draining,
             ),
@@ -505,8 +512,8 @@ def _privileged(serving: Serving[QuotaView]) -> Authorise:
             return
         if (view := serving.current) is None:
             raise UnavailableError("the view is being loaded")
-        member = view.governance.directory.member(identity.on_behalf_of).at(_CLOCK.now())
-        if member is None or member.value.left or not {*privileges}.intersection(member.value.privileges):
+        directory = view.governance.directory
+        if not directory.has_privilege(identity.on_behalf_of, _CLOCK.now(), *privileges):
             raise PermissionDeniedError(f"it takes the privilege {' or '.join(privileges)} to do this")
 
     return authorise

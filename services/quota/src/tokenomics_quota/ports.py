@@ -13,6 +13,7 @@ from tokenomics_quota.domain.accounts import Account
 from tokenomics_quota.domain.checks import Decided
 from tokenomics_quota.domain.effective import LogOrder
 from tokenomics_quota.domain.holds import Change, HeldNow, Hold, HoldState, LedgerAccount, Moment
+from tokenomics_quota.domain.looks import Look, RecordedLook
 from tokenomics_quota.domain.policies import Proposal
 from tokenomics_quota.projections.facts import Fact, Postings, Received
 from tokenomics_quota.projections.governance import GoverningEvent, Scope
@@ -192,6 +193,24 @@ class EndOffsets(Protocol):
 
         One read serves all who asked before it began. Waits while the broker is away.
         """
+        ...
+
+
+class LookLog(Protocol):
+    """Where looks are kept."""
+
+    async def record(self, looks: Sequence[Look]) -> None:
+        """Keep looks; they are durable when this returns.
+
+        Raises
+        ------
+        UnavailableError
+            They can't be kept now: nothing may be shown.
+        """
+        ...
+
+    async def looks_at(self, subject: str, *, before: int | None, limit: int) -> Sequence[RecordedLook]:
+        """Return looks at a subject's data, newest first, from before a number on."""
         ...
 
 

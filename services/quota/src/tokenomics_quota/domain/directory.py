@@ -185,6 +185,15 @@ class Directory:
         """Return what is known of a team, project or cost centre over time."""
         return in_force(self._units.get((kind, unit_id), ()), effective_dated)
 
+    def has_privilege(self, subject: str, at: datetime, *privileges: str) -> bool:
+        """Whether a person who has not left has one of these privileges."""
+        member = self.member(subject).at(at)
+        return (
+            member is not None
+            and not member.value.left
+            and not set(privileges).isdisjoint(member.value.privileges)
+        )
+
     def has_left(self, subject: str, at: datetime) -> bool:
         """Whether a person or service is known to have left; of strangers it isn't."""
         member = self.member(subject).at(at)

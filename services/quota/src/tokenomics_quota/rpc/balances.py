@@ -16,8 +16,10 @@ from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose, pars
 from tokenomics_quota.domain.periods import parse_period
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.rpc.convert import balance_to_pb, is_identifier, kind_from_pb, period_from_pb
+from tokenomics_quota.rpc.looks import Looks
 from tokenomics_quota.rpc.moments import Moments
 from tokenomics_quota.rpc.views import Views, authorize, sight
+from tokenomics_quota.usecases.seeing import PersonSight
 
 _PAGE_SIZE: Final = 100
 _LARGEST_PAGE_SIZE: Final = 1_000
@@ -30,9 +32,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Balances:
     """Gives balances from the in-memory view to who may see them."""
 
-    def __init__(self, views: Views, moments: Moments) -> None:
+    def __init__(self, views: Views, moments: Moments, looks: Looks) -> None:
         self._views = views
         self._moments = moments
+        self._looks = looks
 
     async def GetBalance(  # noqa: N802 - the contract's name
         self, request: pb.GetBalanceRequest, _context: Context
@@ -55,6 +58,8 @@ class Balances:
             asked_for = 2 if request.project else 1
             authorize(sees, *carrying[:asked_for])
             accounts = [account for account in carrying if sees(account)]
+        await self._looks.record(sees, accounts, "GetBalance")
+        view, now = self._views.at_hand()
         return pb.GetBalanceResponse(
             accounts=[balance_to_pb(view.balance(account, now)) for account in accounts],
             freshness=self._moments.at(view, now).freshness,
@@ -64,7 +69,10 @@ class Balances:
     async def ListBalances(  # noqa: N802 - the contract's name
         self, request: pb.ListBalancesRequest, _context: Context
     ) -> pb.ListBalancesResponse:
-        """Return a page of balances that the person asking may see, by account id."""
+        """Return a page of balances that the person asking may see, by account id.
+
+        Named by no filter, few people's are shown to those only who decide about them.
+        """
         view, now = self._views.at_hand()
         period = period_from_pb(request.period) or view.governance.calendars.at(now).period_of(now)
         _require_at_hand(view, period)
@@ -75,17 +83,21 @@ class Balances:
         if request.page_token and _account("page_token", request.page_token).period != period:
             raise InvalidRequestError({"page_token": "is of another period"})
         sees = sight(view, now)
+        may_list = sees
+        if isinstance(sees, PersonSight) and not (request.subject or request.owner_id):
+            may_list = sees.may_list
         found: list[Account] = []
         for count, account in enumerate(_candidates(view, request, kind, period, now), start=1):
-            if sees(account):
+            if may_list(account):
                 found.append(account)
                 if len(found) > size:
                     break
             if count % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
+        page = found[:size]
+        await self._looks.record(sees, page, "ListBalances")
         # From here on nothing awaits: the balances are of one moment, the one that the freshness tells of.
         view, now = self._views.at_hand()
-        page = found[:size]
         return pb.ListBalancesResponse(
             accounts=[balance_to_pb(view.balance(account, now)) for account in page],
             next_page_token=page[-1].account_id if len(found) > size else "",

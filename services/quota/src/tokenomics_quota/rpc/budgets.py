@@ -31,8 +31,8 @@ from tokenomics_quota.rpc.convert import (
 from tokenomics_quota.rpc.moments import Moments
 from tokenomics_quota.rpc.views import Views, governs
 from tokenomics_quota.usecases.budgeting import KINDS, Budgeting
-from tokenomics_quota.usecases.checking import deciders
 from tokenomics_quota.usecases.refreshes import Refreshes
+from tokenomics_quota.usecases.seeing import deciders
 
 MOST_WATCHING: Final = 1_000
 _WATCH_SECONDS: Final = 1.0

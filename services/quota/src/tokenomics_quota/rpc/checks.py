@@ -12,6 +12,7 @@ from tokenomics_chassis.rpc.errors import InvalidRequestError, RpcError
 from tokenomics_chassis.rpc.identity import current_identity
 from tokenomics_chassis.rpc.interceptor import to_rpc_error
 from tokenomics_chassis.rpc.streams import exchange
+from tokenomics_quota.domain.accounts import Account
 from tokenomics_quota.domain.balance import Touched
 from tokenomics_quota.domain.checks import Call, decided
 from tokenomics_quota.domain.friction import Decision
@@ -27,6 +28,7 @@ from tokenomics_quota.rpc.convert import (
     streamed_failure_to_bytes,
     streamed_to_bytes,
 )
+from tokenomics_quota.rpc.looks import Looks
 from tokenomics_quota.rpc.moments import Moment, Moments
 from tokenomics_quota.rpc.views import Views, authorize, sight
 from tokenomics_quota.usecases.checking import check
@@ -62,6 +64,7 @@ class Checks:
         moments: Moments,
         freshening: Freshening,
         decisions: DecisionLog,
+        looks: Looks,
         *,
         new_id: Callable[[], str],
         longest_wait_seconds: float,
@@ -71,6 +74,7 @@ class Checks:
         self._moments = moments
         self._freshening = freshening
         self._decisions = decisions
+        self._looks = looks
         self._new_id = new_id
         self._longest_wait_seconds = longest_wait_seconds
         self._draining = draining
@@ -81,7 +85,9 @@ class Checks:
         """Decide one call; an answer that isn't plainly ALLOW leaves a decision record."""
         if not is_content(request) and (failures := await self._freshen([request], context)):
             raise failures[0]
-        return self._check(request)
+        if current_identity().on_behalf_of is None:
+            return self._check(request)
+        return await self._check_for_person(request, "CheckQuota")
 
     async def BatchCheckQuota(  # noqa: N802 - as above
         self, request: pb.BatchCheckQuotaRequest, context: Context
@@ -96,6 +102,7 @@ class Checks:
         moment, sees = self._moments.at(view, now), sight(view, now)
         results = [b""] * len(request.checks)
         asked: list[tuple[int, _Asked]] = []
+        shown: list[Account] = []
         for place, each in enumerate(request.checks):
             if place in failures:
                 results[place] = failure_to_result(failures[place])
@@ -110,21 +117,26 @@ class Checks:
         for count, (place, one) in enumerate(asked, start=1):
             try:
                 results[place] = answer_to_result(self._decide(one, moment, sees, now))
+                shown.append(one[1].balances[0].account)
             except Exception as error:  # noqa: BLE001 - as above
                 results[place] = failure_to_result(to_rpc_error("BatchCheckQuota", error))
             if count % _YIELD_EVERY_CHECKS == 0:
                 await asyncio.sleep(0)
+        await self._looks.record(sees, shown, "BatchCheckQuota")
         return batch_to_bytes(results)
 
     async def StreamCheckQuota(  # noqa: N802 - as above, and it writes them itself
         self, _requests: object, context: Context
     ) -> None:
         """Decide calls as they come; those that wait for the view hold up no other."""
+        for_person = current_identity().on_behalf_of is not None
 
         def answer(request: pb.StreamCheckQuotaRequest) -> bytes | Awaitable[bytes]:
             check = request.check
             if not is_content(check):
                 return answer_in_time(request.sequence, self.CheckQuota(check, context))
+            if for_person:
+                return answer_in_time(request.sequence, self._check_for_person(check, "StreamCheckQuota"))
             try:
                 return streamed_to_bytes(request.sequence, self._check(check))
             except Exception as error:  # noqa: BLE001 - as above
@@ -145,6 +157,15 @@ class Checks:
             may_wait=lambda request: not is_content(request.check),
             draining=self._draining,
         )
+
+    async def _check_for_person(self, request: pb.CheckQuotaRequest, method: str) -> bytes:
+        """Decide one call, and record that it shows who asks another's account where it does."""
+        view, now = self._views.at_hand()
+        call, sees = call_from_pb(request), sight(view, now)
+        touched = view.touched_by(call.subject, call.project_id, now)
+        answer = self._decide((call, touched), self._moments.at(view, now), sees, now)
+        await self._looks.record(sees, [touched.balances[0].account], method)
+        return answer
 
     def _check(self, request: pb.CheckQuotaRequest) -> bytes:
         """Decide one call from the view as it is: see :meth:`_decide`."""

@@ -1,6 +1,6 @@
 """Holds: placed, ended and listed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import copy_context
 from datetime import datetime, timedelta
 from hashlib import blake2b
@@ -49,10 +49,11 @@ from tokenomics_quota.rpc.convert import (
     name_account,
     time_from_pb,
 )
+from tokenomics_quota.rpc.looks import Looks
 from tokenomics_quota.rpc.views import Views, authorize, sight
-from tokenomics_quota.usecases.checking import Sight, everything
 from tokenomics_quota.usecases.freshening import give_up_at
 from tokenomics_quota.usecases.holding import Command, Done, Extending, Placing, Releasing, Settling
+from tokenomics_quota.usecases.seeing import Sight, everything
 from tokenomics_quota.usecases.turns import Turns
 
 _PAGE_SIZE: Final = 100
@@ -91,6 +92,7 @@ class Holds:
         turns: Turns,
         listed: HoldList,
         decisions: DecisionLog,
+        looks: Looks,
         *,
         longest_wait_seconds: float,
     ) -> None:
@@ -98,6 +100,7 @@ class Holds:
         self._turns = turns
         self._listed = listed
         self._decisions = decisions
+        self._looks = looks
         self._longest_wait_seconds = longest_wait_seconds
 
     async def PlaceHold(  # noqa: N802 - the contract's name
@@ -105,6 +108,7 @@ class Holds:
     ) -> pb.PlaceHoldResponse:
         """Place a hold on every account of a call, or tell what speaks against it."""
         done = await self._perform(self._placing(request), context)
+        await self._look_at([request.call.subject], "PlaceHold")
         check = _check_to_pb(done)
         return pb.PlaceHoldResponse(hold=_hold_to_pb(done.held) if done.held else None, check=check)
 
@@ -119,6 +123,7 @@ class Holds:
             raise InvalidRequestError(wrong)
         cost = MicroUsd(request.cost_micro_usd)
         done = await self._perform(Settling(HoldId(request.hold_id), cost, self._sees()), context)
+        await self._look_at(_subject_of(done), "SettleHold")
         return pb.SettleHoldResponse(hold=_held_to_pb(done), token=_token(done.moment.change_seq))
 
     async def ReleaseHold(  # noqa: N802 - the contract's name
@@ -128,6 +133,7 @@ class Holds:
         if wrong := _wrong_id(request.hold_id):
             raise InvalidRequestError(wrong)
         done = await self._perform(Releasing(HoldId(request.hold_id), self._sees()), context)
+        await self._look_at(_subject_of(done), "ReleaseHold")
         return pb.ReleaseHoldResponse(hold=_held_to_pb(done), token=_token(done.moment.change_seq))
 
     async def ExtendHold(  # noqa: N802 - the contract's name
@@ -148,6 +154,7 @@ class Holds:
         if wrong:
             raise InvalidRequestError(wrong)
         done = await self._perform(Extending(HoldId(request.hold_id), wished_end, self._sees()), context)
+        await self._look_at(_subject_of(done), "ExtendHold")
         return pb.ExtendHoldResponse(hold=_held_to_pb(done))
 
     async def ListHolds(  # noqa: N802 - the contract's name
@@ -160,9 +167,10 @@ class Holds:
         subject = wanted.subject or (person if sees is not everything else None)
         if subject is not None:
             subject = view.governance.directory.attribution(subject).at(now).subject_id or SubjectId(subject)
-            authorize(sees, Account(AccountKind.SUBJECT, subject, Purpose.ALL, PeriodId("")))
+            authorize(sees, _account_of(subject))
         found = await self._listed.page(wanted._replace(subject=subject, size=wanted.size + 1))
         page = found[: wanted.size]
+        await self._look_at([each.hold.subject for each in page], "ListHolds")
         return pb.ListHoldsResponse(
             holds=map(_hold_to_pb, page),
             next_page_token=str(page[-1].hold.hold_no) if len(found) > wanted.size else "",
@@ -173,6 +181,17 @@ class Holds:
         if left is None:
             left = self._longest_wait_seconds
         return await self._turns.perform(command, give_up_at(left), current_traceparent())
+
+    async def _look_at(self, subjects: Iterable[str], method: str) -> None:
+        """Record that who asks is about to be shown holds of these subjects, where that is a look."""
+        if current_identity().on_behalf_of is None:
+            return
+        view, now = self._views.at_hand()
+        directory = view.governance.directory
+        carriers = (directory.attribution(subject).at(now).subject_id for subject in subjects)
+        await self._looks.record(
+            sight(view, now), [_account_of(carrier) for carrier in carriers if carrier], method
+        )
 
     def _sees(self) -> Sight:
         view, now = self._views.at_hand()
@@ -272,6 +291,15 @@ def _fields(
         "parent_hold_id": request.parent_hold_id,
         "tokenomics-on-behalf-of": person or "",
     }
+
+
+def _account_of(subject: str) -> Account:
+    """Return the account by which it is judged who may see a subject's holds."""
+    return Account(AccountKind.SUBJECT, subject, Purpose.ALL, PeriodId(""))
+
+
+def _subject_of(done: Done) -> list[str]:
+    return [done.held.hold.subject] if done.held else []
 
 
 def _told(answer: Answer, touched: Touched, decision_id: str, sees: Sight, *, named: bool) -> bytes:

@@ -7,9 +7,10 @@ from tokenomics_quota.rpc.balances import Balances
 from tokenomics_quota.rpc.budgets import Budgets
 from tokenomics_quota.rpc.checks import Checks
 from tokenomics_quota.rpc.holds import Holds
+from tokenomics_quota.rpc.looks import Looks
 from tokenomics_quota.rpc.policies import Policies
 
-PARTS = (Checks, Balances, Budgets, Advice, Policies, Holds)
+PARTS = (Checks, Balances, Budgets, Advice, Policies, Holds, Looks)
 """Each method of the contract is served by one of them; what none has answers UNIMPLEMENTED."""
 
 

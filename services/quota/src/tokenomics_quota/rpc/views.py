@@ -71,5 +71,4 @@ def require_governance(view: QuotaView, now: datetime) -> None:
 
 def governs(view: QuotaView, person: str, now: datetime) -> bool:
     """Whether a person has the privilege `governance`."""
-    member = view.governance.directory.member(person).at(now)
-    return member is not None and not member.value.left and "governance" in member.value.privileges
+    return view.governance.directory.has_privilege(person, now, "governance")

@@ -10,7 +10,7 @@ from tokenomics_quota.domain.budgets import Budget
 from tokenomics_quota.domain.forecast import forecast
 from tokenomics_quota.ports import History
 from tokenomics_quota.projections.balances import QuotaView
-from tokenomics_quota.usecases.checking import deciders
+from tokenomics_quota.usecases.seeing import deciders
 
 KINDS: Final = frozenset({AccountKind.PROJECT, AccountKind.TEAM, AccountKind.COST_CENTRE})
 """Of accounts that somebody owns beside those who use them."""

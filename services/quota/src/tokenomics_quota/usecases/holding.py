@@ -36,7 +36,8 @@ from tokenomics_quota.domain.holds import (
 from tokenomics_quota.ports import HoldLedger, Turn
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.governance import Governance
-from tokenomics_quota.usecases.checking import Sight, Terms, check
+from tokenomics_quota.usecases.checking import Terms, check
+from tokenomics_quota.usecases.seeing import Sight
 
 ServedView = Callable[[], tuple[int | None, QuotaView | None]]
 """Gives the view that answers, and which version of the derived state it is of."""

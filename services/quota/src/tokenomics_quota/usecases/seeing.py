@@ -1,12 +1,12 @@
 """Seeing: who is shown which accounts, by which right, and who decides about them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from enum import StrEnum
 from typing import Final
 
 from tokenomics_contracts.units import SubjectId
 from tokenomics_quota.domain.accounts import Account, AccountKind
+from tokenomics_quota.domain.looks import Basis, Look
 from tokenomics_quota.projections.governance import Governance
 
 FEWEST_PEOPLE: Final = 5
@@ -14,21 +14,6 @@ FEWEST_PEOPLE: Final = 5
 
 Sight = Callable[[Account], bool]
 """Whether an account's numbers may be shown to who asks."""
-
-
-class Basis(StrEnum):
-    """The right by which somebody is shown an account or a person's data."""
-
-    OWN = "own"
-    """It is their own."""
-    MEMBER = "member"
-    """Their calls are counted on it, with those of enough others."""
-    MANAGER = "manager"
-    """They decide about the person or service, in office or as a delegate."""
-    OWNER = "owner"
-    """They own the shared account, in office or as a delegate."""
-    GOVERNANCE = "governance"
-    AUDITOR = "auditor"
 
 
 def everything(_account: Account) -> bool:
@@ -56,7 +41,7 @@ class PersonSight:
         viewer = governance.directory.member(person).at(now)
         if viewer is None or viewer.value.left:
             return
-        self._is_governance = "governance" in viewer.value.privileges
+        self._is_governance = governance.directory.has_privilege(person, now, "governance")
         self._own, team_id, cost_centre_id = governance.attribution(person).at(now)
         self._shared = {
             (AccountKind.TEAM, team_id),
@@ -87,6 +72,17 @@ class PersonSight:
         if basis is Basis.GOVERNANCE:
             return account.kind is AccountKind.UNATTRIBUTED or self.is_of_enough(account)
         return basis is not None
+
+    def looks(self, accounts: Iterable[Account], caller: str, method: str) -> list[Look]:
+        """Return what showing these accounts is: looks, at those of another person or service."""
+        looks = []
+        for account in accounts:
+            if account.kind is AccountKind.SUBJECT:
+                basis = self.basis(account)
+                if basis is not None and basis is not Basis.OWN:
+                    subject = SubjectId(account.owner_id)
+                    looks.append(Look(SubjectId(self.person), caller, subject, method, basis))
+        return looks
 
     def is_of_enough(self, account: Account) -> bool:
         """Whether enough people's usage is counted on an account for its total to tell of none of them."""
