@@ -74,6 +74,7 @@ from tokenomics_quota.storage.hold_ledger import PostgresHoldLedger, PostgresHol
 from tokenomics_quota.storage.late_usage import LateUsageMender
 from tokenomics_quota.storage.ledger import PostgresLedger
 from tokenomics_quota.storage.looks import AuditedLooks
+from tokenomics_quota.storage.policy_trail import PolicyTrail
 from tokenomics_quota.storage.proposals import PostgresProposals
 from tokenomics_quota.storage.settling import Settler
 from tokenomics_quota.storage.state import hashed_part
@@ -495,11 +496,13 @@ async def _retry_late(operator: Operations) -> int:
 
 def _judge() -> Judge:
     announcer = ThresholdAnnouncer(KnownGovernance(Governance(_PRICES)))
+    policies = PolicyTrail(TRAIL)
 
     async def judge(connection: Connection, changes: Sequence[Change]) -> None:
         moved = {change.position.source_id: change.old_change_seq for change in changes if change.has_rows}
         announcements = PostgresAnnouncements(connection, announcement_id, announcement_event)
         await announcer.judge(PostgresLedger(connection), announcements, moved, _CLOCK.now())
+        await policies.record(connection)
 
     return judge
 
