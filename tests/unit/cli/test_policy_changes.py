@@ -38,10 +38,8 @@ def test_values_that_change_come_in_the_order_of_the_document_with_old_and_new()
     assert found.changes == (
         Change("thresholds.nudge_basis_points", 7_000, 8_000),
         Change("allowances[support].limit_micro_usd", 2, 5),
-        Change("allowances[bot]", None, {"role": "bot", "limit_micro_usd": 6, "enforcement": "soft"}),
-        Change(
-            "allowances[engineer]", {"role": "engineer", "limit_micro_usd": 1, "enforcement": "soft"}, None
-        ),
+        Change("allowances[bot]", None, {"role": "bot", "limit_micro_usd": 6}),
+        Change("allowances[engineer]", {"role": "engineer", "limit_micro_usd": 1}, None),
         Change("default_allowance_micro_usd", None, 7),
     )
     assert found.touches == {"everybody": ["everybody"], "roles": ["support", "bot", "engineer"]}
@@ -99,6 +97,18 @@ def test_entries_within_entries_have_names_too() -> None:
         "prices[acme/m*].tiers[5].rates.input",
     ]
     assert found.touches == {"models": ["m*"]}
+
+
+def test_what_is_new_as_a_whole_is_shown_as_one_would_write_it() -> None:
+    example = {
+        "name": "x",
+        "role": "support",
+        "spent": [{"account": "subject", "basis_points": 1}],
+        "expect": "ALLOW",
+    }
+    rule = {"models": [{"provider": "acme", "model": "*"}]}
+    found = compared(OLD, OLD | {"examples": [example], "models": [rule]})
+    assert [each.new for each in found.changes] == [[rule], example]
 
 
 def test_examples_touch_nobody() -> None:

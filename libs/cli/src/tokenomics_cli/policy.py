@@ -22,7 +22,7 @@ from tokenomics_cli.output import JsonFlag, out, print_json, print_table
 from tokenomics_cli.policy_changes import Comparison, compare
 from tokenomics_cli.policy_files import Written, as_file, as_shown, as_written, as_yaml, read_policies
 from tokenomics_cli.policy_log import Known, due, newest_of, publish_policies, published_policies, states
-from tokenomics_cli.policy_trials import Trial, try_policies
+from tokenomics_cli.policy_trials import Trial, Tried, try_policies
 from tokenomics_cli.rpc import OnBehalfOf, TokenFile, connect
 from tokenomics_cli.settings import KafkaSettings, settings_of
 from tokenomics_contracts.events.policy import PolicyPublished
@@ -118,17 +118,21 @@ def try_command(
         trial = try_policies(quota, written, written)
     if as_json:
         print_json(_trial_as_dict(trial))
-    elif trial.examples:
-        print_table(
-            ("kind", "example", "promises", "gives", "because"),
-            (
-                (each.kind, each.name, each.expected, each.actual, ", ".join(each.reason_codes))
-                for each in trial.examples
-            ),
-        )
     else:
-        out().print("nothing is wrong; there are no examples")
+        for each in trial.examples:
+            out().print(_told(each))
+        if not trial.examples:
+            out().print("nothing is wrong; there are no examples")
     trial.require_ok()
+
+
+def _told(tried: Tried) -> Text:
+    because = f" ({', '.join(tried.reason_codes)})" if tried.reason_codes else ""
+    if tried.holds:
+        verdict, came = ("holds   ", "green"), f"{tried.actual}{because}"
+    else:
+        verdict, came = ("BROKEN  ", "bold red"), f"promises {tried.expected}, gives {tried.actual}{because}"
+    return Text.assemble(verdict, f"{tried.kind}: {tried.name}: {came}")
 
 
 def _trial_as_dict(trial: Trial) -> dict[str, Any]:

@@ -67,12 +67,30 @@ def _tree(value: Any) -> Any:
         fields = (
             (field.alias or name, getattr(value, name)) for name, field in type(value).model_fields.items()
         )
-        return {name: _tree(each) for name, each in fields if each is not None}
+        tree = _Entry((name, _tree(each)) for name, each in fields if each is not None)
+        tree.in_short = value.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        return tree
     if value and isinstance(value, tuple) and all(isinstance(each, Value) for each in value):
         if all(each.named_by for each in value):
             return {f"[{_name(each)}]": _tree(each) for each in value}
         return _Nameless(map(_tree, value))
     return to_jsonable_python(value)
+
+
+class _Entry(dict[str, Any]):
+    """The fields of an entry, those at their defaults too."""
+
+    in_short: dict[str, Any]
+    """The entry as one would write it."""
+
+
+def _written(tree: Any) -> Any:
+    """Return what stands in a document, from its tree."""
+    if isinstance(tree, _Entry):
+        return tree.in_short
+    if isinstance(tree, dict):
+        return [_written(each) for each in tree.values()]
+    return [_written(each) for each in tree] if isinstance(tree, _Nameless) else tree
 
 
 class _Nameless(list[Any]):
@@ -105,7 +123,7 @@ def _changes(path: str, old: Any, new: Any, about: _About) -> Iterator[tuple[Cha
             inner = f"{path}.{name}" if path and not name.startswith("[") else f"{path}{name}"
             yield from _changes(inner, old.get(name), new.get(name), about)
     elif old != new:
-        yield Change(path, old, new), (*about, *_about(old), *_about(new))
+        yield Change(path, _written(old), _written(new)), (*about, *_about(old), *_about(new))
 
 
 def _about(entry: Any) -> _About:
