@@ -144,7 +144,7 @@ async def test_a_hold_comes_back_as_it_was_written(bench: Bench) -> None:
     ]
     (extended,) = await bench.run(extending("h", outcome.hold.expires_at + TTL))
     assert await bench.hold("h") == changed(extended)
-    assert changed(extended).placed_until == outcome.hold.expires_at
+    assert changed(extended).placed_until == outcome.hold.placed_until == outcome.hold.expires_at
     (settled,) = await bench.run(settling("h", 130))
     assert await bench.hold("h") == changed(settled)
     assert changed(settled)[-5:] == (100, 130, 0, 130, False)
@@ -251,19 +251,25 @@ async def test_the_tables_refuse_what_no_command_may_do(stack: Stack) -> None:
             await take_turn(
                 PostgresHoldLedger(connection, schemas, hold_event), placing("h", 60, limits={"ada": 100})
             )
-        for statement, error in (
-            ("UPDATE placement SET committed_before_micro_usd = 41", asyncpg.CheckViolationError),
-            ("INSERT INTO placement SELECT * FROM placement", asyncpg.UniqueViolationError),
-            ("UPDATE ledger_account SET live_micro_usd = -1", asyncpg.CheckViolationError),
-            ("UPDATE ledger_account SET covered_micro_usd = -1", asyncpg.CheckViolationError),
-            ("UPDATE ledger_account SET settling_micro_usd = -1", asyncpg.CheckViolationError),
-            ("UPDATE expiry SET amount_micro_usd = -1", asyncpg.CheckViolationError),
-            ("UPDATE hold SET covered_micro_usd = 61, cost_micro_usd = 61", asyncpg.CheckViolationError),
-            ("UPDATE hold SET covered_micro_usd = 60, cost_micro_usd = 59", asyncpg.CheckViolationError),
-            ("UPDATE hold SET state = 'settled'", asyncpg.CheckViolationError),
-            ("UPDATE hold SET expires_at = placed_at", asyncpg.CheckViolationError),
-            ("UPDATE hold SET kind = 'part'", asyncpg.CheckViolationError),
-            ("INSERT INTO ledger DEFAULT VALUES", asyncpg.UniqueViolationError),
-        ):
+        refused: dict[type[Exception], tuple[str, ...]] = {
+            asyncpg.CheckViolationError: (
+                "UPDATE placement SET committed_before_micro_usd = 41",
+                "UPDATE ledger_account SET live_micro_usd = -1",
+                "UPDATE ledger_account SET covered_micro_usd = -1",
+                "UPDATE ledger_account SET settling_micro_usd = -1",
+                "UPDATE expiry SET amount_micro_usd = -1",
+                "UPDATE live_hold SET covered_micro_usd = 61, cost_micro_usd = 61",
+                "UPDATE live_hold SET covered_micro_usd = 60, cost_micro_usd = 59",
+                "UPDATE placed_hold SET placed_until = placed_at",
+                "UPDATE placed_hold SET kind = 'part'",
+                "UPDATE placed_hold SET root_no = 1",
+            ),
+            asyncpg.UniqueViolationError: (
+                "INSERT INTO placement SELECT * FROM placement",
+                "INSERT INTO placed_hold SELECT * FROM placed_hold",
+                "INSERT INTO ledger DEFAULT VALUES",
+            ),
+        }
+        for error, statement in ((error, each) for error, those in refused.items() for each in those):
             with pytest.raises(error):
                 await pool.execute(statement)

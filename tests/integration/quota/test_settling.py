@@ -205,13 +205,14 @@ async def test_it_is_written_down_that_holds_have_ended_and_old_ones_are_forgott
         assert await amounts(quota) == (30, 0, 0)
         assert ("short", "expired") in await told(quota)
         await quota.pool.execute(
-            "UPDATE hold SET placed_at = placed_at - interval '100 days' WHERE hold_id IN ('short', 'old')"
+            "UPDATE placed_hold SET placed_at = placed_at - interval '100 days'"
+            " WHERE hold_id IN ('short', 'old')"
         )
         await comes_to(lambda: states(quota), {"long": "live"})
     placements = await quota.pool.fetchval("SELECT count(*) FROM placement")
     assert placements == 3
     await quota.pool.execute("UPDATE ledger_account SET account_id = 'subject/ada/all/2026-01'")
-    await quota.pool.execute("DELETE FROM hold")
+    await quota.pool.execute("DELETE FROM placed_hold")
 
     async def left() -> int:
         return int(

@@ -89,11 +89,11 @@ class Hold(NamedTuple):
     """Of what was asked for: see :func:`digest_of`."""
     answer: bytes
     """What its caller was answered beside the hold."""
-    parent_no: int | None = None
-    root_no: int | None = None
+    parent_no: int | None
+    root_no: int | None
     """Of a part, the hold that is on accounts."""
-    placed_until: datetime | None = None
-    """Its end before it was first extended."""
+    placed_until: datetime
+    """Its end as it was placed."""
     covered_micro_usd: MicroUsd = MicroUsd(0)
     """What usage settled of it while it was live, by its parts or by itself."""
     cost_micro_usd: MicroUsd | None = None
@@ -103,7 +103,7 @@ class Hold(NamedTuple):
     settling_micro_usd: MicroUsd = MicroUsd(0)
     """Of the cost, what its accounts count as settling."""
     usage_named: bool = False
-    """Whether a usage event settled it: a call is settled by no second one."""
+    """Whether a usage event ended it: it is settled by no second one."""
 
     @property
     def left_micro_usd(self) -> MicroUsd:
@@ -115,8 +115,7 @@ class Hold(NamedTuple):
         """What it was when it was placed, whatever became of it."""
         return self._replace(
             state=HoldState.LIVE,
-            expires_at=self.placed_until or self.expires_at,
-            placed_until=None,
+            expires_at=self.placed_until,
             covered_micro_usd=MicroUsd(0),
             cost_micro_usd=None,
             parts_micro_usd=MicroUsd(0),
@@ -436,8 +435,8 @@ def place(books: Books, asked: Place, at: Moment) -> Change | Refusal:
     ]
     if refusing:
         return Refusal(Why.LIMIT, accounts=refusing)
-    hold = _new_hold(asked, at, ends_before=asked.period_end)
-    hold = hold._replace(account_nos=tuple(account.account_no for account in accounts))
+    account_nos = tuple(account.account_no for account in accounts)
+    hold = _new_hold(asked, at, ends_before=asked.period_end, account_nos=account_nos)
     placements = [
         Placement(
             account.account_no,
@@ -495,8 +494,7 @@ def _place_part(books: Books, asked: Place, at: Moment) -> Change | Refusal:
         return Refusal(Why.TOO_MANY_PARTS, parent)
     if asked.amount_micro_usd > (left := books.left_of(parent, at.now)):
         return Refusal(Why.PARENT_EXHAUSTED, parent, left_micro_usd=left)
-    hold = _new_hold(asked, at, ends_before=parent.expires_at)
-    hold = hold._replace(parent_no=parent.hold_no, root_no=root.hold_no)
+    hold = _new_hold(asked, at, ends_before=parent.expires_at, above=(parent.hold_no, root.hold_no))
     return Change(hold, (hold,), happened=(_placed(hold, asked, (), at),))
 
 
@@ -505,7 +503,15 @@ def _placed(hold: Hold, asked: Place, placements: Sequence[Placement], at: Momen
     return Happened(Event.PLACED, hold, at, placed=placed)
 
 
-def _new_hold(asked: Place, at: Moment, *, ends_before: datetime) -> Hold:
+def _new_hold(
+    asked: Place,
+    at: Moment,
+    *,
+    ends_before: datetime,
+    account_nos: tuple[int, ...] = (),
+    above: tuple[int | None, int | None] = (None, None),
+) -> Hold:
+    end = _cut(min(at.now + asked.ttl, ends_before))
     return Hold(
         at.change_seq,
         asked.hold_id,
@@ -515,11 +521,13 @@ def _new_hold(asked: Place, at: Moment, *, ends_before: datetime) -> Hold:
         asked.project_id,
         asked.purpose,
         asked.amount_micro_usd,
-        (),
+        account_nos,
         at.now,
-        _cut(min(at.now + asked.ttl, ends_before)),
+        end,
         asked.digest,
         asked.answer,
+        *above,
+        end,
     )
 
 
@@ -636,7 +644,7 @@ def extend(
     if end > hold.expires_at:
         if hold.kind is not HoldKind.PART:
             draft.move_end(hold, end)
-        extended = hold._replace(expires_at=end, placed_until=hold.placed_until or hold.expires_at)
+        extended = hold._replace(expires_at=end)
         draft.put(extended)
         draft.tell(Event.EXTENDED, extended)
     return draft.change_of(hold)
@@ -739,7 +747,7 @@ class _Draft:
             covered_micro_usd=MicroUsd(hold.covered_micro_usd + covered),
             cost_micro_usd=MicroUsd((hold.cost_micro_usd or 0) + cost),
             settling_micro_usd=settling,
-            usage_named=usage_identity is not None,
+            usage_named=ends and usage_identity is not None,
         )
         self.put(settled)
         self.tell(Event.SETTLED, settled, cost, usage_identity)

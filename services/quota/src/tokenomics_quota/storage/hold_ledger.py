@@ -1,9 +1,10 @@
 """The hold ledger on PostgreSQL: few statements, each for all commands of a transaction."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
+from operator import attrgetter
 from typing import Final
 
 from tokenomics_chassis import outbox
@@ -13,19 +14,24 @@ from tokenomics_contracts.units import AccountId, HoldId, MicroUsd
 from tokenomics_quota.domain.accounts import Account, Purpose, parse_account_id
 from tokenomics_quota.domain.holds import (
     Change,
+    Ending,
     Happened,
     HeldNow,
     Hold,
     HoldState,
     LedgerAccount,
-    Placement,
 )
 from tokenomics_quota.ports import Committed, HoldLedger, HoldsWanted, Turn
 from tokenomics_quota.storage.mapping import (
+    ENDED_HOLD,
     HOLD_COLUMNS,
+    LIVE_HOLD,
+    PLACED_HOLD,
     hold_from_row,
     ledger_account_from_row,
-    row_from_hold,
+    row_from_ended_hold,
+    row_from_live_hold,
+    row_from_placed_hold,
 )
 
 INCARNATION: Final = "extract(epoch FROM pg_postmaster_start_time()) || '/' || ledger.tableoid"
@@ -44,15 +50,15 @@ UPDATE ledger SET change_seq = greatest(change_seq, $1), last_now = greatest(las
 """
 _HOLDS = f"""
 WITH RECURSIVE named AS (
-    SELECT hold_no, parent_no, root_no FROM hold WHERE hold_id = ANY($1::text[])
+    SELECT hold_no, parent_no, root_no FROM placed_hold WHERE hold_id = ANY($1::text[])
     UNION
     SELECT above.hold_no, above.parent_no, above.root_no
-    FROM named JOIN hold AS above ON above.hold_no = named.parent_no
+    FROM named JOIN placed_hold AS above ON above.hold_no = named.parent_no
 ), wanted AS (
     SELECT hold_no FROM named
     UNION
-    SELECT part.hold_no FROM named JOIN live_hold AS part ON part.root_no = coalesce(named.root_no,
-    named.hold_no)
+    SELECT part.hold_no
+    FROM named JOIN live_hold AS part ON part.root_no = coalesce(named.root_no, named.hold_no)
 )
 SELECT {", ".join(HOLD_COLUMNS)} FROM wanted JOIN hold USING (hold_no) ORDER BY hold_no
 """
@@ -76,7 +82,7 @@ GROUP BY account_id
 """
 # Parts of one statement see the tables as they were before it, and touch no row twice: what ends at an
 # instant that has come is taken out, and nothing new ends at one.
-_WRITE = """
+_WRITE_ACCOUNTS = """
 WITH account AS (
     UPDATE ledger_account AS account
     SET placements = now.placements, live_micro_usd = now.live, settling_micro_usd = now.settling,
@@ -87,9 +93,16 @@ WITH account AS (
 ), past AS (
     DELETE FROM expiry WHERE account_no = ANY($3::int[]) AND expires_at <= $2
 ), less AS (
-    UPDATE expiry SET amount_micro_usd = amount_micro_usd - less.amount
-    FROM unnest($8::int[], $9::timestamptz[], $10::bigint[]) AS less (account_no, expires_at, amount)
+    SELECT * FROM unnest($8::int[], $9::timestamptz[], $10::bigint[]) AS less (account_no, expires_at, amount)
+), lessened AS (
+    UPDATE expiry SET amount_micro_usd = amount_micro_usd - less.amount FROM less
     WHERE expiry.account_no = less.account_no AND expiry.expires_at = less.expires_at
+        AND amount_micro_usd <> less.amount
+    RETURNING 1
+), emptied AS (
+    DELETE FROM expiry USING less
+    WHERE expiry.account_no = less.account_no AND expiry.expires_at = less.expires_at
+        AND amount_micro_usd = less.amount
     RETURNING 1
 ), more AS (
     INSERT INTO expiry (account_no, expires_at, amount_micro_usd)
@@ -100,15 +113,36 @@ WITH account AS (
     INSERT INTO placement
         (account_no, sequence, hold_no, committed_before_micro_usd, amount_micro_usd, limit_then_micro_usd)
     SELECT * FROM unnest($14::int[], $15::int[], $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[])
-), live AS (
-    INSERT INTO live_hold (expires_at, hold_no, root_no)
-    SELECT * FROM unnest($20::timestamptz[], $21::bigint[], $22::bigint[])
-), live_no_more AS (
-    DELETE FROM live_hold USING unnest($23::timestamptz[], $24::bigint[]) AS ended (expires_at, hold_no)
-    WHERE live_hold.expires_at = ended.expires_at AND live_hold.hold_no = ended.hold_no
-    RETURNING 1
 )
-SELECT (SELECT count(*) FROM less), (SELECT count(*) FROM live_no_more)
+SELECT (SELECT count(*) FROM lessened) + (SELECT count(*) FROM emptied)
+"""
+
+
+def _sent(columns: Mapping[str, str], first: int = 1) -> str:
+    """Write rows sent as arrays, a parameter a column."""
+    arrays = (f"${place}::{kind}[]" for place, kind in enumerate(columns.values(), start=first))
+    return f"unnest({', '.join(arrays)}) AS sent ({', '.join(columns)})"
+
+
+def _assigned(columns: Iterable[str]) -> str:
+    return ", ".join(f"{column} = excluded.{column}" for column in columns if column != "hold_no")
+
+
+_PLACE_HOLDS = f"""
+INSERT INTO placed_hold ({", ".join(PLACED_HOLD)})
+SELECT {", ".join(PLACED_HOLD).replace("account_nos", "account_nos::int[]")} FROM {_sent(PLACED_HOLD)}
+"""
+_WRITE_STATES = f"""
+WITH live AS (
+    INSERT INTO live_hold ({", ".join(LIVE_HOLD)}) SELECT * FROM {_sent(LIVE_HOLD, 2)}
+    ON CONFLICT (hold_no) DO UPDATE SET {_assigned(LIVE_HOLD)}
+), ended AS (
+    INSERT INTO ended_hold ({", ".join(ENDED_HOLD)}) SELECT * FROM {_sent(ENDED_HOLD, 2 + len(LIVE_HOLD))}
+    ON CONFLICT (hold_no) DO UPDATE SET {_assigned(ENDED_HOLD)}
+), live_no_more AS (
+    DELETE FROM live_hold WHERE hold_no = ANY($1::bigint[]) RETURNING 1
+)
+SELECT count(*) FROM live_no_more
 """
 
 _PAGE = f"""
@@ -135,58 +169,6 @@ _ON_ACCOUNT = """
     )
 """
 _PAGE_ORDER = "ORDER BY hold.hold_no DESC LIMIT $2"
-
-_HOLD_TYPES: Final = {
-    "hold_no": "bigint",
-    "hold_id": "text",
-    "kind": "text",
-    "state": "text",
-    "subject": "text",
-    "project_id": "text",
-    "purpose": "text",
-    "amount_micro_usd": "bigint",
-    "account_nos": "text",
-    "placed_at": "timestamptz",
-    "expires_at": "timestamptz",
-    "digest": "bytea",
-    "answer": "bytea",
-    "parent_no": "bigint",
-    "root_no": "bigint",
-    "placed_until": "timestamptz",
-    "covered_micro_usd": "bigint",
-    "cost_micro_usd": "bigint",
-    "parts_micro_usd": "bigint",
-    "settling_micro_usd": "bigint",
-    "usage_named": "boolean",
-}
-"""What each column is sent as; of lists PostgreSQL makes no list of lists of different lengths."""
-
-_CHANGING: Final = (
-    "state",
-    "expires_at",
-    "placed_until",
-    "covered_micro_usd",
-    "cost_micro_usd",
-    "parts_micro_usd",
-    "settling_micro_usd",
-    "usage_named",
-)
-
-
-def _sent(columns: Sequence[str]) -> str:
-    return ", ".join(f"${place}::{_HOLD_TYPES[column]}[]" for place, column in enumerate(columns, start=1))
-
-
-_INSERT_HOLDS = f"""
-INSERT INTO hold ({", ".join(HOLD_COLUMNS)})
-SELECT {", ".join(HOLD_COLUMNS).replace("account_nos", "account_nos::int[]")}
-FROM unnest({_sent(HOLD_COLUMNS)}) AS new ({", ".join(HOLD_COLUMNS)})
-"""
-_UPDATE_HOLDS = f"""
-UPDATE hold SET {", ".join(f"{column} = now.{column}" for column in _CHANGING)}
-FROM unnest({_sent(("hold_no", *_CHANGING))}) AS now (hold_no, {", ".join(_CHANGING)})
-WHERE hold.hold_no = now.hold_no
-"""
 
 Describe = Callable[[Happened, str | None], OutboxEvent]
 """Encodes what happened to a hold, in a trace."""
@@ -261,15 +243,9 @@ class PostgresHoldLedger:
         return Committed(governing_version, totals)
 
     async def write(self, changes: Sequence[Change], traceparents: Mapping[int, str] | None = None) -> None:
-        """Write everything in three statements, and the events in a fourth."""
-        holds = {hold.hold_no: hold for change in changes for hold in change.holds}
-        new = [hold for hold_no, hold in holds.items() if hold_no not in self._held]
-        changed = [hold for hold_no, hold in holds.items() if hold_no in self._held]
-        if new:
-            await self._connection.execute(_INSERT_HOLDS, *_columns(HOLD_COLUMNS, new))
-        if changed:
-            await self._connection.execute(_UPDATE_HOLDS, *_columns(("hold_no", *_CHANGING), changed))
-        await self._write_accounts(changes, new, changed)
+        """Write all that the commands changed in two or three statements, and the events in another."""
+        await self._write_holds({hold.hold_no: hold for change in changes for hold in change.holds})
+        await self._write_accounts(changes)
         traces = traceparents or {}
         await outbox.append_all(
             self._connection,
@@ -284,45 +260,44 @@ class PostgresHoldLedger:
             ),
         )
 
-    async def _write_accounts(
-        self, changes: Sequence[Change], new: Iterable[Hold], changed: Iterable[Hold]
-    ) -> None:
+    async def _write_holds(self, holds: Mapping[int, Hold]) -> None:
+        new = [row_from_placed_hold(hold) for hold_no, hold in holds.items() if hold_no not in self._held]
+        if new:
+            await self._connection.execute(_PLACE_HOLDS, *_columns(new, PLACED_HOLD))
+        live = [row_from_live_hold(hold) for hold in holds.values() if _is_live(hold)]
+        ended = [hold for hold in holds.values() if not _is_live(hold)]
+        live_no_more = [hold.hold_no for hold in ended if _is_live(self._held.get(hold.hold_no))]
+        found = await self._connection.fetchval(
+            _WRITE_STATES,
+            live_no_more,
+            *_columns(live, LIVE_HOLD),
+            *_columns(map(row_from_ended_hold, ended), ENDED_HOLD),
+        )
+        if found != len(live_no_more):
+            raise LedgerInconsistentError(f"of {len(live_no_more)} live holds {found} were there")
+
+    async def _write_accounts(self, changes: Iterable[Change]) -> None:
         accounts = {account.account_no: account for change in changes for account in change.accounts}
-        placements = [placement for change in changes for placement in change.placements]
+        placements = (placement for change in changes for placement in change.placements)
         endings = Counter[tuple[int, datetime]]()
         for change in changes:
             for account_no, expires_at, amount in change.endings:
                 endings[account_no, expires_at] += amount
         less = [(*key, -amount) for key, amount in endings.items() if amount < 0]
         more = [(*key, amount) for key, amount in endings.items() if amount > 0]
-        was_live = {
-            (hold.expires_at, hold.hold_no) for hold in map(self._before, changed) if _is_written_live(hold)
-        }
-        live = {
-            (hold.expires_at, hold.hold_no): hold.root_no
-            for hold in (*new, *changed)
-            if _is_written_live(hold)
-        }
-        begun = [(*key, root_no) for key, root_no in live.items() if key not in was_live]
-        ended = was_live - live.keys()
-        counts = await self._connection.fetchrow(
-            _WRITE,
+        if not accounts:
+            return
+        found = await self._connection.fetchval(
+            _WRITE_ACCOUNTS,
             self._last_change_seq,
             self._now,
-            *_transposed(map(_account_row, accounts.values()), 5),
-            *_transposed(less, 3),
-            *_transposed(more, 3),
-            *_transposed(map(_placement_row, placements), 6),
-            *_transposed(begun, 3),
-            *_transposed(ended, 2),
+            *_columns(map(_account_row, accounts.values()), _ACCOUNT),
+            *_columns(less, Ending._fields),
+            *_columns(more, Ending._fields),
+            *_columns(map(_placement_row, placements), _PLACEMENT),
         )
-        if tuple(counts or ()) != (len(less), len(ended)):
-            raise LedgerInconsistentError(
-                f"{counts} of {len(less)} ends and {len(ended)} live holds were there"
-            )
-
-    def _before(self, hold: Hold) -> Hold:
-        return self._held[hold.hold_no]
+        if found != len(less):
+            raise LedgerInconsistentError(f"of {len(less)} ends of amounts {found} were there")
 
     @property
     def _now(self) -> datetime:
@@ -378,29 +353,23 @@ def _lines(account: Account) -> list[Account]:
     return [account.for_purpose(purpose) for purpose in (Purpose.OPERATIONAL, Purpose.EXPERIMENT)]
 
 
-def _is_written_live(hold: Hold) -> bool:
-    return hold.state is HoldState.LIVE
+def _is_live(hold: Hold | None) -> bool:
+    return hold is not None and hold.state is HoldState.LIVE
 
 
-def _account_row(account: LedgerAccount) -> tuple[object, ...]:
-    return (
-        account.account_no,
-        account.placements,
-        account.live_micro_usd,
-        account.settling_micro_usd,
-        account.covered_micro_usd,
-    )
+_ACCOUNT: Final = ("account_no", "placements", "live_micro_usd", "settling_micro_usd", "covered_micro_usd")
+_PLACEMENT: Final = (
+    "account_no",
+    "sequence",
+    "hold_no",
+    "committed_before_micro_usd",
+    "amount_micro_usd",
+    "limit_then_micro_usd",
+)
+_account_row = attrgetter(*_ACCOUNT)
+_placement_row = attrgetter(*_PLACEMENT)
 
 
-def _placement_row(placement: Placement) -> tuple[object, ...]:
-    return (placement.account_no, *placement[2:])
-
-
-def _transposed(rows: Iterable[Sequence[object]], width: int) -> list[Sequence[object]]:
+def _columns(rows: Iterable[Sequence[object]], names: Collection[str]) -> list[Sequence[object]]:
     """Return the columns of rows; empty ones where there are no rows."""
-    return list(zip(*rows, strict=True)) or [()] * width
-
-
-def _columns(names: Iterable[str], holds: Iterable[Hold]) -> list[list[object]]:
-    rows = [row_from_hold(hold) for hold in holds]
-    return [[row[name] for row in rows] for name in names]
+    return list(zip(*rows, strict=True)) or [()] * len(names)

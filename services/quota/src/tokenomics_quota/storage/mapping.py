@@ -5,7 +5,6 @@ from typing import Any
 
 from tokenomics_contracts.cloudevents import Envelope
 from tokenomics_contracts.registry import parse
-from tokenomics_contracts.units import MicroUsd
 from tokenomics_quota.domain.effective import LogOrder
 from tokenomics_quota.domain.holds import AccountState, Hold, HoldKind, HoldState, LedgerAccount
 from tokenomics_quota.projections.facts import Derived, Fact, Received
@@ -50,21 +49,96 @@ def hold_from_row(row: Any) -> Hold:
     """Read a row of ``hold`` selected as ``HOLD_COLUMNS``."""
     hold = Hold(*row)
     return hold._replace(
-        kind=HoldKind(hold.kind),
-        state=HoldState(hold.state),
-        account_nos=tuple(hold.account_nos),
-        parts_micro_usd=hold.parts_micro_usd or MicroUsd(0),
-        settling_micro_usd=hold.settling_micro_usd or MicroUsd(0),
+        kind=HoldKind(hold.kind), state=HoldState(hold.state), account_nos=tuple(hold.account_nos)
     )
 
 
-def row_from_hold(hold: Hold) -> dict[str, Any]:
-    """Write a hold as a row by ``HOLD_COLUMNS``; what is nothing takes no room, and numbers go as text."""
-    return hold._asdict() | {
-        "account_nos": f"{{{','.join(map(str, hold.account_nos))}}}",
-        "parts_micro_usd": hold.parts_micro_usd or None,
-        "settling_micro_usd": hold.settling_micro_usd or None,
-    }
+PLACED_HOLD = {
+    "hold_no": "bigint",
+    "placed_at": "timestamptz",
+    "placed_until": "timestamptz",
+    "amount_micro_usd": "bigint",
+    "parent_no": "bigint",
+    "root_no": "bigint",
+    "kind": "text",
+    "hold_id": "text",
+    "subject": "text",
+    "project_id": "text",
+    "purpose": "text",
+    "digest": "bytea",
+    "answer": "bytea",
+    "account_nos": "text",
+}
+"""Columns of a hold as it was placed, and what each is sent as. Of lists of numbers there is no list whose
+elements differ in length: they go as text."""
+
+LIVE_HOLD = {
+    "hold_no": "bigint",
+    "expires_at": "timestamptz",
+    "amount_micro_usd": "bigint",
+    "covered_micro_usd": "bigint",
+    "cost_micro_usd": "bigint",
+    "parts_micro_usd": "bigint",
+    "root_no": "bigint",
+}
+ENDED_HOLD = {
+    "hold_no": "bigint",
+    "amount_micro_usd": "bigint",
+    "covered_micro_usd": "bigint",
+    "cost_micro_usd": "bigint",
+    "parts_micro_usd": "bigint",
+    "settling_micro_usd": "bigint",
+    "expires_at": "timestamptz",
+    "ended_by": "text",
+}
+_ENDED_BY = {HoldState.SETTLED: "call", HoldState.RELEASED: "release", HoldState.EXPIRED: "expiry"}
+
+
+def row_from_placed_hold(hold: Hold) -> tuple[Any, ...]:
+    """Write a hold as it was placed, in the order of ``PLACED_HOLD``."""
+    return (
+        hold.hold_no,
+        hold.placed_at,
+        hold.placed_until,
+        hold.amount_micro_usd,
+        hold.parent_no,
+        hold.root_no,
+        hold.kind,
+        hold.hold_id,
+        hold.subject,
+        hold.project_id,
+        hold.purpose,
+        hold.digest,
+        hold.answer,
+        f"{{{','.join(map(str, hold.account_nos))}}}",
+    )
+
+
+def row_from_live_hold(hold: Hold) -> tuple[Any, ...]:
+    """Write where a live hold stands, in the order of ``LIVE_HOLD``; nothing takes no room."""
+    return (
+        hold.hold_no,
+        hold.expires_at,
+        hold.amount_micro_usd,
+        hold.covered_micro_usd,
+        hold.cost_micro_usd,
+        hold.parts_micro_usd or None,
+        hold.root_no,
+    )
+
+
+def row_from_ended_hold(hold: Hold) -> tuple[Any, ...]:
+    """Write where a hold stands that has ended, in the order of ``ENDED_HOLD``; nothing takes no room."""
+    return (
+        hold.hold_no,
+        hold.amount_micro_usd,
+        hold.covered_micro_usd,
+        hold.cost_micro_usd,
+        hold.parts_micro_usd or None,
+        hold.settling_micro_usd or None,
+        None if hold.expires_at == hold.placed_until else hold.expires_at,
+        "usage" if hold.usage_named else _ENDED_BY[hold.state],
+    )
 
 
 def ledger_account_from_row(row: Any) -> LedgerAccount:

@@ -89,10 +89,13 @@ FROM live_hold
 _LONG_AGO = "date_trunc('month', clock_timestamp() - interval '63 days') - interval '1 day'"
 _FORGET_HOLDS = f"""
 WITH gone AS (
-    DELETE FROM hold WHERE hold_no IN (
-        SELECT hold_no FROM (SELECT * FROM hold ORDER BY hold_no LIMIT $1) AS oldest
-        WHERE placed_at < {_LONG_AGO} AND state <> 'live'
+    DELETE FROM placed_hold WHERE hold_no IN (
+        SELECT hold_no FROM (SELECT hold_no, placed_at FROM placed_hold ORDER BY hold_no LIMIT $1) AS oldest
+        WHERE placed_at < {_LONG_AGO}
+            AND NOT EXISTS (SELECT FROM live_hold WHERE live_hold.hold_no = oldest.hold_no)
     ) RETURNING hold_no
+), ends AS (
+    DELETE FROM ended_hold USING gone WHERE ended_hold.hold_no = gone.hold_no
 ), draws AS (
     DELETE FROM lease_draw USING gone WHERE lease_draw.hold_no = gone.hold_no
 )

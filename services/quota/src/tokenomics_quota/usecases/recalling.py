@@ -143,6 +143,7 @@ def _placed_again(
         answer=b64decode(event.answer),
         parent_no=parent.hold_no if parent is not None else None,
         root_no=books.root_of(parent).hold_no if parent is not None else None,
+        placed_until=event.expires_at,
     )
     placements = [
         Placement(
