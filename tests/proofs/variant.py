@@ -24,7 +24,7 @@ from tokenomics_chassis.projection import Batch, Outcome
 from tokenomics_chassis.recall import Recall
 from tokenomics_chassis.rpc.errors import UnavailableError
 from tokenomics_contracts.registry import REGISTRY
-from tokenomics_contracts.units import MicroUsd
+from tokenomics_contracts.units import MicroUsd, Purpose
 from tokenomics_contracts.upcast import Upcast
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.rpc.views import Views
@@ -184,10 +184,10 @@ def lingering_grants() -> list[Change]:
     """grants-expire-on-the-instant: what is kept of a caller holds until an event comes or a period turns."""
     governed = QuotaView._governed
 
-    def linger(self: QuotaView, subject: str, project_id: str | None, now: datetime) -> Any:
+    def linger(self: QuotaView, subject: str, project_id: str | None, now: datetime, purpose: Purpose) -> Any:
         calendar = self.governance.calendars.at(now)
         _, turn = calendar.bounds(calendar.period_of(now))
-        return governed(self, subject, project_id, now)._replace(governed_until=turn)
+        return governed(self, subject, project_id, now, purpose)._replace(governed_until=turn)
 
     return [Change(QuotaView, "_governed", linger)]
 

@@ -24,12 +24,15 @@ COMPLETE: dict[str, dict[str, Any]] = {
         "allowances": [{"role": "engineer", "limit_micro_usd": 60_000_000, "enforcement": "hard"}],
         "default_allowance_micro_usd": 20_000_000,
         "default_allowance_enforcement": "soft",
+        "overrides": [{"project_id": "project-1", "mode": "add", "limit_micro_usd": 5_000_000}],
         "budgets": [
             {
                 "kind": "team",
                 "owner_id": "team-1",
                 "limit_micro_usd": 400_000_000,
                 "enforcement": "hard",
+                "buffer_micro_usd": 40_000_000,
+                "experiment_limit_micro_usd": 100_000_000,
                 "alert_basis_points": 8_000,
             }
         ],

@@ -120,6 +120,18 @@ async def test_both_purposes_are_one_line_whatever_the_owner_is_called(quota: Qu
     assert await announcer.judge() == 4
 
 
+async def test_what_a_budget_has_for_experiments_is_an_account_of_its_own(quota: Quota) -> None:
+    await company(quota)
+    budget = {"kind": "team", "owner_id": "red", "limit_micro_usd": 1_000, "experiment_limit_micro_usd": 100}
+    await quota.tell(quota_policy(2, budgets=[budget]), "2")
+    announcer = Announcer(quota)
+    await quota.tell(usage("ada", input_tokens=40), "a")
+    await quota.tell(usage("ada", input_tokens=29, purpose="experiment"), "b")
+    assert await announcer.judge() == 0
+    await quota.tell(usage("ada", input_tokens=0, output_tokens=1, purpose="experiment"), "c")
+    assert await announcer.judge() == 1
+
+
 async def test_the_owner_of_a_budget_is_told_at_its_alert_and_once(quota: Quota) -> None:
     await company(quota)
     team = {"kind": "team", "owner_id": "red", "limit_micro_usd": 200, "alert_basis_points": 7_000}

@@ -105,6 +105,36 @@ async def test_what_is_denied_names_the_permitted_way_and_leaves_a_record_of_the
     assert (kept.call.data_class, kept.call.use_case_id) == ("health", "triage")
 
 
+async def test_a_balance_tells_what_the_role_gives_and_what_projects_make_of_it(service: Served) -> None:
+    await company(service.quota)
+    override = {"project_id": "apollo", "mode": "add", "limit_micro_usd": 50}
+    allowance = {"role": "engineer", "limit_micro_usd": 200}
+    await service.quota.tell(quota_policy(2, allowances=[allowance], overrides=[override]), "2")
+    await service.quota.tell(person("ada", manager_id="boss", project_ids=["apollo"]), "ada-2")
+    await service.refresh()
+    answer = await service.stub.CheckQuota(check_request(), metadata=service.metadata())
+    own = answer.accounts[0]
+    assert (own.allowance_micro_usd, own.base_limit_micro_usd, own.limit_micro_usd) == (200, 250, 250)
+
+
+async def test_an_experiment_is_answered_with_the_accounts_for_experiments(service: Served) -> None:
+    await company(service.quota)
+    budget = {"kind": "team", "owner_id": "red", "limit_micro_usd": 900, "experiment_limit_micro_usd": 100}
+    await service.quota.tell(quota_policy(2, budgets=[budget]), "2")
+    await service.refresh()
+    request = check_request(purpose=pb.PURPOSE_EXPERIMENT)
+    answer = await service.stub.CheckQuota(request, metadata=service.metadata())
+    assert [(each.account_id, each.purpose, each.limit_micro_usd) for each in answer.accounts] == [
+        ("subject/ada/all/2026-11", pb.PURPOSE_ALL, 0),
+        ("team/red/all/2026-11", pb.PURPOSE_ALL, 900),
+        ("subject/ada/experiment/2026-11", pb.PURPOSE_EXPERIMENT, 0),
+        ("team/red/experiment/2026-11", pb.PURPOSE_EXPERIMENT, 100),
+    ]
+    single = pb.GetBalanceRequest(account_id="team/red/experiment/2026-11")
+    balance = await service.stub.GetBalance(single, metadata=service.metadata())
+    assert balance.accounts[0] == answer.accounts[3]
+
+
 async def test_a_person_sees_their_own_balance_and_no_others(service: Served) -> None:
     await company(service.quota)
     await service.refresh()
@@ -329,7 +359,9 @@ ADA = Account(AccountKind.SUBJECT, "ada", Purpose.ALL, PeriodId("2026-11"))
 async def test_a_new_session_keeps_nothing_of_a_database_that_went_back(service: Served) -> None:
     await company(service.quota)
     await _follow_until(service, lambda: service.view.posted(ADA) == 150)
-    assert service.view.governance.limit(AccountKind.SUBJECT, "ada", NOW) == Limit(MicroUsd(200))
+    assert service.view.governance.limit(AccountKind.SUBJECT, "ada", NOW) == Limit(
+        MicroUsd(200), allowance_micro_usd=MicroUsd(200)
+    )
     async with service.quota.pool.acquire() as connection:
         await connection.execute("TRUNCATE posted, governing_event, position CASCADE")
         await connection.execute("DELETE FROM governing_version WHERE number > 0")

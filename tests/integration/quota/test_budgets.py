@@ -59,6 +59,14 @@ async def test_a_budget_tells_where_it_stands_and_where_it_will_end(service: Ser
     assert answer.forecast_low_micro_usd < answer.forecast_micro_usd < answer.forecast_high_micro_usd
 
 
+async def test_what_a_budget_keeps_back_is_beside_its_limit(service: Served) -> None:
+    await company(service)
+    await service.quota.tell(quota_policy(2, budgets=[{**LIMIT, "buffer_micro_usd": 1_500}]), "2")
+    await service.refresh()
+    answer = await budget(service, "boss")
+    assert (answer.account.limit_micro_usd, answer.buffer_micro_usd) == (3_500, 1_500)
+
+
 async def test_nobody_but_the_owner_governance_and_workloads_sees_a_budget(service: Served) -> None:
     await company(service)
     for person_id in ("boss", "gov", None):

@@ -73,6 +73,8 @@ def _kind_and_id(owner: str) -> tuple[quota_pb2.AccountKind.ValueType, str]:
 def _print_budget(budget: quota_pb2.Budget) -> None:
     print_accounts([budget.account])
     console = out()
+    if budget.buffer_micro_usd:
+        console.print(f"  kept back: {usd(budget.buffer_micro_usd)}")
     if budget.experiment_posted_micro_usd:
         console.print(f"  for experiments: {usd(budget.experiment_posted_micro_usd)}")
     if budget.forecast_method:

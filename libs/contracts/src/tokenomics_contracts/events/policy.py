@@ -187,8 +187,38 @@ class Budget(Value):
     owner_id: Identifier
     limit_micro_usd: Limit
     enforcement: Enforcement = "soft"
+    buffer_micro_usd: Limit = MicroUsd(0)
+    """Part of the limit that is kept back: what members may use is the rest. Its owner sees it."""
+
+    experiment_limit_micro_usd: Limit | None = None
+    """Of what is used in the period, so much may be for experiments: a call for one is judged by it, too."""
+
     alert_basis_points: Annotated[BasisPoints, Field(strict=True, ge=1, le=1_000_000)] = BasisPoints(8_000)
-    """At this share of the limit its owner is told; nobody is asked for anything."""
+    """At this share of what members may use its owner is told; nobody is asked for anything."""
+
+    @model_validator(mode="after")
+    def _parts_fit_the_whole(self) -> Self:
+        if self.buffer_micro_usd > self.limit_micro_usd:
+            raise ValueError("buffer_micro_usd should not exceed limit_micro_usd")
+        if (self.experiment_limit_micro_usd or 0) > self.limit_micro_usd - self.buffer_micro_usd:
+            raise ValueError("experiment_limit_micro_usd should not exceed the limit without the buffer")
+        return self
+
+
+class Override(Value):
+    """What a project makes of its members' allowances, while they are members, whatever their calls are for.
+
+    Of several projects of one member the highest replacement holds; what others add comes on top. It is as
+    soft or hard as the allowance.
+    """
+
+    named_by: ClassVar[tuple[str, ...]] = ("project_id",)
+
+    project_id: Project
+    mode: Literal["replace", "add"]
+    """`add`: to an allowance or a replacement; a member without any limit stays without."""
+
+    limit_micro_usd: Limit
 
 
 class ModelName(Value):
@@ -477,6 +507,7 @@ class QuotaDocument(Value):
     allowances: tuple[Allowance, ...] = ()
     default_allowance_micro_usd: Limit | None = None
     default_allowance_enforcement: Enforcement = "soft"
+    overrides: tuple[Override, ...] = ()
     budgets: tuple[Budget, ...] = ()
     degrade: Degrade = Degrade()
     models: Annotated[tuple[ModelRule, ...], Field(min_length=1)] | None = None
@@ -494,6 +525,7 @@ class QuotaDocument(Value):
     def _one_limit_each(self) -> Self:
         _require_unique("roles in allowances", (allowance.role for allowance in self.allowances))
         _require_unique("budgets", (f"{budget.kind}/{budget.owner_id}" for budget in self.budgets))
+        _require_unique("overrides", (override.project_id for override in self.overrides))
         _require_unique("prohibited_data", (each.data_class for each in self.prohibited_data))
         _require_unique("names of examples", (example.name for example in self.examples))
         return self

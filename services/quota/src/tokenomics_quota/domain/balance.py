@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from tokenomics_contracts.units import MicroUsd
-from tokenomics_quota.domain.accounts import Account, AccountKind
+from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose
 from tokenomics_quota.domain.approvals import NOTHING_GRANTED, Granted
 from tokenomics_quota.domain.friction import Band, Thresholds
 from tokenomics_quota.domain.rollout import Stage
@@ -27,6 +27,8 @@ class Bounds(NamedTuple):
     """The part of the limit that grants add."""
     members: int = 0
     """How many share it. A fair share is an equal part of the limit, grants included."""
+    allowance_micro_usd: MicroUsd | None = None
+    """Of a person or service: what the role alone gives; ``None``: no limit."""
 
 
 class Balance(NamedTuple):
@@ -132,10 +134,19 @@ class Touched:
 def own_use(balances: Sequence[Balance], standing: Standing, shared: Balance) -> MicroUsd | None:
     """Return what the caller has used, to be held against a fair share of a shared account.
 
-    It is all that the caller has used in the period, on that account or beside it: never less than what the
-    account has of the caller, so that nobody is spared who has used a fair share. ``None`` for who has none.
+    It is all that the caller has used in the period for the account's purpose, on that account or beside it:
+    never less than what the account has of the caller, so that nobody is spared who has used a fair share.
+    ``None`` for who has none.
     """
-    return balances[0].used_micro_usd if shared.account.kind in standing.member_of else None
+    if shared.account.kind not in standing.member_of:
+        return None
+    purpose = shared.account.purpose
+    if purpose is Purpose.ALL:
+        return balances[0].used_micro_usd
+    return next(
+        (each.used_micro_usd for each in balances if not each.shared and each.account.purpose is purpose),
+        None,
+    )
 
 
 def headroom_of(

@@ -11,6 +11,8 @@ class Budget(NamedTuple):
     """A shared budget at an instant."""
 
     balance: Balance
+    buffer_micro_usd: MicroUsd
+    """What policy keeps back beyond the limit."""
     experiment_micro_usd: MicroUsd
     """The part of what is posted that went into experiments."""
     owners: tuple[SubjectId, ...]

@@ -1,12 +1,12 @@
 """What policies say: limits, thresholds, time zone; who may back-fill; which use cases are registered."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Final, Literal, NamedTuple, Self
 
 from tokenomics_contracts.events import policy
-from tokenomics_contracts.units import BasisPoints, MicroUsd
-from tokenomics_quota.domain.accounts import AccountKind
+from tokenomics_contracts.units import MAX_LIMIT_MICRO_USD, BasisPoints, MicroUsd
+from tokenomics_quota.domain.accounts import AccountKind, Purpose
 from tokenomics_quota.domain.degradation import DEFAULT_DEGRADE, Degrade
 from tokenomics_quota.domain.friction import DEFAULT_THRESHOLDS, Thresholds
 from tokenomics_quota.domain.pricing import PriceBook
@@ -17,20 +17,39 @@ Access = Literal["approved", "on_approval", "refused"]
 NOTHING_PROHIBITED: Final[Mapping[str, str]] = {}
 
 
+NO_OVERRIDES: Final[Mapping[str, "Override"]] = {}
+NO_EXPERIMENTS: Final[Mapping[tuple[AccountKind, str], "Limit"]] = {}
+
+
 class Limit(NamedTuple):
     """What an account may use in one period."""
 
     micro_usd: MicroUsd
     hard: bool = False
     """Whether holds beyond it are refused; a soft limit only asks. A check asks the same of both."""
+    buffer_micro_usd: MicroUsd = MicroUsd(0)
+    """What the budget keeps back beyond it."""
+    allowance_micro_usd: MicroUsd | None = None
+    """Of a person or service: what the role alone gives; ``None``: no limit."""
     alert: BasisPoints | None = None
     """At which share of it the owner of a shared account is told."""
 
     @classmethod
     def from_policy(cls, stated: policy.Allowance | policy.Budget) -> Self:
         """Take over what a policy states."""
-        alert = stated.alert_basis_points if isinstance(stated, policy.Budget) else None
-        return cls(stated.limit_micro_usd, stated.enforcement == "hard", alert)
+        hard, limit = stated.enforcement == "hard", stated.limit_micro_usd
+        if isinstance(stated, policy.Allowance):
+            return cls(limit, hard, allowance_micro_usd=limit)
+        left = MicroUsd(limit - stated.buffer_micro_usd)
+        return cls(left, hard, stated.buffer_micro_usd, alert=stated.alert_basis_points)
+
+
+class Override(NamedTuple):
+    """What a project makes of its members' allowances."""
+
+    replaces: bool
+    """Else it adds."""
+    micro_usd: MicroUsd
 
 
 class ModelName(NamedTuple):
@@ -122,14 +141,34 @@ class QuotaPolicy(NamedTuple):
     """The permitted way by class of data."""
     alternatives: tuple[AlternativeRule, ...] = ()
     rollout: Rollout = EVERYTHING_ENFORCED
+    overrides: Mapping[str, Override] = NO_OVERRIDES
+    """By project id."""
+    experiments: Mapping[tuple[AccountKind, str], Limit] = NO_EXPERIMENTS
+    """Limit a period for experiments by (kind, owner id) of shared accounts."""
 
     def allowance(self, role: str) -> Limit | None:
         """Return the base limit of a role."""
         return self.allowances.get(role, self.default_allowance)
 
-    def budget(self, kind: AccountKind, owner_id: str) -> Limit | None:
-        """Return the limit of a shared account; ``None`` is unlimited."""
-        return self.budgets.get((kind, owner_id))
+    def overridden(self, allowance: Limit | None, project_ids: Iterable[str]) -> Limit | None:
+        """Return what projects make of their member's allowance; ``None`` is unlimited.
+
+        The highest of those that replace it, and all that is added: in whatever order they are named.
+        """
+        overrides = [self.overrides[each] for each in project_ids if each in self.overrides]
+        replacing = [each.micro_usd for each in overrides if each.replaces]
+        if allowance is None and not replacing:
+            return None
+        limit = allowance or Limit(MicroUsd(0))
+        base = max(replacing) if replacing else limit.micro_usd
+        added = sum(each.micro_usd for each in overrides if not each.replaces)
+        return limit._replace(micro_usd=MicroUsd(min(base + added, MAX_LIMIT_MICRO_USD)))
+
+    def budget(self, kind: AccountKind, owner_id: str, purpose: Purpose = Purpose.ALL) -> Limit | None:
+        """Return the limit of a shared account for a purpose; ``None`` is unlimited."""
+        if purpose is Purpose.ALL:
+            return self.budgets.get((kind, owner_id))
+        return self.experiments.get((kind, owner_id)) if purpose is Purpose.EXPERIMENT else None
 
 
 NO_POLICY = QuotaPolicy(0, "UTC", DEFAULT_THRESHOLDS, {}, None, {}, DEFAULT_DEGRADE)

@@ -12,7 +12,9 @@ from tokenomics_contracts.units import (
     PeriodId,
     split_account_id,
 )
+from tokenomics_contracts.units import Purpose as CallPurpose
 from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose, parse_account_id
+from tokenomics_quota.domain.approvals import NOTHING_GRANTED
 from tokenomics_quota.domain.balance import Balance, Bounds, Touched, headroom_of
 from tokenomics_quota.domain.directory import Attribution
 from tokenomics_quota.domain.standing import Standing
@@ -27,6 +29,14 @@ _MOST_KEPT = 10_000
 
 
 _NOTHING_PENDING: Final[Timeline[MicroUsd]] = Timeline((), before=MicroUsd(0))
+_Key = str | tuple[str | None, ...]
+
+
+def _key(subject: str, project_id: str | None, purpose: CallPurpose) -> _Key:
+    """Return what is kept of a caller under: the subject alone for most calls."""
+    if purpose != "operational":
+        return subject, project_id, purpose
+    return (subject, project_id) if project_id else subject
 
 
 class _Kept(NamedTuple):
@@ -69,7 +79,7 @@ class QuotaView:
         self.ledger_change_seq = 0
         self.refreshed_at: datetime | None = None
         self.refresh_began: float | None = None
-        self._kept: dict[str | tuple[str, str], _Kept] = {}
+        self._kept: dict[_Key, _Kept] = {}
         self._balances: dict[Account, Balance] = {}
         """Of shared accounts, as they were last kept of a caller."""
         self._bounds: dict[Bounds, Bounds] = {}
@@ -151,32 +161,38 @@ class QuotaView:
     def balance(self, account: Account, now: datetime) -> Balance:
         """Return an account against its effective limit: what policy gives, and the grants of the instant.
 
-        A limit is that of the instant; an account of a past period keeps the limit it ended with. Limits are
-        on purpose ``all``; an account of a single purpose has none. Grants leave unlimited what is unlimited.
+        A limit is that of the instant; an account of a past period keeps the limit it ended with. Grants are
+        for all purposes together, and leave unlimited what is unlimited.
         """
         governance = self.governance
         _, end = governance.calendars.at(now).bounds(account.period)
         at = self.instant_in(account.period, now)
-        limited = account.purpose is Purpose.ALL
-        limit = governance.limit(account.kind, account.owner_id, at) if limited else None
+        limit = governance.limit(account.kind, account.owner_id, at, account.purpose)
         thresholds = governance.quota_policies.at(at).thresholds
         bounds = Bounds(None, end, thresholds)
         if limit is not None:
-            amount = limit.micro_usd
-            granted = governance.granted(account).at(at).at_most(MicroUsd(MAX_LIMIT_MICRO_USD - amount))
+            amount, granted = limit.micro_usd, NOTHING_GRANTED
+            if account.purpose is Purpose.ALL:
+                granted = governance.granted(account).at(at)
+                granted = granted.at_most(MicroUsd(MAX_LIMIT_MICRO_USD - amount))
             if granted.micro_usd:
                 amount = MicroUsd(amount + granted.micro_usd)
             members = governance.members(account).at(at)
-            bounds = Bounds(amount, end, thresholds, limit.hard, granted, members)
+            bounds = Bounds(amount, end, thresholds, limit.hard, granted, members, limit.allowance_micro_usd)
         return Balance(account, bounds, self.posted(account), self.pending(account).at(now))
 
-    def touched_by(self, subject: str, project_id: str | None, now: datetime) -> Touched:
-        """Return the accounts that a call of a subject (or alias) would be counted on now.
+    def touched_by(
+        self, subject: str, project_id: str | None, now: datetime, purpose: CallPurpose = "operational"
+    ) -> Touched:
+        """Return the accounts that decide a call of a subject (or alias) now.
+
+        Those that it would be counted on: for all purposes together and, where a budget limits what is for
+        experiments, for that, too.
 
         What follows from governance is worked out once and kept for as long as it holds; then a check costs
         two look-ups an account, and none while no amounts have moved and no hold has ended.
         """
-        kept = self._kept.get((subject, project_id) if project_id else subject)
+        kept = self._kept.get(_key(subject, project_id, purpose))
         if kept is not None:
             since, until, touched, amounts_version, _, _ = kept
             if (
@@ -185,9 +201,11 @@ class QuotaView:
                 and self._kept_under is self.governance
             ):
                 return touched
-        return self._touched_anew(subject, project_id, now)
+        return self._touched_anew(subject, project_id, now, purpose)
 
-    def _touched_anew(self, subject: str, project_id: str | None, now: datetime) -> Touched:
+    def _touched_anew(
+        self, subject: str, project_id: str | None, now: datetime, purpose: CallPurpose
+    ) -> Touched:
         if self._kept_under is not self.governance or len(self._kept) > _MOST_KEPT:
             self._kept.clear()
             self._balances.clear()
@@ -195,14 +213,14 @@ class QuotaView:
             self._standings.clear()
             self._kept_under = self.governance
         subject = self.governance.remembered(subject)  # so that the key holds no text of its own
-        key = (subject, project_id) if project_id else subject
+        key = _key(subject, project_id, purpose)
         kept = self._kept.get(key)
         if kept is None or not kept.governed_since <= now < kept.governed_until:
-            kept = self._governed(subject, project_id, now)
+            kept = self._governed(subject, project_id, now, purpose)
         kept = self._kept[key] = self._as_of(kept, now)
         return kept.touched
 
-    def _governed(self, subject: str, project_id: str | None, now: datetime) -> _Kept:
+    def _governed(self, subject: str, project_id: str | None, now: datetime, purpose: CallPurpose) -> _Kept:
         """Work out balances, and until when they hold: the first turn of all that was asked for them."""
         governance = self.governance
         # Asked of the directory, so that it isn't kept beside what follows from it.
@@ -210,7 +228,7 @@ class QuotaView:
         calendar = governance.calendars.at(now)
         period = calendar.period_of(now)
         carrier = attribution.at(now)
-        accounts = _accounts(carrier, project_id, period)
+        accounts = self._deciding(carrier, project_id, now, purpose)
         balances = tuple(self._with_shared_bounds(self.balance(account, now)) for account in accounts)
         timelines: list[Timeline[Any]] = [
             attribution,
@@ -222,7 +240,7 @@ class QuotaView:
                 for account in accounts
                 if account.kind is AccountKind.SUBJECT
             ),
-            *map(governance.granted, accounts),
+            *(governance.granted(account) for account in accounts if account.purpose is Purpose.ALL),
             governance.unlocks(carrier, project_id),
             governance.stages(carrier.team_id, now),
             *(governance.members(each.account) for each in balances if each.limit_micro_usd is not None),
@@ -273,10 +291,23 @@ class QuotaView:
             known = self._balances[balance.account] = balance
         return known
 
-    def accounts_of(self, subject: str, project_id: str | None, now: datetime) -> list[Account]:
-        """Return the accounts that a call of a subject (or alias) would be counted on now."""
-        period = self.governance.calendars.at(now).period_of(now)
-        return _accounts(self.governance.directory.attribution(subject).at(now), project_id, period)
+    def accounts_of(
+        self, subject: str, project_id: str | None, now: datetime, purpose: CallPurpose = "operational"
+    ) -> list[Account]:
+        """Return the accounts that decide a call of a subject (or alias) now: the caller's own first."""
+        carrier = self.governance.directory.attribution(subject).at(now)
+        return self._deciding(carrier, project_id, now, purpose)
+
+    def _deciding(
+        self, carrier: Attribution, project_id: str | None, now: datetime, purpose: CallPurpose
+    ) -> list[Account]:
+        accounts = _accounts(carrier, project_id, self.governance.calendars.at(now).period_of(now))
+        if purpose == "operational":
+            return accounts
+        own, *shared = (account.for_purpose(Purpose.EXPERIMENT) for account in accounts)
+        policy = self.governance.quota_policies.at(now)
+        limited = [each for each in shared if policy.budget(each.kind, each.owner_id, each.purpose)]
+        return [*accounts, own, *limited] if limited else accounts
 
 
 def _accounts(attribution: Attribution, project_id: str | None, period: PeriodId) -> list[Account]:

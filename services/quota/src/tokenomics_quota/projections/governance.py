@@ -30,7 +30,7 @@ from tokenomics_contracts.events.policy import (
     UseCasesDocument,
 )
 from tokenomics_contracts.units import CostCentreId, MicroUsd, PeriodId, ProjectId, SubjectId, TeamId
-from tokenomics_quota.domain.accounts import Account, AccountKind
+from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose
 from tokenomics_quota.domain.approvals import (
     Approval,
     Approvals,
@@ -70,6 +70,7 @@ from tokenomics_quota.domain.policies import (
     Limit,
     ListedVersion,
     ModelRule,
+    Override,
     Published,
     QuotaPolicy,
     RegisteredUseCase,
@@ -282,25 +283,29 @@ class Governance:
                 self._attributions[subject] = timeline
         return timeline
 
-    def limit(self, kind: AccountKind, owner_id: str, at: datetime) -> Limit | None:
+    def limit(
+        self, kind: AccountKind, owner_id: str, at: datetime, purpose: Purpose = Purpose.ALL
+    ) -> Limit | None:
         """Return the limit of an account at an instant without its grants; ``None`` is unlimited.
 
-        Who left has an allowance of zero. A subject the directory doesn't know, or an alias, has no account
-        of its own to limit: what it uses is counted elsewhere.
+        A person or service has one for all purposes together: the role's allowance, and what the projects
+        make of it whose member they are at the instant, whatever a call is for. Who left has an allowance of
+        zero. A subject the directory doesn't know, or an alias, has no account of its own to limit: what it
+        uses is counted elsewhere.
         """
         policy = self.quota_policies.at(at)
         if kind is AccountKind.SUBJECT:
-            member = self.directory.member(owner_id).at(at)
+            member = self.directory.member(owner_id).at(at) if purpose is Purpose.ALL else None
             if member is None:
                 return None
             allowance = policy.allowance(member.value.role)
             if not member.value.left:
-                return allowance
+                return policy.overridden(allowance, member.value.project_ids)
             return Limit(MicroUsd(0), hard=allowance is not None and allowance.hard)
-        return policy.budget(kind, owner_id)
+        return policy.budget(kind, owner_id, purpose)
 
     def granted(self, account: Account) -> Timeline[Granted]:
-        """Return what grants add to the limit of an account over time; it has to have one.
+        """Return what grants add to the limit of an account, for all purposes, over time; it has to have one.
 
         A grant to a group is there for each of its members. Nothing is granted to who has left.
         """
@@ -556,6 +561,15 @@ def _quota_policy(document: QuotaDocument, version: int, one: Callable[[str], st
         degrade=Degrade.from_policy(document.degrade),
         rollout=Rollout(document.rollout),
         models=None if document.models is None else tuple(map(ModelRule.from_policy, document.models)),
+        overrides={
+            one(each.project_id): Override(each.mode == "replace", each.limit_micro_usd)
+            for each in document.overrides
+        },
+        experiments={
+            (AccountKind(budget.kind), one(budget.owner_id)): Limit(limit, budget.enforcement == "hard")
+            for budget in document.budgets
+            if (limit := budget.experiment_limit_micro_usd) is not None
+        },
         prohibited_data={each.data_class: each.permitted_way for each in document.prohibited_data},
         alternatives=tuple(map(AlternativeRule.from_policy, document.alternatives)),
     )
@@ -563,7 +577,10 @@ def _quota_policy(document: QuotaDocument, version: int, one: Callable[[str], st
 
 def _default_allowance(document: QuotaDocument) -> Limit | None:
     amount = document.default_allowance_micro_usd
-    return None if amount is None else Limit(amount, document.default_allowance_enforcement == "hard")
+    if amount is None:
+        return None
+    hard = document.default_allowance_enforcement == "hard"
+    return Limit(amount, hard, allowance_micro_usd=amount)
 
 
 def _sources_policy(document: SourcesDocument, version: int) -> SourcesPolicy:

@@ -146,7 +146,7 @@ def _accounts_of(view: QuotaView, subject: str, project: str, now: datetime) -> 
 
 def _require_existing(view: QuotaView, account: Account, now: datetime) -> None:
     _require_at_hand(view, account.period)
-    limit = view.governance.limit(account.kind, account.owner_id, now)
+    limit = view.governance.limit(account.kind, account.owner_id, now, account.purpose)
     held = view.pending(account).at(now)
     if limit is None and not held and not view.is_touched(account):
         raise NotFoundError("no limit, no hold and no cost ever touched this account")

@@ -156,6 +156,7 @@ def _authorize(view: QuotaView, account: Account, now: datetime) -> None:
 def _budget_to_pb(budget: Budget) -> pb.Budget:
     written = pb.Budget(
         account=balance_to_pb(budget.balance),
+        buffer_micro_usd=budget.buffer_micro_usd,
         experiment_posted_micro_usd=budget.experiment_micro_usd,
         owner_person_ids=budget.owners,
     )

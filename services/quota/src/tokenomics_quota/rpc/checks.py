@@ -109,7 +109,7 @@ class Checks:
                 continue
             try:
                 call = call_from_pb(each)
-                touched = view.touched_by(call.subject, call.project_id, now)
+                touched = view.touched_by(call.subject, call.project_id, now, call.purpose)
                 asked.append((place, (call, touched)))
             except Exception as error:  # noqa: BLE001 - mapped and logged as a call's error is; the others go on
                 results[place] = failure_to_result(to_rpc_error("BatchCheckQuota", error))
@@ -171,7 +171,7 @@ class Checks:
         """Decide one call from the view as it is: see :meth:`_decide`."""
         view, now = self._views.at_hand()
         call = call_from_pb(request)
-        asked = (call, view.touched_by(call.subject, call.project_id, now))
+        asked = (call, view.touched_by(call.subject, call.project_id, now, call.purpose))
         return self._decide(asked, self._moments.at(view, now), sight(view, now), now)
 
     async def _freshen(self, checks: Sequence[pb.CheckQuotaRequest], context: Context) -> dict[int, RpcError]:

@@ -486,6 +486,7 @@ def balance_to_pb(balance: Balance) -> pb.AccountBalance:
         base_limit_micro_usd=balance.base_limit_micro_usd or 0,
         grants_micro_usd=balance.bounds.granted.micro_usd,
         overdraft_micro_usd=balance.bounds.granted.overdraft_micro_usd,
+        allowance_micro_usd=balance.bounds.allowance_micro_usd or 0,
         posted_micro_usd=balance.posted_micro_usd,
         pending_micro_usd=balance.pending_micro_usd,
         remaining_micro_usd=0 if limit is None else limit - balance.used_micro_usd,

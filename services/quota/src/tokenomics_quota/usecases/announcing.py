@@ -20,6 +20,10 @@ ANNOUNCED_PERIODS = GOVERNING_REACH
 """Totals of older periods can't move any more: neither usage nor a governing event reaches that far back."""
 
 
+_LIMITED = (Purpose.ALL, Purpose.EXPERIMENT)
+"""Purposes of accounts that a policy may limit."""
+
+
 class ThresholdAnnouncer:
     """Judges committed totals against limits, as the only one of its service to do so at a time.
 
@@ -59,14 +63,16 @@ def _due(
 ) -> Iterable[ThresholdCrossed]:
     view = QuotaView(governance)
     view.put_totals(totals)
-    for account in sorted({parse_account_id(each).for_purpose(Purpose.ALL) for each in totals}):
+    moved = {parse_account_id(each) for each in totals}
+    for account in sorted({each.for_purpose(purpose) for each in moved for purpose in _LIMITED}):
         balance = view.balance(account, now)
         limit = balance.limit_micro_usd
         if limit is None:
             continue
         for band, share in balance.bounds.thresholds.reached(balance.posted_micro_usd, limit):
             yield _crossed(balance, limit, share, band, "band")
-        base = governance.limit(account.kind, account.owner_id, view.instant_in(account.period, now))
+        at = view.instant_in(account.period, now)
+        base = governance.limit(account.kind, account.owner_id, at, account.purpose)
         if base and base.alert and is_reached(base.alert, balance.posted_micro_usd, limit):
             band = balance.bounds.thresholds.band(balance.posted_micro_usd, limit)
             yield _crossed(balance, limit, base.alert, band, "alert")

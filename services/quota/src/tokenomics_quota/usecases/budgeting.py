@@ -46,4 +46,5 @@ class Budgeting:
         if now < balance.bounds.resets_at:
             days = await self._history.days(account.owner, now.astimezone(UTC).date())
         expected = forecast(days, balance.posted_micro_usd, now, balance.bounds.resets_at)
-        return Budget(balance, experiment, owners, expected)
+        limit = view.governance.limit(account.kind, account.owner_id, view.instant_in(account.period, now))
+        return Budget(balance, limit.buffer_micro_usd if limit else MicroUsd(0), experiment, owners, expected)

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Final, NamedTuple, Self
 
 from tokenomics_contracts.units import MicroUsd
-from tokenomics_quota.domain.accounts import Account
+from tokenomics_quota.domain.accounts import Account, Purpose
 from tokenomics_quota.domain.advice import advise
 from tokenomics_quota.domain.approvals import Unlocks
 from tokenomics_quota.domain.balance import Touched, headroom_of, own_use
@@ -26,6 +26,10 @@ _MESSAGES: Final = {
     (True, Band.APPROVE): "The budget this call is counted on is used up.",
 }
 
+_EXPERIMENTS: Final = (
+    "What the budget that this call is counted on has for experiments is used up.",
+    "Its owner decides how much is for experiments; everyday work goes on.",
+)
 _JUSTIFY: Final = "Give a business reason; it opens this band for a while."
 
 
@@ -126,6 +130,8 @@ def _of_accounts(touched: Touched, cost_micro_usd: MicroUsd) -> Iterator[Finding
             continue
         code, message = f"{account.kind.value}_in_{band.label}_band", _MESSAGES[shared, band]
         way = f"Ask for a grant on {account.account_id}."
+        if account.purpose is Purpose.EXPERIMENT:
+            code, message, way = f"{account.kind.value}_experiments_in_{band.label}_band", *_EXPERIMENTS
         if asked is Decision.JUSTIFICATION_REQUIRED:
             way = _JUSTIFY
             if unlocks.justified_until is not None:

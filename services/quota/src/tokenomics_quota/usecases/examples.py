@@ -95,7 +95,7 @@ def _judge(policies: Governance, example: Example, now: datetime) -> Judged | Pr
             problem = f"should be micro_usd: the {spent.account} has no limit to be a share of"
             return Problem(f"spent.{place}.basis_points", problem)
         view.put_totals({account.for_purpose(Purpose(example.purpose)).account_id: posted})
-    touched = view.touched_by(_CALLER, example.project_id, at)
+    touched = view.touched_by(_CALLER, example.project_id, at, example.purpose)
     answer = check(Terms.at(view.governance, at), touched, _call(example), at)
     codes = tuple(reason.code for reason in answer.reasons)
     return Judged(example.name, example.expect, answer.decision.label, codes)

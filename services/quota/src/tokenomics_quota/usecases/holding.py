@@ -190,7 +190,7 @@ async def _governing(
         return Behind.BEHIND
     governance = view.governance  # the view may have another one after the wait
     touched = {
-        number: view.touched_by(asked.call.subject, asked.call.project_id, turn.now)
+        number: view.touched_by(asked.call.subject, asked.call.project_id, turn.now, asked.call.purpose)
         for number, asked in new.items()
     }
     account_ids = {balance.account.account_id for each in touched.values() for balance in each.balances}

@@ -558,6 +558,7 @@ class AccountBalance(_message.Message):
     BAND_FIELD_NUMBER: _builtins.int
     UNLIMITED_FIELD_NUMBER: _builtins.int
     OVERDRAFT_MICRO_USD_FIELD_NUMBER: _builtins.int
+    ALLOWANCE_MICRO_USD_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
     """`<kind>/<owner_id>/<purpose>/<period>`."""
     kind: Global___AccountKind.ValueType
@@ -571,7 +572,9 @@ class AccountBalance(_message.Message):
     limit_micro_usd: _builtins.int
     """Effective limit: base limit and grants; 0 when `unlimited`."""
     base_limit_micro_usd: _builtins.int
-    """Allowance or budget by policy; 0 when `unlimited`."""
+    """What policy gives: the allowance and what the member's projects make of it, or the budget without its buffer;
+    0 when `unlimited`.
+    """
     grants_micro_usd: _builtins.int
     """Active grants; 0 when `unlimited`."""
     posted_micro_usd: _builtins.int
@@ -586,6 +589,10 @@ class AccountBalance(_message.Message):
     """True: no policy sets a limit."""
     overdraft_micro_usd: _builtins.int
     """The part of `grants_micro_usd` that is lent beyond the budget."""
+    allowance_micro_usd: _builtins.int
+    """Of a person or service: what the role alone gives; 0 when it has no limit. The difference to
+    `base_limit_micro_usd` is what projects make of it.
+    """
     @_builtins.property
     def resets_at(self) -> _timestamp_pb2.Timestamp:
         """When the period turns."""
@@ -608,10 +615,11 @@ class AccountBalance(_message.Message):
         band: Global___Band.ValueType = ...,
         unlimited: _builtins.bool = ...,
         overdraft_micro_usd: _builtins.int = ...,
+        allowance_micro_usd: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resets_at", b"resets_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "band", b"band", "base_limit_micro_usd", b"base_limit_micro_usd", "grants_micro_usd", b"grants_micro_usd", "kind", b"kind", "limit_micro_usd", b"limit_micro_usd", "overdraft_micro_usd", b"overdraft_micro_usd", "owner_id", b"owner_id", "pending_micro_usd", b"pending_micro_usd", "period", b"period", "posted_micro_usd", b"posted_micro_usd", "purpose", b"purpose", "remaining_micro_usd", b"remaining_micro_usd", "resets_at", b"resets_at", "unlimited", b"unlimited"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "allowance_micro_usd", b"allowance_micro_usd", "band", b"band", "base_limit_micro_usd", b"base_limit_micro_usd", "grants_micro_usd", b"grants_micro_usd", "kind", b"kind", "limit_micro_usd", b"limit_micro_usd", "overdraft_micro_usd", b"overdraft_micro_usd", "owner_id", b"owner_id", "pending_micro_usd", b"pending_micro_usd", "period", b"period", "posted_micro_usd", b"posted_micro_usd", "purpose", b"purpose", "remaining_micro_usd", b"remaining_micro_usd", "resets_at", b"resets_at", "unlimited", b"unlimited"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2017,7 +2025,7 @@ class Budget(_message.Message):
     FORECAST_HIGH_MICRO_USD_FIELD_NUMBER: _builtins.int
     FORECAST_METHOD_FIELD_NUMBER: _builtins.int
     buffer_micro_usd: _builtins.int
-    """Part of the limit that policy keeps back."""
+    """What policy keeps back: it is not in the account's limit. The account's base limit and this are the budget."""
     experiment_posted_micro_usd: _builtins.int
     """Spent on experiments, out of `posted_micro_usd`."""
     forecast_micro_usd: _builtins.int
