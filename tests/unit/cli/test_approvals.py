@@ -3,8 +3,7 @@
 import pytest
 
 from tokenomics_cli.app import run
-from tokenomics_cli.approvals import micro_usd
-from tokenomics_cli.failures import CommandError, Exit
+from tokenomics_cli.failures import Exit
 
 DECIDED = ("--until", "2026-12-01T00:00:00Z", "--from", "2026-11-20T00:00:00Z")
 BY = ("--reason", "launch", "--decided-by", "p-2")
@@ -76,18 +75,3 @@ def test_every_wrong_argument_is_named_at_once(capsys: pytest.CaptureFixture[str
     told = capsys.readouterr().err
     assert "--to: " in told
     assert "--reason: " in told
-
-
-@pytest.mark.parametrize(
-    ("text", "amount"),
-    [("50", 50_000_000), ("0.000001", 1), ("1e3", 1_000_000_000), ("12.345678", 12_345_678)],
-)
-def test_an_amount_is_exact_to_the_micro_usd(text: str, amount: int) -> None:
-    assert micro_usd(text) == amount
-
-
-@pytest.mark.parametrize("text", ["", "NaN", "Infinity", "1e999999999", "1000000001", "$5", "1,5"])
-def test_what_is_no_amount_of_a_grant_is_refused(text: str) -> None:
-    with pytest.raises(CommandError) as refused:
-        micro_usd(text)
-    assert refused.value.exit_code is Exit.USAGE

@@ -8,7 +8,7 @@ from types import FrameType
 
 import typer
 
-from tokenomics_cli import approvals, audit, budgets, directory, emit, ops, policy, quota
+from tokenomics_cli import approvals, audit, budgets, directory, emit, holds, ops, policy, quota
 from tokenomics_cli.failures import CommandError, Exit
 from tokenomics_cli.output import print_failure
 
@@ -25,6 +25,11 @@ app.add_typer(directory.commands, name="directory")
 app.add_typer(approvals.commands, name="approvals")
 quota.commands.command("budget")(budgets.budget_command)
 quota.commands.command("watch")(budgets.watch_command)
+quota.commands.command("hold")(holds.hold_command)
+quota.commands.command("settle")(holds.settle_command)
+quota.commands.command("release")(holds.release_command)
+quota.commands.command("extend")(holds.extend_command)
+quota.commands.command("holds")(holds.holds_command)
 app.add_typer(quota.commands, name="quota")
 app.add_typer(ops.commands, name="ops")
 app.add_typer(audit.commands, name="audit")

@@ -4,7 +4,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, Final, NamedTuple, TypeVar
 
@@ -12,6 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from tokenomics_chassis.clock import Clock, SystemClock
+from tokenomics_cli.amounts import micro_usd
 from tokenomics_cli.directory import DIRECTORY_TOPIC
 from tokenomics_cli.failures import CommandError, Exit
 from tokenomics_cli.kafka import publish, read_events
@@ -94,26 +94,6 @@ def _judged(model: type[E], fields: dict[str, Any], options: Mapping[str, str] =
         raise CommandError(
             "; ".join(found), Exit.USAGE, hint="nothing was published: mend the command and run it again"
         ) from None
-
-
-def micro_usd(text: str) -> int:
-    """Read an amount of US dollars, exact to the micro-USD.
-
-    Raises
-    ------
-    CommandError
-        It is no amount that a grant may have, or has more than six decimals.
-    """
-    try:
-        amount = Decimal(text) * _MICRO
-        if 0 < amount <= MAX_LIMIT_MICRO_USD and amount == int(amount):
-            return int(amount)
-    except ArithmeticError:
-        pass
-    raise CommandError(
-        f"--amount-usd: {text} should be a positive amount with six decimals at most, up to a billion",
-        Exit.USAGE,
-    )
 
 
 def _time(option: str, text: str) -> datetime:
@@ -247,7 +227,7 @@ def grant_command(
     fields = {
         "kind": kind.value,
         "target": _target(to),
-        "amount_micro_usd": micro_usd(amount_usd),
+        "amount_micro_usd": micro_usd("--amount-usd", amount_usd, smallest=1, largest=MAX_LIMIT_MICRO_USD),
         "counts_in": "each_period" if each_period else "first_period",
         "overdraft": overdraft,
     }

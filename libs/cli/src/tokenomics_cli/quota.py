@@ -31,7 +31,7 @@ commands = typer.Typer(no_args_is_help=True, help="May a call go ahead, and wher
 _OFFSET_DIGITS = 18
 """More do not surely fit the 64 bits of an offset."""
 
-_EXIT_OF_DECISION = {
+EXIT_OF_DECISION = {
     quota_pb2.DECISION_ALLOW: Exit.OK,
     quota_pb2.DECISION_ALLOW_WITH_NUDGE: Exit.OK,
     quota_pb2.DECISION_JUSTIFICATION_REQUIRED: Exit.JUSTIFICATION_REQUIRED,
@@ -98,8 +98,8 @@ def check_command(
     if as_json:
         print_json(message_as_dict(answer))
     else:
-        _print_answer(answer)
-    raise typer.Exit(_EXIT_OF_DECISION.get(answer.decision, Exit.INTERNAL))
+        print_answer(answer)
+    raise typer.Exit(EXIT_OF_DECISION.get(answer.decision, Exit.INTERNAL))
 
 
 def _next_offset(text: str) -> tuple[str, int]:
@@ -109,7 +109,8 @@ def _next_offset(text: str) -> tuple[str, int]:
     return partition, int(offset)
 
 
-def _print_answer(answer: quota_pb2.CheckQuotaResponse) -> None:
+def print_answer(answer: quota_pb2.CheckQuotaResponse) -> None:
+    """Print what a check decided, and on which accounts."""
     console = out()
     name = quota_pb2.Decision.Name(answer.decision).removeprefix("DECISION_")
     console.print(f"[bold]{name}[/bold]  this call: about {usd(answer.estimated_cost_micro_usd)}")

@@ -41,6 +41,9 @@ _EXITS = {
     grpc.StatusCode.DEADLINE_EXCEEDED: Exit.UNAVAILABLE,
     grpc.StatusCode.UNIMPLEMENTED: Exit.UNAVAILABLE,
 }
+_TOLD = frozenset({"differing_fields"})
+"""What of an ErrorInfo a person needs."""
+
 _HINTS = {
     grpc.StatusCode.UNAUTHENTICATED: "set TOKENOMICS_TOKEN or --token-file to a token for this service",
     grpc.StatusCode.PERMISSION_DENIED: "the service's callers table says who may call what, and for whom",
@@ -140,13 +143,17 @@ def _failure(error: Any, address: str) -> CommandError:
     reason, details, hint = code.name, list[str](), _HINTS.get(code)
     status = rpc_status.from_call(error)
     for packed in status.details if status else ():
-        info, bad, retry = (
+        info, bad, retry, refusing = (
             error_details_pb2.ErrorInfo(),
             error_details_pb2.BadRequest(),
             error_details_pb2.RetryInfo(),
+            error_details_pb2.QuotaFailure(),
         )
         if packed.Unpack(info):
             reason = f"{code.name} ({info.reason})"
+            details += [f"{name}: {value}" for name, value in info.metadata.items() if name in _TOLD]
+        elif packed.Unpack(refusing):
+            details += [f"{one.subject}: {one.description}" for one in refusing.violations]
         elif packed.Unpack(bad):
             details += [f"{one.field}: {one.description}" for one in bad.field_violations]
         elif packed.Unpack(retry):
