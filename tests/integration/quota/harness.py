@@ -1,6 +1,7 @@
 """Quota's projection on a real database, fed by hand."""
 
 from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -9,6 +10,7 @@ from tokenomics_chassis.audit import AuditTrail
 from tokenomics_chassis.parking import Parking, Skips
 from tokenomics_chassis.postgres import Pool, Schemas
 from tokenomics_chassis.projector import Projector
+from tokenomics_chassis.records import Place, Record
 from tokenomics_contracts.events.base import Event
 from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.storage.ledger import PostgresLedger
@@ -27,6 +29,8 @@ class Quota:
     schemas: Schemas
     pool: Pool
     ends: defaultdict[tuple[str, int], int] = field(default_factory=lambda: defaultdict(int))
+
+    records: dict[Place, Record] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         known = KnownGovernance(Governance(NoPrices()))
@@ -54,8 +58,14 @@ class Quota:
         """Append an event and project it."""
         made = record(event, event_id, partition=partition, time=time, appended_at=appended_at)
         place = (made.topic, partition)
-        await self.projector.process(*place, [made._replace(offset=self.ends[place])])
+        made = made._replace(offset=self.ends[place])
+        self.records[Place(*made[:3])] = made
+        await self.projector.process(*place, [made])
         self.ends[place] += 1
+
+    async def read_records(self, places: Collection[Place]) -> Sequence[Record]:
+        """Read records that were told, as from the log."""
+        return [self.records[place] for place in places if place in self.records]
 
     async def totals(self) -> dict[str, int]:
         rows = await self.pool.fetch(

@@ -34,13 +34,17 @@ from tokenomics_quota.rpc.looks import Looks
 from tokenomics_quota.rpc.moments import Moments
 from tokenomics_quota.rpc.policies import Policies
 from tokenomics_quota.rpc.servicer import quota_servicer
+from tokenomics_quota.rpc.trails import Trails
 from tokenomics_quota.rpc.views import Views
 from tokenomics_quota.storage.history import ServedHistory
 from tokenomics_quota.storage.hold_ledger import PostgresHoldList, hold_transactions
 from tokenomics_quota.storage.looks import AuditedLooks
 from tokenomics_quota.storage.proposals import PostgresProposals
+from tokenomics_quota.storage.usage_trail import ServedUsageTrail
 from tokenomics_quota.storage.view_feed import ViewFeed
+from tokenomics_quota.streams.decoding import report_from_record
 from tokenomics_quota.streams.hold_events import hold_event
+from tokenomics_quota.streams.projection import USAGE
 from tokenomics_quota.usecases.budgeting import Budgeting
 from tokenomics_quota.usecases.freshening import Freshening
 from tokenomics_quota.usecases.refreshes import Refreshes
@@ -151,6 +155,7 @@ async def serve(quota: Quota, folder: Path) -> AsyncIterator[Served]:
         Policies(views, PostgresProposals(quota.pool)),
         Holds(views, turns, PostgresHoldList(quota.pool), decisions, looks, longest_wait_seconds=1),
         looks,
+        Trails(views, ServedUsageTrail(lambda: quota.pool, quota.read_records, USAGE, report_from_record)),
     )
     async with (
         _running(turns.run),

@@ -64,6 +64,7 @@ from tokenomics_quota.rpc.looks import Looks
 from tokenomics_quota.rpc.moments import Moments
 from tokenomics_quota.rpc.policies import Policies
 from tokenomics_quota.rpc.servicer import quota_servicer
+from tokenomics_quota.rpc.trails import Trails
 from tokenomics_quota.rpc.views import Views
 from tokenomics_quota.settings import ProjectSettings, ServeSettings
 from tokenomics_quota.storage.announcements import PostgresAnnouncements, remember
@@ -79,7 +80,9 @@ from tokenomics_quota.storage.proposals import PostgresProposals
 from tokenomics_quota.storage.settling import Settler
 from tokenomics_quota.storage.state import hashed_part
 from tokenomics_quota.storage.told_changes import ToldChanges
+from tokenomics_quota.storage.usage_trail import ServedUsageTrail
 from tokenomics_quota.storage.view_feed import ViewFeed, not_ready_because
+from tokenomics_quota.streams.decoding import report_from_record
 from tokenomics_quota.streams.events import (
     OWN_TOPIC,
     SOURCE,
@@ -375,6 +378,12 @@ def serve() -> ExitCode:
                     longest_wait_seconds=settings.grpc_default_deadline_seconds,
                 ),
                 looks,
+                Trails(
+                    views,
+                    ServedUsageTrail(
+                        serving_pool, log_reader(settings.kafka_bootstrap), USAGE, report_from_record
+                    ),
+                ),
             ),
         )
         server.add(

@@ -15,6 +15,7 @@ from tokenomics_quota.domain.effective import LogOrder
 from tokenomics_quota.domain.holds import Change, HeldNow, Hold, HoldState, LedgerAccount, Moment
 from tokenomics_quota.domain.looks import Look, RecordedLook
 from tokenomics_quota.domain.policies import Proposal
+from tokenomics_quota.domain.trail import Reported, Used
 from tokenomics_quota.projections.facts import Fact, Postings, Received
 from tokenomics_quota.projections.governance import GoverningEvent, Scope
 
@@ -193,6 +194,39 @@ class EndOffsets(Protocol):
 
         One read serves all who asked before it began. Waits while the broker is away.
         """
+        ...
+
+
+class UsageTrail(Protocol):
+    """What is counted on a subject, request by request."""
+
+    async def page(
+        self,
+        names: Collection[str],
+        subject_id: str,
+        since: datetime,
+        before: datetime,
+        *,
+        behind: tuple[datetime, bytes] | None,
+        limit: int,
+    ) -> Sequence[Used]:
+        """Return requests of a stretch of time, newest first.
+
+        Parameters
+        ----------
+        names
+            The subject's id and aliases: only what was reported under one of them is looked at.
+        subject_id
+            Only what is counted on this subject is returned: an alias may have been somebody else's.
+        since, before
+            Inclusive, exclusive.
+        behind
+            Time and identity of the last one of the page before.
+        """
+        ...
+
+    async def reports(self, used: Sequence[Used]) -> Sequence[Reported | None]:
+        """Return what the log says of requests, in their order; ``None`` where it holds it no more."""
         ...
 
 

@@ -65,6 +65,7 @@ _TIERS: Final[dict[int, ServiceTier]] = {
     pb.SERVICE_TIER_BATCH: "batch",
     pb.SERVICE_TIER_PRIORITY: "priority",
 }
+_TIERS_TO_PB: Final = {tier: pb.ServiceTier.ValueType(number) for number, tier in _TIERS.items()}
 _CALL_PURPOSES: Final[dict[int, CallPurpose]] = {
     pb.PURPOSE_UNSPECIFIED: "operational",
     pb.PURPOSE_OPERATIONAL: "operational",
@@ -350,6 +351,23 @@ def _part_prefix(number: int, length: int) -> bytes:
         length >>= 7
     prefix.append(length)
     return bytes(prefix)
+
+
+def timestamp_to_pb(instant: datetime) -> Timestamp:
+    """Write an instant."""
+    timestamp = Timestamp()
+    timestamp.FromDatetime(instant)
+    return timestamp
+
+
+def service_tier_to_pb(service_tier: ServiceTier) -> pb.ServiceTier.ValueType:
+    """Write a class of service."""
+    return _TIERS_TO_PB[service_tier]
+
+
+def call_purpose_to_pb(purpose: str) -> pb.Purpose.ValueType:
+    """Write what spend is for."""
+    return _PURPOSES[Purpose(purpose)]
 
 
 def pricing_to_pb(pricing: Pricing) -> pb.Pricing.ValueType:

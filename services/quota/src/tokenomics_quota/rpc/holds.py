@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import copy_context
-from datetime import datetime, timedelta
+from datetime import timedelta
 from hashlib import blake2b
 from typing import Any, Final, cast
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics_chassis.rpc.errors import InvalidRequestError
@@ -48,6 +47,7 @@ from tokenomics_quota.rpc.convert import (
     is_identifier,
     name_account,
     time_from_pb,
+    timestamp_to_pb,
 )
 from tokenomics_quota.rpc.looks import Looks
 from tokenomics_quota.rpc.views import Views, authorize, sight
@@ -376,17 +376,11 @@ def _hold_to_pb(held: HeldNow) -> pb.Hold:
         amount_micro_usd=hold.amount_micro_usd,
         settled_micro_usd=(hold.cost_micro_usd or 0) + hold.parts_micro_usd,
         account_ids=held.account_ids,
-        placed_at=_timestamp(hold.placed_at),
-        expires_at=_timestamp(hold.expires_at),
+        placed_at=timestamp_to_pb(hold.placed_at),
+        expires_at=timestamp_to_pb(hold.expires_at),
         parent_hold_id=held.parent_id or "",
         remaining_micro_usd=held.left_micro_usd,
     )
-
-
-def _timestamp(instant: datetime) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromDatetime(instant)
-    return timestamp
 
 
 def _token(change_seq: int) -> pb.FreshnessToken:

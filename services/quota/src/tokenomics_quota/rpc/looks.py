@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics_chassis.clock import Clock
@@ -14,7 +13,7 @@ from tokenomics_contracts.units import SubjectId
 from tokenomics_quota.domain.accounts import Account
 from tokenomics_quota.domain.looks import Basis, Look, RecordedLook
 from tokenomics_quota.ports import LookLog
-from tokenomics_quota.rpc.convert import is_identifier
+from tokenomics_quota.rpc.convert import is_identifier, timestamp_to_pb
 from tokenomics_quota.rpc.views import Views
 from tokenomics_quota.usecases.looking import Looking
 from tokenomics_quota.usecases.seeing import PersonSight, Sight
@@ -96,6 +95,11 @@ def _is_token(text: str) -> bool:
 
 
 def _look_to_pb(recorded: RecordedLook) -> pb.Look:
-    look, at = recorded.look, Timestamp()
-    at.FromDatetime(recorded.at)
-    return pb.Look(at=at, person_id=look.person_id, caller=look.caller, method=look.method, basis=look.basis)
+    look = recorded.look
+    return pb.Look(
+        at=timestamp_to_pb(recorded.at),
+        person_id=look.person_id,
+        caller=look.caller,
+        method=look.method,
+        basis=look.basis,
+    )

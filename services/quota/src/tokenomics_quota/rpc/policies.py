@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics_chassis.rpc.errors import (
@@ -29,7 +28,7 @@ from tokenomics_contracts.units import EARLIEST_TIME, LATEST_TIME, MAX_VERSION
 from tokenomics_quota.domain.policies import ListedVersion, Proposal
 from tokenomics_quota.ports import Proposals
 from tokenomics_quota.projections.governance import POLICY_KINDS, Governance
-from tokenomics_quota.rpc.convert import is_identifier, time_from_pb
+from tokenomics_quota.rpc.convert import is_identifier, time_from_pb, timestamp_to_pb
 from tokenomics_quota.rpc.views import Views, require_governance
 from tokenomics_quota.usecases.examples import Judged, judge_examples
 
@@ -220,7 +219,7 @@ def _version_to_pb(version: _Version) -> pb.Policy:
         kind=kind,
         version=published.version,
         replaces=published.replaces or 0,
-        effective_from=_timestamp(effective_from),
+        effective_from=timestamp_to_pb(effective_from),
         document=to_struct(json.loads(published.document)),
         in_force=in_force,
         superseded=superseded,
@@ -335,15 +334,9 @@ def _proposal_to_pb(proposal: Proposal, governance: Governance, now: datetime) -
         proposal_id=proposal.proposal_id,
         kind=proposal.kind,
         replaces=proposal.replaces or 0,
-        effective_from=_timestamp(proposal.effective_from),
+        effective_from=timestamp_to_pb(proposal.effective_from),
         document=to_struct(json.loads(proposal.document)),
         proposed_by=proposal.proposed_by,
-        proposed_at=_timestamp(proposal.proposed_at),
+        proposed_at=timestamp_to_pb(proposal.proposed_at),
         outdated=proposal.replaces != _newest(proposal.kind, governance, now),
     )
-
-
-def _timestamp(instant: datetime) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromDatetime(instant)
-    return timestamp

@@ -9,8 +9,9 @@ from tokenomics_quota.rpc.checks import Checks
 from tokenomics_quota.rpc.holds import Holds
 from tokenomics_quota.rpc.looks import Looks
 from tokenomics_quota.rpc.policies import Policies
+from tokenomics_quota.rpc.trails import Trails
 
-PARTS = (Checks, Balances, Budgets, Advice, Policies, Holds, Looks)
+PARTS = (Checks, Balances, Budgets, Advice, Policies, Holds, Looks, Trails)
 """Each method of the contract is served by one of them; what none has answers UNIMPLEMENTED."""
 
 

@@ -11,6 +11,7 @@ from tokenomics_contracts.fast import UsageRecordedData, parse_usage_recorded
 from tokenomics_contracts.identity import identity, payload_digest
 from tokenomics_contracts.registry import parse
 from tokenomics_quota.domain.effective import LATENESS_BOUND, LogOrder
+from tokenomics_quota.domain.trail import Reported
 from tokenomics_quota.projections.facts import LateUsage, Received
 from tokenomics_quota.projections.governance import (
     APPROVAL_EVENTS,
@@ -137,6 +138,18 @@ def _refuse_foreign(record: Record, event: Event) -> None:
     topics = topics_of(event.type_name)
     if record.topic not in topics:
         raise EventRejected(RejectionCode.UNKNOWN_TYPE, f"{event.type_name} belongs on {' or '.join(topics)}")
+
+
+def report_from_record(record: Record) -> Reported | None:
+    """Read what a record of usage says beside what is counted; ``None`` where it can't be read any more."""
+    try:
+        envelope = decode(record.headers, record.value)
+        event = parse(envelope)
+    except EventRejected:
+        return None
+    if not isinstance(event, UsageRecorded):
+        return None
+    return Reported(envelope.source, envelope.id, event.tool, event.use_case)
 
 
 def _recorded(record: Record, envelope: Envelope, usage: UsageRecordedData) -> Received:

@@ -2620,7 +2620,7 @@ class ListUsageRequest(_message.Message):
     """From the previous answer; empty: from the start."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
-        """Events at this time or later; absent: from the start of the period."""
+        """Events at this time or later; absent: from the start of the present period."""
 
     @_builtins.property
     def before(self) -> _timestamp_pb2.Timestamp:
@@ -2697,7 +2697,7 @@ class Usage(_message.Message):
     PRICING_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     source: _builtins.str
-    """CloudEvents source of the event."""
+    """CloudEvents source of the event; empty, like `id`, `tool` and `use_case`, when the log holds it no more."""
     id: _builtins.str
     """CloudEvents id of the event."""
     tool: _builtins.str

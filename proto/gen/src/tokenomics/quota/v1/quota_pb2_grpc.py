@@ -435,16 +435,20 @@ class QuotaServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListUsage(self, request, context):
-        """Gives a subject's usage trail, newest first, to the subject, or to an approver with the subject's consent;
-        each look by another is recorded and shown in ListLooks.
-        Errors: PERMISSION_DENIED without consent.
+        """Gives a subject's usage trail, newest first, as it is counted. For the subject, or for an approver with the
+        subject's consent, whose look is recorded and shown in ListLooks; never for a workload alone. Consent is given
+        with a request for approval: until those are served nobody but the subject is given a trail.
+        Errors: PERMISSION_DENIED (`NO_CONSENT`) without consent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListLooks(self, request, context):
-        """Lists who looked at a subject's data, newest first. For the subject and auditors.
+        """Lists who looked at a subject's data, newest first. For the subject and auditors, never for a workload alone;
+        an auditor's look is one, too. A look is recorded before it is granted: while it can't be, what was asked for
+        answers UNAVAILABLE. Looks of one person, through one workload and method, by one right, at one subject's data
+        within ten minutes count as one for each server. Checks and holds that a workload asks for by itself are none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -166,12 +166,17 @@ class QuotaServiceStub:
     Errors: PERMISSION_DENIED for another's.
     """
     ListUsage: _grpc.UnaryUnaryMultiCallable[_quota_pb2.ListUsageRequest, _quota_pb2.ListUsageResponse]
-    """Gives a subject's usage trail, newest first, to the subject, or to an approver with the subject's consent;
-    each look by another is recorded and shown in ListLooks.
-    Errors: PERMISSION_DENIED without consent.
+    """Gives a subject's usage trail, newest first, as it is counted. For the subject, or for an approver with the
+    subject's consent, whose look is recorded and shown in ListLooks; never for a workload alone. Consent is given
+    with a request for approval: until those are served nobody but the subject is given a trail.
+    Errors: PERMISSION_DENIED (`NO_CONSENT`) without consent.
     """
     ListLooks: _grpc.UnaryUnaryMultiCallable[_quota_pb2.ListLooksRequest, _quota_pb2.ListLooksResponse]
-    """Lists who looked at a subject's data, newest first. For the subject and auditors."""
+    """Lists who looked at a subject's data, newest first. For the subject and auditors, never for a workload alone;
+    an auditor's look is one, too. A look is recorded before it is granted: while it can't be, what was asked for
+    answers UNAVAILABLE. Looks of one person, through one workload and method, by one right, at one subject's data
+    within ten minutes count as one for each server. Checks and holds that a workload asks for by itself are none.
+    """
     GetSourceStatus: _grpc.UnaryUnaryMultiCallable[_quota_pb2.GetSourceStatusRequest, _quota_pb2.GetSourceStatusResponse]
     """Tells how a source of events is doing: last seen, delay, parked. For its owner and operators. Read-only.
     Errors: NOT_FOUND for a source that neither policy nor events name.
@@ -347,12 +352,17 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     Errors: PERMISSION_DENIED for another's.
     """
     ListUsage: _aio.UnaryUnaryMultiCallable[_quota_pb2.ListUsageRequest, _quota_pb2.ListUsageResponse]  # type: ignore[assignment]
-    """Gives a subject's usage trail, newest first, to the subject, or to an approver with the subject's consent;
-    each look by another is recorded and shown in ListLooks.
-    Errors: PERMISSION_DENIED without consent.
+    """Gives a subject's usage trail, newest first, as it is counted. For the subject, or for an approver with the
+    subject's consent, whose look is recorded and shown in ListLooks; never for a workload alone. Consent is given
+    with a request for approval: until those are served nobody but the subject is given a trail.
+    Errors: PERMISSION_DENIED (`NO_CONSENT`) without consent.
     """
     ListLooks: _aio.UnaryUnaryMultiCallable[_quota_pb2.ListLooksRequest, _quota_pb2.ListLooksResponse]  # type: ignore[assignment]
-    """Lists who looked at a subject's data, newest first. For the subject and auditors."""
+    """Lists who looked at a subject's data, newest first. For the subject and auditors, never for a workload alone;
+    an auditor's look is one, too. A look is recorded before it is granted: while it can't be, what was asked for
+    answers UNAVAILABLE. Looks of one person, through one workload and method, by one right, at one subject's data
+    within ten minutes count as one for each server. Checks and holds that a workload asks for by itself are none.
+    """
     GetSourceStatus: _aio.UnaryUnaryMultiCallable[_quota_pb2.GetSourceStatusRequest, _quota_pb2.GetSourceStatusResponse]  # type: ignore[assignment]
     """Tells how a source of events is doing: last seen, delay, parked. For its owner and operators. Read-only.
     Errors: NOT_FOUND for a source that neither policy nor events name.
@@ -663,9 +673,10 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.ListUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.ListUsageResponse, _abc.Awaitable[_quota_pb2.ListUsageResponse]]:
-        """Gives a subject's usage trail, newest first, to the subject, or to an approver with the subject's consent;
-        each look by another is recorded and shown in ListLooks.
-        Errors: PERMISSION_DENIED without consent.
+        """Gives a subject's usage trail, newest first, as it is counted. For the subject, or for an approver with the
+        subject's consent, whose look is recorded and shown in ListLooks; never for a workload alone. Consent is given
+        with a request for approval: until those are served nobody but the subject is given a trail.
+        Errors: PERMISSION_DENIED (`NO_CONSENT`) without consent.
         """
 
     @_abc_1.abstractmethod
@@ -674,7 +685,11 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.ListLooksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.ListLooksResponse, _abc.Awaitable[_quota_pb2.ListLooksResponse]]:
-        """Lists who looked at a subject's data, newest first. For the subject and auditors."""
+        """Lists who looked at a subject's data, newest first. For the subject and auditors, never for a workload alone;
+        an auditor's look is one, too. A look is recorded before it is granted: while it can't be, what was asked for
+        answers UNAVAILABLE. Looks of one person, through one workload and method, by one right, at one subject's data
+        within ten minutes count as one for each server. Checks and holds that a workload asks for by itself are none.
+        """
 
     @_abc_1.abstractmethod
     def GetSourceStatus(
