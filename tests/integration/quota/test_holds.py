@@ -127,6 +127,7 @@ async def test_the_answer_tells_each_account_as_the_ledger_has_it(holds: Served)
         period="2150-05",
         limit_micro_usd=2_000,
         base_limit_micro_usd=2_000,
+        allowance_micro_usd=2_000,
         posted_micro_usd=30,
         pending_micro_usd=50,
         remaining_micro_usd=1_920,
