@@ -25,9 +25,11 @@ FAILPOINTS = frozenset(
         "announcer.after_judge",
         "announcer.after_commit",
         "replay.before_caught_up",
+        "turn.before_commit",
+        "turn.after_commit",
     }
 )
-"""Every point the chassis passes."""
+"""Every point that processes pass: the chassis', and those of a service's own transactions."""
 
 
 def parse(text: str) -> Mapping[str, float]:

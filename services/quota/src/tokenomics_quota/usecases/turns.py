@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tokenomics_chassis.dependencies import is_dependency_away
+from tokenomics_chassis.failpoints import failpoint
 from tokenomics_chassis.rpc.errors import OverloadedError, RpcError, StoppingError, UnavailableError
 from tokenomics_quota.ports import HoldLedger
 from tokenomics_quota.usecases.freshening import Freshening, Want
@@ -137,6 +138,8 @@ class Turns:
                 outcomes = await take_turn(
                     ledger, commands, [each.traceparent for each in group], self._served
                 )
+                failpoint("turn.before_commit")
+            failpoint("turn.after_commit")
         except Exception as error:  # noqa: BLE001 - whatever it is, each caller is told
             if is_dependency_away(error):
                 log.warning(
