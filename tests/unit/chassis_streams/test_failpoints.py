@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import tokenomics_chassis
+import tokenomics_quota
 from tokenomics_chassis import failpoints
 
 
@@ -38,7 +40,8 @@ def test_a_misspelt_fault_test_does_not_run(text: str) -> None:
 
 
 def test_the_list_of_failpoints_is_what_the_code_passes() -> None:
-    sources = Path(failpoints.__file__).parent.glob("*.py")
+    packages = (tokenomics_chassis, tokenomics_quota)
+    sources = (file for package in packages for file in Path(package.__path__[0]).rglob("*.py"))
     passed = [
         name for file in sources for name in re.findall(r'    failpoint\("([^"]+)"\)', file.read_text())
     ]
