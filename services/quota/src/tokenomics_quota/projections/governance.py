@@ -410,6 +410,11 @@ class Governance:
         earlier = [version for version in self._policies[kind] if version.order < order]
         return max(earlier, key=latest_published).value.version if earlier else None
 
+    def newest(self, kind: str) -> int | None:
+        """Return the version that the next one must replace."""
+        versions = self._policies[kind]
+        return max(versions, key=latest_published).value.version if versions else None
+
     def published(self, kind: str, now: datetime) -> Sequence[ListedVersion]:
         """Return the versions of a kind that were written against one another, the newest first."""
         timeline = self._in_force(kind)

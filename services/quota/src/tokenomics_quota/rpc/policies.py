@@ -134,9 +134,9 @@ class Policies:
         async for numbered in self._found(request):
             if more := not page.takes(numbered, len(numbered[1].document)):
                 break
-        view, now = self._views.at_hand()
+        view, _ = self._views.at_hand()
         return pb.ListPolicyProposalsResponse(
-            proposals=[_proposal_to_pb(each, view.governance, now) for _, each in page.items],
+            proposals=[_proposal_to_pb(each, view.governance) for _, each in page.items],
             next_page_token=str(page.items[-1][0]) if more else "",
         )
 
@@ -316,7 +316,7 @@ async def _require_publishable(proposal: Proposal, governance: Governance, now: 
     }
     if wrong:
         raise InvalidRequestError(wrong)
-    newest = _newest(proposal.kind, governance, now)
+    newest = governance.newest(proposal.kind)
     if proposal.replaces != newest:
         is_newest = f"version {newest}" if newest else "no version"
         raise FailedPreconditionError(
@@ -324,12 +324,7 @@ async def _require_publishable(proposal: Proposal, governance: Governance, now: 
         )
 
 
-def _newest(kind: str, governance: Governance, now: datetime) -> int | None:
-    versions = governance.published(kind, now)
-    return versions[0].published.version if versions else None
-
-
-def _proposal_to_pb(proposal: Proposal, governance: Governance, now: datetime) -> pb.PolicyProposal:
+def _proposal_to_pb(proposal: Proposal, governance: Governance) -> pb.PolicyProposal:
     return pb.PolicyProposal(
         proposal_id=proposal.proposal_id,
         kind=proposal.kind,
@@ -338,5 +333,5 @@ def _proposal_to_pb(proposal: Proposal, governance: Governance, now: datetime) -
         document=to_struct(json.loads(proposal.document)),
         proposed_by=proposal.proposed_by,
         proposed_at=timestamp_to_pb(proposal.proposed_at),
-        outdated=proposal.replaces != _newest(proposal.kind, governance, now),
+        outdated=proposal.replaces != governance.newest(proposal.kind),
     )
