@@ -19,7 +19,7 @@ from tokenomics_quota.projections.governance import Scope
 from tokenomics_quota.storage.ledger import PostgresLedger
 from tokenomics_quota.streams.decoding import (
     governing_event_from_record,
-    provisional_from_record,
+    own_event_from_record,
     usage_from_record,
 )
 from tokenomics_tools.stack import Stack
@@ -151,7 +151,8 @@ async def test_a_scope_finds_just_the_recorded_facts_it_touches(
 async def test_provisional_facts_are_found_by_their_hold_and_so_is_usage_that_names_it(
     ledger: Ledger,
 ) -> None:
-    said = provisional_from_record(record(settled("h1", 7), "s"))
+    said = own_event_from_record(record(settled("h1", 7), "s"))
+    assert isinstance(said, Received)
     assert said is not None
     naming = recorded("a")._replace(hold_id=HoldId("h1"))
     kept_out = recorded("b")._replace(hold_id=HoldId("h2"), counted=False)

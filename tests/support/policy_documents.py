@@ -21,9 +21,17 @@ COMPLETE: dict[str, dict[str, Any]] = {
             "approve_basis_points": 10_000,
             "everybody_basis_points": 12_000,
         },
-        "allowances": [{"role": "engineer", "limit_micro_usd": 60_000_000, "enforcement": "hard"}],
+        "allowances": [
+            {
+                "role": "engineer",
+                "limit_micro_usd": 60_000_000,
+                "enforcement": "hard",
+                "carry_over_cap_micro_usd": 10_000_000,
+            }
+        ],
         "default_allowance_micro_usd": 20_000_000,
         "default_allowance_enforcement": "soft",
+        "default_allowance_carry_over_cap_micro_usd": 5_000_000,
         "overrides": [{"project_id": "project-1", "mode": "add", "limit_micro_usd": 5_000_000}],
         "budgets": [
             {
@@ -34,8 +42,11 @@ COMPLETE: dict[str, dict[str, Any]] = {
                 "buffer_micro_usd": 40_000_000,
                 "experiment_limit_micro_usd": 100_000_000,
                 "alert_basis_points": 8_000,
+                "carry_over_cap_micro_usd": 100_000_000,
             }
         ],
+        "forecast_from_day": 5,
+        "close_after_days": 5,
         "degrade": {"stale_after_seconds": 10, "mode": "open", "cap_micro_usd": 50_000_000},
         "models": [
             {

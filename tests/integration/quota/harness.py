@@ -15,7 +15,7 @@ from tokenomics_contracts.events.base import Event
 from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.storage.ledger import PostgresLedger
 from tokenomics_quota.streams.events import OWN_TOPIC, SOURCE, skip_from_record, skipped_event
-from tokenomics_quota.streams.projection import ProvisionalFacts, QuotaProjection
+from tokenomics_quota.streams.projection import OwnEvents, QuotaProjection
 from tokenomics_quota.usecases.projecting import KnownGovernance
 
 TRAIL = AuditTrail("quota", OWN_TOPIC, SOURCE)
@@ -35,7 +35,7 @@ class Quota:
     def __post_init__(self) -> None:
         known = KnownGovernance(Governance(NoPrices()))
         self.projection = QuotaProjection(PostgresLedger, known)
-        skips = Skips(OWN_TOPIC, skip_from_record, ProvisionalFacts(PostgresLedger, known))
+        skips = Skips(OWN_TOPIC, skip_from_record, OwnEvents(PostgresLedger, known))
         self.projector = Projector(self.pool, self.schemas, self.projection, skips=skips)
         self.parking = Parking(
             self.pool,

@@ -1,43 +1,18 @@
 """Each threshold is said once for each limit, and only when it is true."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from importlib.resources import files
 
 from tests.integration.quota.harness import Quota
-from tests.support.quota_events import NOW, NoPrices, correction, person, price_book, quota_policy, usage
-from tokenomics_chassis.records import Record, SourceId
+from tests.integration.quota.judging import Announcer
+from tests.support.quota_events import NOW, correction, person, price_book, quota_policy, usage
+from tokenomics_chassis.records import Record
 from tokenomics_contracts.events.quota import ThresholdCrossed
-from tokenomics_quota.projections.governance import Governance
-from tokenomics_quota.storage.announcements import PostgresAnnouncements, remember
-from tokenomics_quota.storage.ledger import PostgresLedger
-from tokenomics_quota.streams.events import announcement_event, announcement_from_record, announcement_id
-from tokenomics_quota.usecases.announcing import ThresholdAnnouncer
-from tokenomics_quota.usecases.projecting import KnownGovernance
+from tokenomics_quota.storage.announcements import remember
+from tokenomics_quota.streams.events import announcement_from_record, announcement_id
 
 MIGRATIONS = files("tokenomics_quota") / "storage/migrations/service"
 ADA = "subject/ada/all/2026-11"
-
-
-class Announcer:
-    """Judges as the relay process does: everything at first, then what moved since the last time."""
-
-    def __init__(self, quota: Quota) -> None:
-        self._quota = quota
-        self._announcer = ThresholdAnnouncer(KnownGovernance(Governance(NoPrices())))
-        self._seen: dict[SourceId, int] = {}
-
-    async def judge(self, now: datetime = NOW) -> int:
-        async with self._quota.pool.acquire() as connection, connection.transaction():
-            rows = await connection.fetch("SELECT source_id, change_seq FROM position")
-            moved = {
-                SourceId(row[0]): self._seen.get(SourceId(row[0]), 0)
-                for row in rows
-                if row[1] != self._seen.get(SourceId(row[0]), 0)
-            }
-            announcements = PostgresAnnouncements(connection, announcement_id, announcement_event)
-            made = await self._announcer.judge(PostgresLedger(connection), announcements, moved, now)
-            self._seen = {SourceId(row[0]): row[1] for row in rows}
-            return made
 
 
 async def said(quota: Quota) -> list[tuple[str, int, int]]:

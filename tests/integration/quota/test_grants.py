@@ -6,8 +6,9 @@ import grpc
 import pytest
 
 from tests.integration.quota.harness import Quota
+from tests.integration.quota.judging import Announcer
 from tests.integration.quota.serving import Served, check_request
-from tests.integration.quota.test_announcing import ADA, Announcer, company, said
+from tests.integration.quota.test_announcing import ADA, company, said
 from tests.support.quota_events import (
     NOW,
     approved,

@@ -60,6 +60,8 @@ def test_no_integer_field_takes_anything_but_an_integer_in_bounds(
 ) -> None:
     if value is None and not MODELS[type_name].model_fields[field].is_required():
         value = "none"
+    if value == -1 and field == "adjustment_micro_usd":  # the one that may be negative
+        value = -(2**63)
     rejected = rejection(type_name, EXAMPLES[type_name] | {field: value})
     assert rejected.code == "invalid_data"
     assert rejected.message.startswith(f"{field}: ")

@@ -36,7 +36,7 @@ from tokenomics_quota.domain.accounts import parse_account_id
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.streams.events import OWN_TOPIC, skip_from_record
-from tokenomics_quota.streams.projection import APPROVALS, USAGE, ProvisionalFacts, QuotaProjection
+from tokenomics_quota.streams.projection import APPROVALS, USAGE, OwnEvents, QuotaProjection
 from tokenomics_quota.usecases.projecting import KnownGovernance
 
 ALIAS = "alias:" + "a" * 32
@@ -234,7 +234,7 @@ async def project(log: Sequence[Sequence[Record]], choices: random.Random) -> St
     by_place = {each[:3]: each for partition in log for each in partition}
 
     known = KnownGovernance(Governance(NoPrices()))
-    provisional = ProvisionalFacts(lambda _: ledger, known)
+    provisional = OwnEvents(lambda _: ledger, known)
     projections = by_topic(
         QuotaProjection(lambda _: ledger, known), Skips(OWN_TOPIC, skip_from_record, provisional)
     )

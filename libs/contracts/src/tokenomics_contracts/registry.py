@@ -75,6 +75,8 @@ EVENT_MODELS: Final[tuple[type[Event], ...]] = (
     approvals.ApprovalLapsed,
     quota.DecisionRecorded,
     quota.ThresholdCrossed,
+    quota.ForecastExceeded,
+    quota.PeriodClosed,
     quota.HoldPlaced,
     quota.HoldExtended,
     quota.HoldSettled,

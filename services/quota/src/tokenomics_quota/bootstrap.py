@@ -97,8 +97,8 @@ from tokenomics_quota.streams.events import (
 from tokenomics_quota.streams.hold_events import hold_event
 from tokenomics_quota.streams.ledger_events import told_change_from_record
 from tokenomics_quota.streams.log_ends import LogEnds
-from tokenomics_quota.streams.projection import USAGE, ProvisionalFacts, QuotaProjection
-from tokenomics_quota.usecases.announcing import ThresholdAnnouncer
+from tokenomics_quota.streams.projection import USAGE, OwnEvents, QuotaProjection
+from tokenomics_quota.usecases.announcing import TotalsJudge
 from tokenomics_quota.usecases.budgeting import Budgeting
 from tokenomics_quota.usecases.freshening import Freshening
 from tokenomics_quota.usecases.projecting import KnownGovernance
@@ -133,7 +133,7 @@ def migrations(schemas: Schemas) -> Migrations:
 def projections() -> tuple[Projection, Skips]:
     """Return what projects the input topics, and what the own one: live, in replays and in retries."""
     known = KnownGovernance(Governance(_PRICES))
-    provisional = ProvisionalFacts(PostgresLedger, known)
+    provisional = OwnEvents(PostgresLedger, known)
     return (
         ObservedProjection(QuotaProjection(PostgresLedger, known)),
         Skips(OWN_TOPIC, skip_from_record, others=provisional),
@@ -504,13 +504,14 @@ async def _retry_late(operator: Operations) -> int:
 
 
 def _judge() -> Judge:
-    announcer = ThresholdAnnouncer(KnownGovernance(Governance(_PRICES)))
+    totals = TotalsJudge(KnownGovernance(Governance(_PRICES)))
     policies = PolicyTrail(TRAIL)
 
     async def judge(connection: Connection, changes: Sequence[Change]) -> None:
         moved = {change.position.source_id: change.old_change_seq for change in changes if change.has_rows}
         announcements = PostgresAnnouncements(connection, announcement_id, announcement_event)
-        await announcer.judge(PostgresLedger(connection), announcements, moved, _CLOCK.now())
+        anew = any(change.restarted for change in changes)
+        await totals.judge(PostgresLedger(connection), announcements, moved, _CLOCK.now(), anew=anew)
         await policies.record(connection)
 
     return judge

@@ -119,6 +119,26 @@ class Announcement(NamedTuple):
     announced_at: datetime
 
 
+class Unsettled(NamedTuple):
+    """An account whose total of a period isn't the one that was told when the period was closed."""
+
+    account: Account
+    """For purpose ``all``."""
+    posted_micro_usd: MicroUsd
+    experiment_micro_usd: MicroUsd
+    told_version: int
+    """Of the newest announcement of its closing; 0: there is none."""
+    told_micro_usd: MicroUsd
+
+
+class Found(NamedTuple):
+    """Unsettled accounts as of one moment."""
+
+    unsettled: Sequence[Unsettled]
+    next_offsets: Mapping[str, int]
+    """What was projected at that moment, by ``topic/partition``."""
+
+
 class Announcements(Protocol):
     """Committed totals and what was said about them, inside one open transaction."""
 
@@ -130,6 +150,28 @@ class Announcements(Protocol):
         With ``moved`` (source id to the last ``change_seq`` seen), those that changed since, and both
         purposes of each; without it, all.
         """
+        ...
+
+    async def days(
+        self, owners: Collection[str], *, since: date, before: date
+    ) -> Mapping[str, Mapping[date, MicroUsd]]:
+        """Return what owners, each ``<kind>/<owner_id>``, used on each day."""
+        ...
+
+    async def unsettled(self, period: PeriodId, *, at_most: int) -> Found:
+        """Find unsettled accounts of a period, by id; what was never told of is, once it has a total."""
+        ...
+
+    async def unsettled_of(self, accounts: Collection[Account]) -> Found:
+        """Find those of these accounts, each for purpose ``all``, that are unsettled."""
+        ...
+
+    async def was_closed(self, period: PeriodId) -> bool:
+        """Whether any account's closing of a period was told."""
+        ...
+
+    async def closed(self, accounts: Collection[Account]) -> Collection[AccountId]:
+        """Return those of these accounts, each for purpose ``all``, whose closing was told."""
         ...
 
     async def announce(self, due: Iterable[Announced], now: datetime) -> int:

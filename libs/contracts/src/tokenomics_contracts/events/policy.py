@@ -176,6 +176,8 @@ class Allowance(Value):
     role: RoleName
     limit_micro_usd: Limit
     enforcement: Enforcement = "soft"
+    carry_over_cap_micro_usd: Limit | None = None
+    """So much, at most, of what is unused when a period closes is granted for the next. Absent: nothing."""
 
 
 class Budget(Value):
@@ -195,6 +197,9 @@ class Budget(Value):
 
     alert_basis_points: Annotated[BasisPoints, Field(strict=True, ge=1, le=1_000_000)] = BasisPoints(8_000)
     """At this share of what members may use its owner is told; nobody is asked for anything."""
+
+    carry_over_cap_micro_usd: Limit | None = None
+    """So much, at most, of what is unused when a period closes is granted for the next. Absent: nothing."""
 
     @model_validator(mode="after")
     def _parts_fit_the_whole(self) -> Self:
@@ -507,8 +512,15 @@ class QuotaDocument(Value):
     allowances: tuple[Allowance, ...] = ()
     default_allowance_micro_usd: Limit | None = None
     default_allowance_enforcement: Enforcement = "soft"
+    default_allowance_carry_over_cap_micro_usd: Limit | None = None
     overrides: tuple[Override, ...] = ()
     budgets: tuple[Budget, ...] = ()
+    forecast_from_day: Annotated[int, Field(strict=True, ge=1, le=31)] = 5
+    """From this day of a period on budgets' owners are told when the forecast exceeds the limit."""
+
+    close_after_days: Annotated[int, Field(strict=True, ge=0, le=27)] = 5
+    """So long after its end a period is closed; what comes later is told as an adjustment."""
+
     degrade: Degrade = Degrade()
     models: Annotated[tuple[ModelRule, ...], Field(min_length=1)] | None = None
     """Which models may be called; a call that no rule speaks of is refused. Absent: all may be."""
@@ -532,8 +544,11 @@ class QuotaDocument(Value):
 
     @model_validator(mode="after")
     def _enforces_a_limit(self) -> Self:
-        if self.default_allowance_enforcement == "hard" and self.default_allowance_micro_usd is None:
-            raise ValueError("default_allowance_enforcement needs default_allowance_micro_usd")
+        if self.default_allowance_micro_usd is None:
+            if self.default_allowance_enforcement == "hard":
+                raise ValueError("default_allowance_enforcement needs default_allowance_micro_usd")
+            if self.default_allowance_carry_over_cap_micro_usd is not None:
+                raise ValueError("a default allowance's carry-over needs default_allowance_micro_usd")
         return self
 
 

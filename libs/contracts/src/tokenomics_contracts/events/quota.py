@@ -7,6 +7,8 @@ from pydantic import Field, StringConstraints, model_validator
 
 from tokenomics_contracts.events.base import Event, Value
 from tokenomics_contracts.units import (
+    MAX_LIMIT_MICRO_USD,
+    MAX_TOTAL_MICRO_USD,
     POSITION_PATTERN,
     Account,
     AccountKind,
@@ -22,6 +24,7 @@ from tokenomics_contracts.units import (
     Identifier,
     Label,
     Limit,
+    MicroUsd,
     Milliseconds,
     Offset,
     OpaqueBytes,
@@ -205,6 +208,114 @@ class ThresholdCrossed(Announced):
     def ground(self) -> Ground:
         """The total, and its share of the limit."""
         return Ground(self.posted_micro_usd, self.limit_micro_usd, self.threshold_basis_points)
+
+
+class ForecastExceeded(Announced):
+    """A budget is expected to end beyond its limit; said once per account, period and limit."""
+
+    type_name: ClassVar[str] = "tokenomics.forecast.exceeded.v1"
+    key_field: ClassVar[str] = "account_id"
+
+    account_id: Account
+    kind: AccountKind
+    owner_id: Identifier
+    purpose: AccountPurpose
+    period: Period
+    limit_micro_usd: Limit
+    """The effective limit at that moment; another limit is another announcement."""
+
+    posted_micro_usd: Total
+    forecast_micro_usd: Total
+    """What the period is expected to end with."""
+
+    forecast_low_micro_usd: Total
+    forecast_high_micro_usd: Total
+    """The total will lie between in four of five cases."""
+
+    method: Slug
+    """How it was forecast."""
+
+    @property
+    def about(self) -> str:
+        """The limit."""
+        return f"forecast/{self.limit_micro_usd}"
+
+    @property
+    def ground(self) -> Ground:
+        """The forecast and the limit."""
+        return Ground(self.forecast_micro_usd, self.limit_micro_usd)
+
+
+class CarryOver(Value):
+    """What was left of a period's limit, granted for the period after it."""
+
+    amount_micro_usd: Annotated[MicroUsd, Field(strict=True, ge=1, le=MAX_LIMIT_MICRO_USD)]
+    starts_at: UtcTime
+    """When that period begins."""
+
+    ends_at: UtcTime
+    """When it ends, exclusive."""
+
+
+class PeriodClosed(Announced):
+    """What an account came to in a period; told again, as the next version, with what came later.
+
+    An earlier version is never rewritten: the newest one tells the total, and each what it added.
+    """
+
+    type_name: ClassVar[str] = "tokenomics.period.closed.v1"
+    key_field: ClassVar[str] = "account_id"
+
+    account_id: Account
+    kind: AccountKind
+    owner_id: Identifier
+    purpose: AccountPurpose
+    period: Period
+    version: SequenceNumber
+    """1 closes the period; those after it adjust."""
+
+    posted_micro_usd: Total
+    """All that counts in the period, as far as `positions`."""
+
+    experiment_micro_usd: Total
+    """The part of it that went into experiments."""
+
+    adjustment_micro_usd: Annotated[
+        MicroUsd, Field(strict=True, ge=-MAX_TOTAL_MICRO_USD, le=MAX_TOTAL_MICRO_USD)
+    ] = MicroUsd(0)
+    """`posted_micro_usd` less that of the version before; 0 in the first."""
+
+    limit_micro_usd: Limit | None = None
+    """The effective limit that the period ended with; absent: none."""
+
+    carry_over: CarryOver | None = None
+    """In the first version only: what comes later neither adds to it nor takes from it."""
+
+    positions: dict[PositionKey, Offset]
+    """`topic/partition` to the next offset that had been projected."""
+
+    @property
+    def about(self) -> str:
+        """That it closed."""
+        return "closed"
+
+    @property
+    def announced_version(self) -> int:
+        """Each version is an announcement of its own."""
+        return self.version
+
+    @property
+    def ground(self) -> Ground:
+        """The total; it may be anything."""
+        return Ground(self.posted_micro_usd, 0)
+
+    @model_validator(mode="after")
+    def _adjusts_from_the_second_on(self) -> Self:
+        if self.version == 1 and self.adjustment_micro_usd:
+            raise ValueError("the first version adjusts nothing")
+        if self.version > 1 and self.carry_over is not None:
+            raise ValueError("only the first version carries anything over")
+        return self
 
 
 class Placement(Value):

@@ -24,6 +24,10 @@ class Purpose(StrEnum):
     ALL = "all"
 
 
+SINGLE_PURPOSES = (Purpose.OPERATIONAL, Purpose.EXPERIMENT)
+"""Those that something is posted for."""
+
+
 class Account(NamedTuple):
     """The parts of an account id."""
 

@@ -1,6 +1,6 @@
 """Who a subject is, and which team and cost centre carry its usage, at any instant."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from copy import copy
 from datetime import datetime
 from itertools import chain, islice
@@ -176,6 +176,10 @@ class Directory:
     def member(self, subject: str) -> Timeline[Effective[Member] | None]:
         """Return what is known of a subject id over time."""
         return _member_timeline(self._members.get(subject, ()))
+
+    def subjects(self) -> Collection[str]:
+        """Return every person and service there ever was."""
+        return self._members.keys()
 
     def member_changes(self) -> Iterator[datetime]:
         """Return from when each version of each person and service is to hold."""

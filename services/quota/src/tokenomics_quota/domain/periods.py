@@ -36,6 +36,12 @@ class MonthCalendar:
             self._start, self._end = self.bounds(self._period)
         return self._period
 
+    def before(self, period: PeriodId) -> PeriodId:
+        """Return the period before one."""
+        year, month = parse_period(period)
+        year, month = (year, month - 1) if month > 1 else (year - 1, _MONTHS_PER_YEAR)
+        return PeriodId(f"{year:04d}-{month:02d}")
+
     def bounds(self, period: PeriodId) -> tuple[datetime, datetime]:
         """Return start (inclusive) and end (exclusive) of a period, in UTC.
 

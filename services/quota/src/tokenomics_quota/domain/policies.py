@@ -1,7 +1,7 @@
 """What policies say: limits, thresholds, time zone; who may back-fill; which use cases are registered."""
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, Literal, NamedTuple, Self
 
 from tokenomics_contracts.events import policy
@@ -33,15 +33,24 @@ class Limit(NamedTuple):
     """Of a person or service: what the role alone gives; ``None``: no limit."""
     alert: BasisPoints | None = None
     """At which share of it the owner of a shared account is told."""
+    carry_over_cap: MicroUsd | None = None
+    """So much at most of what a period leaves unused is granted for the next; ``None``: nothing."""
 
     @classmethod
     def from_policy(cls, stated: policy.Allowance | policy.Budget) -> Self:
         """Take over what a policy states."""
         hard, limit = stated.enforcement == "hard", stated.limit_micro_usd
         if isinstance(stated, policy.Allowance):
-            return cls(limit, hard, allowance_micro_usd=limit)
+            cap = stated.carry_over_cap_micro_usd
+            return cls(limit, hard, allowance_micro_usd=limit, carry_over_cap=cap)
         left = MicroUsd(limit - stated.buffer_micro_usd)
-        return cls(left, hard, stated.buffer_micro_usd, alert=stated.alert_basis_points)
+        return cls(
+            left,
+            hard,
+            stated.buffer_micro_usd,
+            alert=stated.alert_basis_points,
+            carry_over_cap=stated.carry_over_cap_micro_usd,
+        )
 
 
 class Override(NamedTuple):
@@ -145,6 +154,10 @@ class QuotaPolicy(NamedTuple):
     """By project id."""
     experiments: Mapping[tuple[AccountKind, str], Limit] = NO_EXPERIMENTS
     """Limit a period for experiments by (kind, owner id) of shared accounts."""
+    forecast_from_day: int = 5
+    """Of a period: from then on an exceeded forecast is worth telling."""
+    close_after: timedelta = timedelta(days=5)
+    """So long after its end a period is closed."""
 
     def allowance(self, role: str) -> Limit | None:
         """Return the base limit of a role."""

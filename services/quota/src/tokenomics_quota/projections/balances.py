@@ -1,7 +1,7 @@
 """What an account has used of its limit: the state that checks are answered from."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from tokenomics_contracts.units import (
@@ -22,7 +22,6 @@ from tokenomics_quota.domain.timeline import Timeline
 from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.projections.totals import PeriodTotals
 
-_RESOLUTION: Final = timedelta(microseconds=1)
 _EVER: Final = datetime.min.replace(tzinfo=UTC)
 
 _MOST_KEPT = 10_000
@@ -153,11 +152,6 @@ class QuotaView:
         totals = self._totals.get(period)
         return totals.touched() if totals else ()
 
-    def instant_in(self, period: PeriodId, now: datetime) -> datetime:
-        """Return the instant of a period that is nearest to now: a past one is judged as it ended."""
-        start, end = self.governance.calendars.at(now).bounds(period)
-        return min(max(now, start), end - _RESOLUTION)
-
     def balance(self, account: Account, now: datetime) -> Balance:
         """Return an account against its effective limit: what policy gives, and the grants of the instant.
 
@@ -166,7 +160,7 @@ class QuotaView:
         """
         governance = self.governance
         _, end = governance.calendars.at(now).bounds(account.period)
-        at = self.instant_in(account.period, now)
+        at = governance.instant_in(account.period, now)
         limit = governance.limit(account.kind, account.owner_id, at, account.purpose)
         thresholds = governance.quota_policies.at(at).thresholds
         bounds = Bounds(None, end, thresholds)

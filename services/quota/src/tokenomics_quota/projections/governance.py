@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import chain
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -29,6 +29,7 @@ from tokenomics_contracts.events.policy import (
     SourcesDocument,
     UseCasesDocument,
 )
+from tokenomics_contracts.events.quota import PeriodClosed
 from tokenomics_contracts.units import CostCentreId, MicroUsd, PeriodId, ProjectId, SubjectId, TeamId
 from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose
 from tokenomics_quota.domain.approvals import (
@@ -97,12 +98,17 @@ DIRECTORY_EVENTS = (
     DelegationEnded,
 )
 APPROVAL_EVENTS = (ApprovalApproved, ApprovalRevoked, ApprovalLapsed)
+GRANTING_EVENTS = (*APPROVAL_EVENTS, PeriodClosed)
+_RESOLUTION = timedelta(microseconds=1)
 POLICY_KINDS = frozenset({"quota", "price_book", "sources", "baseline", "use_cases"})
 """Policy kinds that quota reads; it passes the others by."""
 
 
 class GoverningEvent(NamedTuple):
-    """A directory, policy or approvals event, as log and ledger hold it; a state keeps what it says."""
+    """An event of the directory, of policies or approvals, or a closed period that carries something over.
+
+    As log and ledger hold it; a state keeps what it says.
+    """
 
     topic: str
     identity: bytes
@@ -169,7 +175,7 @@ class Governance:
         known = list(events)
         described = [each for each in known if isinstance(each.event, DIRECTORY_EVENTS)]
         published = [each for each in known if isinstance(each.event, PolicyPublished)]
-        decided = [each for each in known if isinstance(each.event, APPROVAL_EVENTS)]
+        decided = [each for each in known if isinstance(each.event, GRANTING_EVENTS)]
         after, grants_changed = copy(self), False
         after.version = version
         if described:
@@ -210,6 +216,8 @@ class Governance:
                 approved.append(_approval(governing, event, one))
             elif isinstance(event, ApprovalRevoked | ApprovalLapsed):
                 ended.append(Ending(one(event.key), event.ended_at, governing.identity))
+            elif isinstance(event, PeriodClosed):
+                approved.append(_carry_over(governing, event, one))
         return self.approvals.changed(approved, ended)
 
     def _publish(self, events: Iterable[GoverningEvent]) -> None:
@@ -393,6 +401,11 @@ class Governance:
             )
         return self._permits[key]
 
+    def instant_in(self, period: PeriodId, now: datetime) -> datetime:
+        """Return the instant of a period that is nearest to now: a past one is judged as it ended."""
+        start, end = self.calendars.at(now).bounds(period)
+        return min(max(now, start), end - _RESOLUTION)
+
     def next_change(self, after: datetime) -> datetime:
         """Return when time alone may change a limit next: by a version, a grant or a period."""
         calendar = self.calendars.at(after)
@@ -448,9 +461,9 @@ class Governance:
     def scopes(self, before: "Governance", events: Iterable[GoverningEvent]) -> list[Scope]:
         """Return which facts these events may have changed since another state: one scope of a kind.
 
-        An approval changes none: it is about limits.
+        What grants something changes none: it is about limits.
         """
-        described = [event for event in events if not isinstance(event.event, APPROVAL_EVENTS)]
+        described = [event for event in events if not isinstance(event.event, GRANTING_EVENTS)]
         found = [scope for event in described if (scope := self._scope(before, event)) is not None]
         merged = []
         if of_subjects := [scope for scope in found if scope.subjects]:
@@ -516,6 +529,21 @@ def _approval(governing: GoverningEvent, event: ApprovalApproved, one: Callable[
     )
 
 
+def _carry_over(governing: GoverningEvent, event: PeriodClosed, one: Callable[[str], str]) -> Approval:
+    """Return what a period left for the next: a grant as any other, but that no request asked for."""
+    carried = event.carry_over
+    assert carried is not None, "only closings that carry something over govern"
+    return Approval(
+        f"carry-over/{event.account_id}",
+        (one(event.kind), one(event.owner_id)),
+        carried.starts_at,
+        carried.ends_at,
+        Grant(carried.amount_micro_usd, overdraft=False, each_period=False),
+        governing.order,
+        governing.identity,
+    )
+
+
 def _delegation(event: DelegationUpserted | DelegationEnded, one: Callable[[str], str]) -> Delegation | None:
     if isinstance(event, DelegationEnded):
         return None
@@ -577,6 +605,8 @@ def _quota_policy(document: QuotaDocument, version: int, one: Callable[[str], st
         },
         prohibited_data={each.data_class: each.permitted_way for each in document.prohibited_data},
         alternatives=tuple(map(AlternativeRule.from_policy, document.alternatives)),
+        forecast_from_day=document.forecast_from_day,
+        close_after=timedelta(days=document.close_after_days),
     )
 
 
@@ -585,7 +615,8 @@ def _default_allowance(document: QuotaDocument) -> Limit | None:
     if amount is None:
         return None
     hard = document.default_allowance_enforcement == "hard"
-    return Limit(amount, hard, allowance_micro_usd=amount)
+    cap = document.default_allowance_carry_over_cap_micro_usd
+    return Limit(amount, hard, allowance_micro_usd=amount, carry_over_cap=cap)
 
 
 def _sources_policy(document: SourcesDocument, version: int) -> SourcesPolicy:

@@ -117,7 +117,7 @@ def _candidates(
         # A handful: asked for one by one instead of searched for among all.
         owned = {Account(each, request.owner_id, Purpose.ALL, period) for each in AccountKind}
         if request.subject:
-            carrying = _accounts_of(view, request.subject, "", view.instant_in(period, now))
+            carrying = _accounts_of(view, request.subject, "", view.governance.instant_in(period, now))
             named = {account._replace(period=period) for account in carrying}
             owned = named & owned if request.owner_id else named
         ids: Sequence[AccountId] = sorted(

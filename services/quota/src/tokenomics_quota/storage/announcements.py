@@ -1,7 +1,9 @@
 """Announcements on PostgreSQL."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import date, datetime
+from typing import Any
 from uuid import UUID
 
 from tokenomics_chassis import outbox
@@ -10,8 +12,9 @@ from tokenomics_chassis.projection import Connection
 from tokenomics_chassis.records import SourceId
 from tokenomics_contracts.events.quota import Announced
 from tokenomics_contracts.units import AccountId, MicroUsd, PeriodId
-from tokenomics_quota.ports import Announcement
-from tokenomics_quota.storage.totals import committed_totals
+from tokenomics_quota.domain.accounts import SINGLE_PURPOSES, Account, parse_account_id
+from tokenomics_quota.ports import Announcement, Found, Unsettled
+from tokenomics_quota.storage.totals import committed_totals, daily_totals
 
 _COLUMNS = (
     "announcement_id",
@@ -24,6 +27,34 @@ _COLUMNS = (
     "basis_points",
     "announced_at",
 )
+# Of an account its total for both purposes together, beside what was last told of it; the first row has the
+# positions of the same snapshot.
+_UNSETTLED = """
+WITH total AS (
+    SELECT concat_ws('/', split_part(account_id, '/', 1), split_part(account_id, '/', 2), 'all', period)
+               AS key,
+           sum(posted_micro_usd)::bigint AS posted,
+           sum(CASE split_part(account_id, '/', 3) WHEN 'experiment' THEN posted_micro_usd ELSE 0 END)::bigint
+               AS experiment
+    FROM posted WHERE {posted} GROUP BY 1
+), told AS (
+    SELECT DISTINCT ON (key) key, version, measured FROM announcement
+    WHERE about = 'closed' AND {told} ORDER BY key, version DESC
+), unsettled AS (
+    SELECT key, coalesce(posted, 0), coalesce(experiment, 0), coalesce(version, 0), coalesce(measured, 0)
+    FROM total FULL JOIN told USING (key)
+    WHERE coalesce(posted, 0) <> coalesce(measured, 0)
+    ORDER BY key LIMIT $2
+)
+SELECT (SELECT jsonb_object_agg(concat(topic, '/', partition), next_offset)::text FROM position), 0, 0, 0, 0
+UNION ALL SELECT * FROM unsettled
+"""
+_UNSETTLED_IN = _UNSETTLED.format(posted="period = $1", told="split_part(key, '/', 4) = $1")
+_UNSETTLED_OF = _UNSETTLED.format(posted="account_id = ANY($3::text[])", told="key = ANY($1::text[])")
+_WAS_CLOSED = """
+SELECT EXISTS (SELECT FROM announcement WHERE about = 'closed' AND split_part(key, '/', 4) = $1)
+"""
+_CLOSED = "SELECT key FROM announcement WHERE key = ANY($1::text[]) AND about = 'closed' AND version = 1"
 _SAID = "SELECT announcement_id FROM announcement WHERE announcement_id = ANY($1::uuid[])"
 _REMEMBER = f"""
 INSERT INTO announcement ({", ".join(_COLUMNS)})
@@ -51,6 +82,31 @@ class PostgresAnnouncements:
         """Read what is committed; see :func:`committed_totals`."""
         return await committed_totals(self._connection, moved, since=since)
 
+    async def days(
+        self, owners: Collection[str], *, since: date, before: date
+    ) -> Mapping[str, Mapping[date, MicroUsd]]:
+        """Read what is committed; see :func:`daily_totals`."""
+        return await daily_totals(self._connection, owners, since=since, before=before)
+
+    async def unsettled(self, period: PeriodId, *, at_most: int) -> Found:
+        """Compare all totals of the period with what was told, in one statement, hence in one snapshot."""
+        return _found(await self._connection.fetch(_UNSETTLED_IN, period, at_most))
+
+    async def unsettled_of(self, accounts: Collection[Account]) -> Found:
+        """Compare some totals with what was told, in one statement."""
+        keys = [account.account_id for account in accounts]
+        lines = [each.for_purpose(purpose).account_id for each in accounts for purpose in SINGLE_PURPOSES]
+        return _found(await self._connection.fetch(_UNSETTLED_OF, keys, len(keys), lines))
+
+    async def was_closed(self, period: PeriodId) -> bool:
+        """Look for any account's closing."""
+        return await self._connection.fetchval(_WAS_CLOSED, period) or False
+
+    async def closed(self, accounts: Collection[Account]) -> Collection[AccountId]:
+        """Look them up by the unique key."""
+        keys = [account.account_id for account in accounts]
+        return {row[0] for row in await self._connection.fetch(_CLOSED, keys)}
+
     async def announce(self, due: Iterable[Announced], now: datetime) -> int:
         """Insert what isn't there; a second announcer would fail on the primary key and say nothing."""
         named = {self._name(each): each for each in due}
@@ -74,6 +130,14 @@ async def remember(connection: Connection, made: Sequence[tuple[UUID, Announceme
     """Insert announcements that were made, without saying them again; return how many were not known."""
     rows = [_row(*each) for each in made]
     return len(await connection.fetch(_REMEMBER, *zip(*rows, strict=True))) if rows else 0
+
+
+def _found(rows: Sequence[Any]) -> Found:
+    positions, *unsettled = rows
+    return Found(
+        [Unsettled(parse_account_id(key), *amounts) for key, *amounts in unsettled],
+        json.loads(positions[0] or "{}"),
+    )
 
 
 def _row(announcement_id: UUID, made: Announcement) -> tuple[object, ...]:

@@ -142,5 +142,4 @@ class ViewFeed:
 
 def _previous_period(governance: Governance, now: datetime) -> PeriodId:
     calendar = governance.calendars.at(now)
-    start, _ = calendar.bounds(calendar.period_of(now))
-    return calendar.period_of(start - timedelta(days=1))
+    return calendar.before(calendar.period_of(now))

@@ -5,7 +5,7 @@ from tokenomics_contracts.catalogue import topics_of
 from tokenomics_contracts.cloudevents import Envelope, EventRejected, RejectionCode, decode
 from tokenomics_contracts.events.base import Event
 from tokenomics_contracts.events.policy import PolicyPublished
-from tokenomics_contracts.events.quota import HoldSettled
+from tokenomics_contracts.events.quota import HoldSettled, PeriodClosed
 from tokenomics_contracts.events.usage import UsageCorrected, UsageRecorded
 from tokenomics_contracts.fast import UsageRecordedData, parse_usage_recorded
 from tokenomics_contracts.identity import identity, payload_digest
@@ -56,8 +56,10 @@ def usage_from_record(record: Record) -> Received | LateUsage | None:
     return LateUsage(envelope.source, received) if is_late(record, envelope) else received
 
 
-def provisional_from_record(record: Record) -> Received | None:
-    """Read from the own topic what a hold's caller said it cost; ``None`` for every other event there.
+def own_event_from_record(record: Record) -> Received | GoverningEvent | None:
+    """Read from the own topic what derived state follows from; ``None`` for every other event there.
+
+    That is what a hold's caller said it cost, and what a closed period carries over into the next.
 
     It has the hold's identity, not the event's: a hold costs once, should it ever have been settled in two
     copies of a database.
@@ -68,8 +70,16 @@ def provisional_from_record(record: Record) -> Received | None:
         The record must be parked.
     """
     envelope = decode(record.headers, record.value)
-    if envelope.type != HoldSettled.type_name:
-        return None
+    if envelope.type == HoldSettled.type_name:
+        return _provisional(record, envelope)
+    if envelope.type == PeriodClosed.type_name:
+        event = parse(envelope)
+        assert isinstance(event, PeriodClosed)
+        return _governing(record, envelope, event) if event.carry_over else None
+    return None
+
+
+def _provisional(record: Record, envelope: Envelope) -> Received | None:
     event = parse(envelope)
     assert isinstance(event, HoldSettled)
     if event.usage_identity is not None:
@@ -120,6 +130,10 @@ def governing_event_from_record(record: Record) -> GoverningEvent | None:
         isinstance(event, PolicyPublished) and event.kind in POLICY_KINDS
     ):
         return None
+    return _governing(record, envelope, event)
+
+
+def _governing(record: Record, envelope: Envelope, event: Event) -> GoverningEvent:
     return GoverningEvent(
         record.topic,
         identity(envelope.source, envelope.id),

@@ -9,15 +9,18 @@ from tokenomics_contracts.cloudevents import EventRejected, RejectionCode
 from tokenomics_quota.domain.effective import LogOrder
 from tokenomics_quota.ports import Ledger
 from tokenomics_quota.projections.facts import LateUsage, Received
+from tokenomics_quota.projections.governance import GoverningEvent
 from tokenomics_quota.streams.decoding import (
     TOO_LATE,
     governing_event_from_record,
-    provisional_from_record,
+    own_event_from_record,
     usage_from_record,
 )
 from tokenomics_quota.streams.events import OWN_TOPIC
 from tokenomics_quota.usecases.projecting import (
+    GoverningApplied,
     KnownGovernance,
+    UsageApplied,
     apply_governing,
     apply_provisional,
     apply_usage,
@@ -66,8 +69,7 @@ class QuotaProjection:
         applied = await apply_usage(ledger, self._known, batch.source, events)
         places = [
             *_places(batch, applied.too_late, RejectionCode.TOO_LATE, TOO_LATE),
-            *_places(batch, applied.conflicts, RejectionCode.IDENTITY_CONFLICT, _CONFLICT),
-            *_places(batch, applied.displaced, RejectionCode.IDENTITY_CONFLICT, _CONFLICT),
+            *_conflicting(batch, applied),
         ]
         return Outcome(rejected, places, changed=applied.changed)
 
@@ -77,17 +79,16 @@ class QuotaProjection:
             return Outcome(rejected, changed=False)
         applied = await apply_governing(ledger, self._known, batch.source, events)
         places = [
-            *_places(batch, applied.conflicts, RejectionCode.IDENTITY_CONFLICT, _CONFLICT),
             *_places(batch, applied.mismatches, RejectionCode.POLICY_MISMATCH, _MISMATCH),
-            *_places(batch, applied.displaced, RejectionCode.IDENTITY_CONFLICT, _CONFLICT),
+            *_conflicting(batch, applied),
         ]
         return Outcome(rejected, places, changed=applied.changed)
 
 
-class ProvisionalFacts:
-    """Projects what callers said their holds cost: the chassis' ``Projection`` on the own topic."""
+class OwnEvents:
+    """Projects what quota itself said, as far as state derives from it: the chassis' ``Projection``."""
 
-    name = "provisional facts"
+    name = "own events"
     topics = frozenset({OWN_TOPIC})
     ordered_topics: frozenset[str] = frozenset()
     understood_codes = frozenset({RejectionCode.TOO_LATE, RejectionCode.IDENTITY_CONFLICT})
@@ -98,15 +99,19 @@ class ProvisionalFacts:
 
     async def apply(self, connection: Connection, batch: Batch) -> Outcome:
         """Apply one batch; see the chassis' ``Projection``."""
-        events, rejected = _read(batch.records, provisional_from_record)
-        if not events:
-            return Outcome(rejected, changed=False)
-        applied = await apply_provisional(self._ledger_on(connection), self._known, batch.source, events)
-        places = [
-            *_places(batch, applied.conflicts, RejectionCode.IDENTITY_CONFLICT, _CONFLICT),
-            *_places(batch, applied.displaced, RejectionCode.IDENTITY_CONFLICT, _CONFLICT),
-        ]
-        return Outcome(rejected, places, changed=applied.changed)
+        events: list[Received | GoverningEvent]
+        events, rejected = _read(batch.records, own_event_from_record)
+        ledger, places, changed = self._ledger_on(connection), list[RejectedPlace](), False
+        applied: GoverningApplied | UsageApplied
+        if governing := [each for each in events if isinstance(each, GoverningEvent)]:
+            applied = await apply_governing(ledger, self._known, batch.source, governing)
+            places += _conflicting(batch, applied)
+            changed = applied.changed
+        if provisional := [each for each in events if isinstance(each, Received)]:
+            applied = await apply_provisional(ledger, self._known, batch.source, provisional)
+            places += _conflicting(batch, applied)
+            changed = changed or applied.changed
+        return Outcome(rejected, places, changed=changed)
 
 
 def _read(
@@ -124,6 +129,11 @@ def _read(
             if value is not None:
                 found.append(value)
     return found, rejected
+
+
+def _conflicting(batch: Batch, applied: GoverningApplied | UsageApplied) -> Iterator[RejectedPlace]:
+    yield from _places(batch, applied.conflicts, RejectionCode.IDENTITY_CONFLICT, _CONFLICT)
+    yield from _places(batch, applied.displaced, RejectionCode.IDENTITY_CONFLICT, _CONFLICT)
 
 
 def _places(

@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime
 from typing import Final
 
 from tokenomics_contracts.units import MicroUsd
-from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose
+from tokenomics_quota.domain.accounts import SINGLE_PURPOSES, Account, AccountKind, Purpose
 from tokenomics_quota.domain.budgets import Budget
 from tokenomics_quota.domain.forecast import forecast
 from tokenomics_quota.ports import History
@@ -14,8 +14,6 @@ from tokenomics_quota.usecases.seeing import deciders
 
 KINDS: Final = frozenset({AccountKind.PROJECT, AccountKind.TEAM, AccountKind.COST_CENTRE})
 """Of accounts that somebody owns beside those who use them."""
-
-_SINGLE_PURPOSES = (Purpose.OPERATIONAL, Purpose.EXPERIMENT)
 
 
 class Budgeting:
@@ -35,7 +33,7 @@ class Budgeting:
         owners = deciders(view.governance, account, now)
         touched, in_view = view.is_touched(account), account.period >= view.horizon
         if not in_view:
-            parts = [account.for_purpose(purpose) for purpose in _SINGLE_PURPOSES]
+            parts = [account.for_purpose(purpose) for purpose in SINGLE_PURPOSES]
             totals = await self._history.totals(parts)
             touched = bool(totals)
             balance = balance._replace(posted_micro_usd=MicroUsd(sum(totals.values())))
@@ -46,5 +44,7 @@ class Budgeting:
         if now < balance.bounds.resets_at:
             days = await self._history.days(account.owner, now.astimezone(UTC).date())
         expected = forecast(days, balance.posted_micro_usd, now, balance.bounds.resets_at)
-        limit = view.governance.limit(account.kind, account.owner_id, view.instant_in(account.period, now))
+        limit = view.governance.limit(
+            account.kind, account.owner_id, view.governance.instant_in(account.period, now)
+        )
         return Budget(balance, limit.buffer_micro_usd if limit else MicroUsd(0), experiment, owners, expected)
