@@ -10,6 +10,7 @@ from tests.proofs import (
     exactly_once,
     grants_expire,
     holds_never_overshoot,
+    holds_survive_lost_database,
     lost_database,
     poison_is_parked,
     rebuild_under_traffic,
@@ -88,6 +89,14 @@ async def test_rebuild_under_traffic_fails_when_the_rebuild_drops_records(resour
 async def test_lost_database_fails_when_announcements_are_not_recalled(resources: AsyncExitStack) -> None:
     verdict = await lost_database.endure(lab_with("announcements-not-recalled", resources), 600)
     assert any("was repeated with other bytes" in failure for failure in verdict.failures)
+
+
+async def test_holds_survive_lost_database_fails_when_they_are_not_recalled(
+    resources: AsyncExitStack,
+) -> None:
+    verdict = await holds_survive_lost_database.endure(lab_with("holds-not-recalled", resources), 120)
+    assert any("were not back when" in failure for failure in verdict.failures)
+    assert any("committed before it, recomputed" in failure for failure in verdict.failures)
 
 
 async def test_restored_backup_fails_when_kafkas_commits_are_believed(resources: AsyncExitStack) -> None:

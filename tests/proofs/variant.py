@@ -30,6 +30,7 @@ from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.rpc.views import Views
 from tokenomics_quota.storage import hold_ledger, mapping
 from tokenomics_quota.storage.announcements import PostgresAnnouncements
+from tokenomics_quota.storage.told_changes import ToldChanges
 from tokenomics_quota.storage.view_feed import ViewFeed
 from tokenomics_quota.streams.projection import QuotaProjection
 from tokenomics_quota.usecases import projecting
@@ -149,6 +150,15 @@ def announcements_not_recalled() -> list[Change]:
     return [Change(Recall, "__call__", judge_at_once)]
 
 
+def holds_not_recalled() -> list[Change]:
+    """holds-survive-lost-database: the ledger opens with what the database knows."""
+
+    async def keep_nothing(*_: object) -> int:
+        return 0
+
+    return [Change(ToldChanges, "keep", keep_nothing)]
+
+
 def commits_believed() -> list[Change]:
     """restored-backup: what Kafka has committed counts as projected, nobody looks into the gap below it."""
 
@@ -238,6 +248,7 @@ VARIANTS: dict[str, Callable[[], list[Change]]] = {
         expired_tokens_pass,
         leaky_rebuild,
         announcements_not_recalled,
+        holds_not_recalled,
         commits_believed,
         loading_is_denied,
         lanes_without_a_measure,

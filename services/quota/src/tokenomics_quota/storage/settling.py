@@ -170,9 +170,12 @@ class Settler:
         await term.begin(self._ends)
         async with listen(connection, self._schemas.changed_channel) as signal:
             while not stopping.is_set():
-                if not await term.settle():
-                    await term.open_when_level()
-                    await term.sweep()
+                if await term.settle():
+                    continue
+                await term.open_when_level()
+                if rest := await term.sweep():
+                    await wait_for(stopping, rest)
+                else:
                     await signal.wait()
 
 
@@ -289,8 +292,14 @@ class _Term:
             LEDGER_SHUT.set(0)
             log.info("the hold ledger is open")
 
-    async def sweep(self) -> None:
-        """Do a little of what nobody waits for: write down which holds ended, and forget old ones."""
+    async def sweep(self) -> float:
+        """Do a little of what nobody waits for: write down which holds ended, and forget old ones.
+
+        Returns
+        -------
+        float
+            Seconds to rest before the next group; 0 when there was no whole one.
+        """
         begun = self._now()
         if begun >= self._sweep_at:
             self._sweep_at = begun + SWEEP_SECONDS
@@ -299,12 +308,15 @@ class _Term:
                 ended = await expire_holds(self._ledger_on(self._connection), past) if past else 0
             HOLDS_ENDED.add(ended, {"by": "time"})
             if len(past) == SWEEP_GROUP:
-                self._sweep_at = self._now() + SWEEP_REST * (self._now() - begun)
+                rest = SWEEP_REST * (self._now() - begun)
+                self._sweep_at = self._now() + rest
+                return rest
         elif begun >= self._forget_at:
             self._forget_at = begun + (SWEEP_SECONDS if await self._forget() else FORGET_SECONDS)
         elif begun >= self._look_at:
             self._look_at = begun + LOOK_SECONDS
             await self._look()
+        return 0.0
 
     async def _forget(self) -> bool:
         """Delete some of what closed long ago; return whether there is more."""
