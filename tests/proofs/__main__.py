@@ -19,6 +19,7 @@ from tests.proofs import (
     holds_never_overshoot,
     holds_survive_lost_database,
     lost_database,
+    period_turn,
     poison_is_parked,
     rebuild_under_traffic,
     replay_equals_live,
@@ -47,6 +48,7 @@ PROOFS: dict[str, Prove] = {
     "restart-storm": restart_storm.prove,
     "slow-and-full": slow_and_full.prove,
     "grants-expire-on-the-instant": grants_expire.prove,
+    "period-turn": period_turn.prove,
 }
 
 

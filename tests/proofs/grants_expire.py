@@ -8,19 +8,17 @@ late, twice, out of order and contradicting itself; the projector is killed mean
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from tests.proofs.chaos import Feeder
+from tests.proofs.clocked import Clocked
 from tests.proofs.compare import compare_parked
 from tests.proofs.events import (
-    MODELS,
-    PROVIDER,
     Draft,
     Message,
     approval_event,
@@ -31,14 +29,9 @@ from tests.proofs.events import (
     quota_policy,
     usage_event,
 )
-from tests.proofs.lab import INPUTS, Arena, Lab, Verdict
-from tests.proofs.recompute import Recomputation, recompute
-from tests.proofs.serving import bearer, serving
-from tokenomics.quota.v1 import quota_pb2 as pb
-from tokenomics.quota.v1.quota_pb2_grpc import QuotaServiceStub
-from tokenomics_tools.stack import GATEWAY, PORTAL
+from tests.proofs.lab import Arena, Lab, Verdict
 
-PEOPLE, TEAMS, GROUPS = 24, 4, 3
+PEOPLE, TEAMS, GROUPS, PROJECT = 24, 4, 3, "atlas"
 LIMIT_MICRO_USD = 1_000
 STAGES = 3
 MOMENT: Final = timedelta(microseconds=1)
@@ -46,18 +39,6 @@ DAY: Final = timedelta(days=1)
 ZONES = ("Europe/Berlin", "America/New_York")
 PROJECTED_SECONDS = 60
 SHOWN = 10
-BANDS: Final = {
-    "normal": pb.BAND_NORMAL,
-    "nudge": pb.BAND_NUDGE,
-    "justify": pb.BAND_JUSTIFY,
-    "approve": pb.BAND_APPROVE,
-}
-DECISIONS: Final = {
-    "normal": pb.DECISION_ALLOW,
-    "nudge": pb.DECISION_ALLOW_WITH_NUDGE,
-    "justify": pb.DECISION_JUSTIFICATION_REQUIRED,
-    "approve": pb.DECISION_APPROVAL_REQUIRED,
-}
 
 
 async def prove(lab: Lab) -> Verdict:
@@ -125,7 +106,7 @@ class Story:
         """Return directory, policies and what was used, near the limits of who used it."""
         told, long_ago = self._now, self._now - 200 * DAY
         budgets = [("team", f"team-{number}", 6 * LIMIT_MICRO_USD) for number in range(TEAMS)]
-        budgets += [("cost_centre", "cc-0", 12 * LIMIT_MICRO_USD), ("project", "atlas", 4 * LIMIT_MICRO_USD)]
+        budgets += [("cost_centre", "cc-0", 12 * LIMIT_MICRO_USD), ("project", PROJECT, 4 * LIMIT_MICRO_USD)]
         drafts = [policy_event("price_book", 1, long_ago, told, price_book(1))]
         since = [long_ago, self._border(self._at_random())]
         for version, (zone, start) in enumerate(zip(ZONES, since, strict=True), start=1):
@@ -148,7 +129,7 @@ class Story:
     def _usage(self, number: int) -> Draft:
         at = self._begin + timedelta(seconds=self._rng.uniform(0, (self._now - self._begin).total_seconds()))
         cost = self._rng.randrange(LIMIT_MICRO_USD // 4)
-        project = {"project": "atlas"} if number % 4 == 0 else {}
+        project = {"project": PROJECT} if number % 4 == 0 else {}
         person = self._rng.choice(self.people)
         return usage_event("/tool", f"u{number}", at, subject=person, cost_micro_usd=cost, **project)
 
@@ -219,110 +200,30 @@ class Story:
             return f"subject/{rng.choice(self.people)}", "justification"
         if number < 8:
             return f"group/group-{rng.randrange(GROUPS)}", "break_glass"
-        budgets = ["team/team-0", "team/team-1", "cost_centre/cc-0", "project/atlas"]
+        budgets = ["team/team-0", "team/team-1", "cost_centre/cc-0", f"project/{PROJECT}"]
         return rng.choice(budgets), rng.choice(["boost", "budget_override"])
 
 
-class Asking:
-    """Servers whose clock is a file, and what they should say."""
+class Asking(Clocked):
+    """Asks around the borders of a story."""
 
     def __init__(self, lab: Lab, arena: Arena, story: Story) -> None:
-        self._rng, self._lab, self._arena, self._story = random.Random(lab.seed), lab, arena, story
-        self._clock: Path = arena.stack.folder / "clock"
-        self._may_check = bearer(arena.stack.issuer.token(GATEWAY))
-        self._may_see = bearer(arena.stack.issuer.token(PORTAL))
-        self.figures: Counter[str] = Counter()
-        self.failures: list[str] = []
-
-    @asynccontextmanager
-    async def server(self, arena: Arena) -> AsyncIterator[Any]:
-        """Run a server that takes the time from our file, and yield a stub of it."""
-        self._set_clock(self._lab.anchor)
-        variant = "+".join(filter(None, (self._lab.variant, "set-clock")))
-        async with serving(arena.as_variant(variant), PROOF_CLOCK=str(self._clock)) as channel:
-            self.figures["servers"] += 1
-            yield QuotaServiceStub(channel)
-
-    def _set_clock(self, now: datetime) -> None:
-        fresh = self._clock.with_suffix(".new")
-        fresh.write_text(now.isoformat())
-        fresh.replace(self._clock)
+        super().__init__(lab, arena, story.people, PROJECT)
+        self._story = story
 
     async def around_borders(self, stub: Any, *, share: int) -> None:
         """Ask just before, at and after one in so many borders, and at some instants again, back in time."""
-        level = pb.CheckQuotaRequest(
-            subject=self._story.people[0], provider=PROVIDER, model=MODELS[0], fully_consistent=True
-        )
-        await stub.CheckQuota(level, metadata=self._may_check, timeout=PROJECTED_SECONDS)
-        records = await self._arena.read(*INPUTS)
-        truth = recompute(records)
+        records, truth = await self.truth(stub)
         earliest = truth.period_of(self._lab.anchor.replace(day=1) - DAY)  # balances are at hand from here on
         borders = self._story.borders | set(_turns(self._lab.anchor))
         at_hand = sorted(each for each in borders if truth.period_of(each - MOMENT) >= earliest)
-        chosen = self._rng.sample(at_hand, -(-len(at_hand) // share))
+        chosen = self.rng.sample(at_hand, -(-len(at_hand) // share))
         instants = sorted({border + step * MOMENT for border in chosen for step in (-1, 0, 1)})
-        for at in (*instants, *self._rng.sample(instants, len(instants) // 10)):
-            await self._ask(stub, truth, at)
+        for at in (*instants, *self.rng.sample(instants, len(instants) // 10)):
+            await self.ask(stub, truth, at)
         self.figures["instants"] += len(instants)
         self.figures["parked"] = len(truth.parked)
         self.failures += await compare_parked(self._arena, truth, records)
-
-    async def _ask(self, stub: Any, truth: Recomputation, at: datetime) -> None:
-        self._set_clock(at)
-        checks = pb.BatchCheckQuotaRequest(
-            checks=[
-                pb.CheckQuotaRequest(
-                    subject=person, provider=PROVIDER, model=MODELS[0], project="atlas" if number % 2 else ""
-                )
-                for number, person in enumerate(self._story.people)
-            ]
-        )
-        batch = await stub.BatchCheckQuota(checks, metadata=self._may_check, timeout=10)
-        for person, result in zip(self._story.people, batch.results, strict=True):
-            self._compare(result.answer.accounts, truth, at)
-            self._compare_decision(person, result.answer, truth, at)
-        all_touched = pb.ListBalancesRequest(period=truth.period_of(at), page_size=1_000)
-        listed = await stub.ListBalances(all_touched, metadata=self._may_see, timeout=10)
-        self._compare(listed.accounts, truth, at)
-        self.figures["answers"] += len(batch.results) + len(listed.accounts)
-
-    def _compare(self, accounts: Iterable[pb.AccountBalance], truth: Recomputation, at: datetime) -> None:
-        for account in accounts:
-            account_id = account.account_id
-            limit, base = truth.limit_micro_usd(account_id, at), truth.base_limit_micro_usd(account_id, at)
-            grants = truth.grants(account_id, at) if base is not None else []
-            expected = (
-                limit or 0,
-                base or 0,
-                sum(each["amount_micro_usd"] for each in grants),
-                sum(each["amount_micro_usd"] for each in grants if each.get("overdraft")),
-                truth.totals.get(account_id, 0),
-                BANDS[truth.band(account_id, at)],
-            )
-            told = (
-                account.limit_micro_usd,
-                account.base_limit_micro_usd,
-                account.grants_micro_usd,
-                account.overdraft_micro_usd,
-                account.posted_micro_usd,
-                account.band,
-            )
-            self.figures["extended"] += bool(grants)
-            if told != expected:
-                self.failures.append(f"{account_id} at {at}: {told}, recomputed {expected}")
-
-    def _compare_decision(
-        self, person: str, answer: pb.CheckQuotaResponse, truth: Recomputation, at: datetime
-    ) -> None:
-        own, *shared = [truth.band(account.account_id, at) for account in answer.accounts]
-        if "approve" in shared:
-            return  # whom of its members a shared account asks then is not for this proof
-        expected = DECISIONS[own]
-        if own == "justify" and truth.is_justified(person, at):
-            expected = pb.DECISION_ALLOW_WITH_NUDGE
-            self.figures["justified"] += 1
-        if answer.decision != expected:
-            self.failures.append(f"{person} at {at}: decision {answer.decision}, recomputed {expected}")
 
 
 def _turns(now: datetime) -> Iterable[datetime]:

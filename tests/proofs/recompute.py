@@ -394,12 +394,17 @@ class Recomputation:
         quota = self.policies.in_force("quota", at) or {}
         return at.astimezone(ZoneInfo(quota.get("time_zone", "UTC"))).strftime("%Y-%m")
 
-    def _nearest(self, period: str, at: datetime) -> datetime:
-        """Return the instant of a period that is nearest to another, as the zone at that one has it."""
+    def bounds(self, period: str, at: datetime) -> tuple[datetime, datetime]:
+        """Return when a period begins and ends, in the time zone of the policy in force at an instant."""
         quota = self.policies.in_force("quota", at) or {}
         zone, (year, month) = ZoneInfo(quota.get("time_zone", "UTC")), map(int, period.split("-"))
         begins = datetime(year, month, 1, tzinfo=zone).astimezone(UTC)
         ends = datetime(year + month // 12, month % 12 + 1, 1, tzinfo=zone).astimezone(UTC)
+        return begins, ends
+
+    def _nearest(self, period: str, at: datetime) -> datetime:
+        """Return the instant of a period that is nearest to another."""
+        begins, ends = self.bounds(period, at)
         return min(max(at, begins), ends - timedelta(microseconds=1))
 
     def band(self, account_id: str, at: datetime) -> str:

@@ -12,6 +12,7 @@ from tests.proofs import (
     holds_never_overshoot,
     holds_survive_lost_database,
     lost_database,
+    period_turn,
     poison_is_parked,
     rebuild_under_traffic,
     replay_equals_live,
@@ -136,3 +137,8 @@ async def test_holds_never_overshoot_fails_when_what_is_live_is_not_looked_at(
     ordeal = holds_never_overshoot.Ordeal(seconds=4, server_kills=0, database_kills=0)
     verdict = await holds_never_overshoot.endure(lab, ordeal)
     assert any("committed before it, recomputed" in failure for failure in verdict.failures)
+
+
+async def test_period_turn_fails_when_summer_time_is_forgotten(resources: AsyncExitStack) -> None:
+    verdict = await period_turn.endure(lab_with("clocks-never-change", resources), months=9)
+    assert any("recomputed" in failure for failure in verdict.failures)

@@ -9,10 +9,11 @@ import runpy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 import asyncpg
 import grpc
@@ -26,6 +27,7 @@ from tokenomics_chassis.rpc.errors import UnavailableError
 from tokenomics_contracts.registry import REGISTRY
 from tokenomics_contracts.units import MicroUsd, Purpose
 from tokenomics_contracts.upcast import Upcast
+from tokenomics_quota.domain.periods import MonthCalendar
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.rpc.views import Views
 from tokenomics_quota.storage import hold_ledger, mapping
@@ -202,6 +204,19 @@ def lingering_grants() -> list[Change]:
     return [Change(QuotaView, "_governed", linger)]
 
 
+def clocks_never_change() -> list[Change]:
+    """period-turn: a zone's periods turn as if it had its January's offset from UTC all year."""
+    make = MonthCalendar.__init__
+
+    def without_summer_time(self: MonthCalendar, time_zone: str) -> None:
+        make(self, time_zone)
+        offset = datetime(2026, 1, 1, tzinfo=ZoneInfo(time_zone)).utcoffset()
+        assert offset is not None
+        self._zone = timezone(offset)  # type: ignore[assignment] # a zone of another kind
+
+    return [Change(MonthCalendar, "__init__", without_summer_time)]
+
+
 def set_clock() -> list[Change]:
     """Not a defect: what a server answers is of the time that the file PROOF_CLOCK tells."""
     at_hand, clock = Views.at_hand, Path(os.environ["PROOF_CLOCK"])
@@ -253,6 +268,7 @@ VARIANTS: dict[str, Callable[[], list[Change]]] = {
         loading_is_denied,
         lanes_without_a_measure,
         lingering_grants,
+        clocks_never_change,
         set_clock,
         stepped_clock,
         forgetful_ledger,
