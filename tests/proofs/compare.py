@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from tests.proofs.lab import Arena
-from tests.proofs.recompute import RawRecord, Recomputation
+from tests.proofs.recompute import QUOTA, RawRecord, Recomputation
 
 SHOWN = 10
 
@@ -58,6 +58,7 @@ async def compare(
         {f"{row['owner']} on {row['day']}": row["posted"] for row in rows},
         {f"{owner} on {day}": amount for (owner, day), amount in truth.days.items()},
     )
+    differing += await _compare_sources(arena, truth)
     differing += await compare_parked(arena, truth, records)
     failures = differing[:SHOWN]
     if len(differing) > len(failures):
@@ -74,6 +75,28 @@ async def compare(
         "parked": len(truth.parked),
     }
     return figures, failures
+
+
+async def _compare_sources(arena: Arena, truth: Recomputation) -> list[str]:
+    """Return what differs of what was read of sources; the own topic goes on while it is compared."""
+    rows = await arena.fetch(
+        "SELECT topic, partition, source, last_append_ms FROM event_source JOIN position USING (source_id)"
+    )
+    last_seen = {tuple(row)[:3]: row["last_append_ms"] for row in rows}
+    rows = await arena.fetch(
+        "SELECT topic, partition, source, hour, sum(events)::bigint AS events"
+        " FROM event_source_hour JOIN position USING (source_id) GROUP BY 1, 2, 3, 4"
+    )
+    hourly = {tuple(row)[:4]: row["events"] for row in rows}
+    return [
+        f"{what} {place}: {found.get(place)}, recomputed {expected.get(place)}"
+        for what, found, expected in (
+            ("last seen", last_seen, truth.last_seen),
+            ("events", hourly, truth.hourly),
+        )
+        for place in sorted(found.keys() | expected.keys())
+        if place[0] != QUOTA and found.get(place) != expected.get(place)
+    ]
 
 
 def _differing(totals: Mapping[str, int], recomputed: Mapping[str, int]) -> list[str]:

@@ -22,6 +22,9 @@ POLICY = "tokenomics.policy.v1"
 APPROVALS = "tokenomics.approvals.v1"
 QUOTA = "tokenomics.quota.v1"
 
+MS_AN_HOUR = 3_600_000
+HOURS_A_DAY = 24
+MAX_SOURCE_LENGTH = 256
 MAX_EVENT_BYTES = 256 * 1024
 TOO_LATE = timedelta(days=62)
 REDERIVE = timedelta(days=396)
@@ -337,12 +340,18 @@ class Recomputation:
         (``<kind>/<owner id>``, date in UTC) to micro-USD used on it.
     parked
         Place to rejection code.
+    last_seen
+        (topic, partition, source of events) to the append time of its newest record.
+    hourly
+        The same with an hour since 1970 to its records of that hour, for the last 24 of each partition.
     """
 
     facts: dict[Identity, Fact] = field(default_factory=dict)
     provisional: dict[Identity, tuple[Fact, bool]] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    last_seen: dict[tuple[str, int, str], int] = field(default_factory=dict)
+    hourly: dict[tuple[str, int, str, int], int] = field(default_factory=dict)
     days: dict[tuple[str, date], int] = field(default_factory=dict)
     parked: dict[Place, str] = field(default_factory=dict)
     directory: Directory = field(default_factory=Directory)
@@ -470,6 +479,8 @@ def recompute(records: Iterable[RawRecord], versions: Mapping[str, set[str]] | N
         Event types of which more than version 1 can be read, and which; they all say the same.
     """
     result = Recomputation()
+    records = list(records)
+    _count_sources(records, result)
     events = _read(records, versions or {}, result.parked)
     for event in events[POLICY]:
         try:
@@ -519,6 +530,32 @@ def _concerns(record: RawRecord) -> bool:
     if dict(record.headers).get("ce_type") != b"tokenomics.hold.settled.v1":
         return False
     return json.loads(record.value or b"").get("usage_identity") is None
+
+
+def _count_sources(records: Sequence[RawRecord], result: Recomputation) -> None:
+    """Count what each source sent to a partition, whatever becomes of it."""
+    newest: dict[tuple[str, int], int] = {}
+    for record in records:
+        place, hour = record.place[:2], record.append_ms // MS_AN_HOUR
+        newest[place] = max(newest.get(place, 0), hour)
+        if (source := _source(record)) is not None:
+            of_source = (*place, source)
+            result.last_seen[of_source] = max(result.last_seen.get(of_source, 0), record.append_ms)
+            result.hourly[*of_source, hour] = result.hourly.get((*of_source, hour), 0) + 1
+    for topic, partition, source, hour in list(result.hourly):
+        if hour <= newest[topic, partition] - HOURS_A_DAY:
+            del result.hourly[topic, partition, source, hour]
+
+
+def _source(record: RawRecord) -> str | None:
+    """Return what the header names, else the envelope; ``None``: it names none that can be printed."""
+    headers = dict(record.headers)
+    try:
+        named = headers.get("ce_source")
+        source = _envelope(record)[0]["source"] if named is None else named.decode()
+    except (RefusedError, UnicodeDecodeError, AttributeError):
+        return None
+    return source if source.isprintable() and 0 < len(source) <= MAX_SOURCE_LENGTH else None
 
 
 def _count_usage(events: Sequence[Event], said: Sequence[Event], result: Recomputation) -> None:

@@ -13,7 +13,7 @@ from tests.proofs.recompute import USAGE, RawRecord, Recomputation, recompute
 from tests.proofs.variant import applied
 from tokenomics_chassis.postgres import Schemas, create_pool, session
 from tokenomics_chassis.records import Record
-from tokenomics_chassis.state_hash import POSITIONS, state_hash
+from tokenomics_chassis.state_hash import EVENT_SOURCES, POSITIONS, state_hash
 from tokenomics_quota import bootstrap
 from tokenomics_quota.settings import ProjectSettings
 from tokenomics_quota.storage.state import DERIVED_TABLES, NOT_DERIVED
@@ -89,8 +89,11 @@ async def prove(lab: Lab) -> Verdict:
 
 async def hash_of(arena: Arena, *, with_positions: bool = True, version: int = 1) -> str:
     """Hash one version of the derived state, as the product defines it."""
-    tables = [each for each in DERIVED_TABLES if with_positions or each is not POSITIONS]
-    left_out = NOT_DERIVED if with_positions else {**NOT_DERIVED, "position": "the duplicates lie behind it"}
+    places = (POSITIONS, *EVENT_SOURCES)
+    tables = [each for each in DERIVED_TABLES if with_positions or each not in places]
+    left_out = dict(NOT_DERIVED)
+    if not with_positions:
+        left_out |= {each.table: "the duplicates lie behind it, and count there" for each in places}
     schemas = Schemas(bootstrap.SERVICE, version)
     async with session(arena.database_url, schemas, application_name="proof", patient=True) as connection:
         return await state_hash(connection, schemas.derived, tables, left_out)

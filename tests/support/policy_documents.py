@@ -119,6 +119,7 @@ COMPLETE: dict[str, dict[str, Any]] = {
                 "may_backfill": True,
                 "backfill_until": "2026-12-01T00:00:00Z",
                 "backfill_counts_in_balances": True,
+                "silent_after_seconds": 3_600,
             }
         ]
     },

@@ -23,7 +23,7 @@ from tokenomics_chassis.projector import Projector
 from tokenomics_chassis.records import Record
 from tokenomics_chassis.relay import Relay
 from tokenomics_chassis.settings import ServiceSettings, load
-from tokenomics_chassis.state_hash import PARKED, SKIPPED, HashedTable
+from tokenomics_chassis.state_hash import EVENT_SOURCES, PARKED, SKIPPED, HashedTable
 from tokenomics_chassis.verification import HashedState
 
 AMOUNTS = "toy.amounts"
@@ -51,7 +51,9 @@ HASHED = (
     HashedTable("applied", "SELECT topic, partition, record_offset FROM applied"),
     PARKED,
     SKIPPED,
+    *EVENT_SOURCES,
 )
+_OF_NO_NAME = ("applied", "parked", "skipped", *(each.table for each in EVENT_SOURCES))
 NOT_HASHED: Mapping[str, str] = {"position": "tests read partly"}
 
 
@@ -62,9 +64,7 @@ def hashed_part(part: str) -> HashedState:
     if not part.isalpha():
         raise ValueError("must be a name")
     tally = replace(HASHED[0], sql="SELECT name, total FROM tally WHERE name = $1", arguments=(part,))
-    return HashedState(
-        (tally,), {**NOT_HASHED, **dict.fromkeys(("applied", "parked", "skipped"), "of no name")}
-    )
+    return HashedState((tally,), {**NOT_HASHED, **dict.fromkeys(_OF_NO_NAME, "of no name")})
 
 
 _ADD_TOTAL = """

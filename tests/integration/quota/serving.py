@@ -19,6 +19,7 @@ from tests.support.quota_events import NoPrices, person, price_book, quota_polic
 from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics.quota.v1.quota_pb2_grpc import QuotaServiceStub, add_QuotaServiceServicer_to_server
 from tokenomics_chassis.audit import AuditLog
+from tokenomics_chassis.event_sources import source_states
 from tokenomics_chassis.postgres import session
 from tokenomics_chassis.serving import Serving
 from tokenomics_quota.domain.checks import Decided
@@ -34,6 +35,7 @@ from tokenomics_quota.rpc.looks import Looks
 from tokenomics_quota.rpc.moments import Moments
 from tokenomics_quota.rpc.policies import Policies
 from tokenomics_quota.rpc.servicer import quota_servicer
+from tokenomics_quota.rpc.sources import Sources
 from tokenomics_quota.rpc.trails import Trails
 from tokenomics_quota.rpc.views import Views
 from tokenomics_quota.storage.history import ServedHistory
@@ -152,6 +154,7 @@ async def serve(quota: Quota, folder: Path) -> AsyncIterator[Served]:
         Balances(views, moments, looks),
         Budgets(views, moments, Budgeting(ServedHistory(lambda: quota.pool, clock)), refreshes, draining),
         Advice(views),
+        Sources(views, moments, lambda at, sources: source_states(quota.pool, at, sources)),
         Policies(views, PostgresProposals(quota.pool)),
         Holds(views, turns, PostgresHoldList(quota.pool), decisions, looks, longest_wait_seconds=1),
         looks,

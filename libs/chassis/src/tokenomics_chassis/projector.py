@@ -8,6 +8,7 @@ from typing import Any
 
 from tokenomics_chassis.changes import read_positions
 from tokenomics_chassis.dependencies import is_about_data
+from tokenomics_chassis.event_sources import METER, meter, newest_hour_of
 from tokenomics_chassis.failpoints import failpoint
 from tokenomics_chassis.log_reader import ReadRecords
 from tokenomics_chassis.parking import Skips, apply_in_isolation, park, release
@@ -23,7 +24,7 @@ _BEFORE_ALL = -1
 _QUEUED = "queued behind a parked record of its key"
 
 _LOCK = """
-SELECT source_id, next_offset, change_seq, parked_in_a_row,
+SELECT source_id, next_offset, change_seq, parked_in_a_row, newest_hour, event_sources,
        coalesce(frozen_until > clock_timestamp(), false) AS frozen
 FROM position WHERE topic = $1 AND partition = $2 FOR UPDATE
 """
@@ -35,13 +36,15 @@ _BLOCKED_KEYS = """
 SELECT DISTINCT key FROM parked
 WHERE topic = $1 AND partition = $2 AND key IS NOT NULL AND error_code <> ALL($3::text[])
 """
-_ADVANCE = """
-WITH advanced AS (
-    UPDATE position SET next_offset = $2, change_seq = $3, as_of = $4, parked_in_a_row = $5
+_ADVANCE = f"""
+WITH {METER}, advanced AS (
+    UPDATE position
+    SET next_offset = $2, change_seq = $3, as_of = $4, parked_in_a_row = $5, newest_hour = $13,
+        event_sources = event_sources + (SELECT count(*) FROM seen WHERE is_new)
     WHERE source_id = $1
 )
 SELECT pg_notify($6, '')
-"""
+"""  # noqa: S608 - of constants alone
 _MOVE_OVER_GAP = """
 WITH advanced AS (UPDATE position SET next_offset = $2 WHERE source_id = $1) SELECT pg_notify($3, '')
 """
@@ -226,6 +229,8 @@ class Projector:
             _EPOCH + timedelta(milliseconds=fresh[-1].append_ms),
             in_a_row,
             self._schemas.changed_channel,
+            *await meter(connection, row, fresh),
+            newest_hour_of(row, fresh),
         )
         failpoint("projector.before_commit")
         return fresh[-1].offset + 1

@@ -42,6 +42,7 @@ class HashedTable:
     """For the query's placeholders: what limits it to a part of the state."""
 
 
+_OF_POSITION = {"source_id": "depends on the order in which partitions were first seen"}
 POSITIONS = HashedTable(
     "position",
     "SELECT topic, partition, next_offset, as_of FROM position",
@@ -50,6 +51,8 @@ POSITIONS = HashedTable(
         "change_seq": "counts transactions, which depend on the borders of batches",
         "frozen_until": "is a promotion's, while it lasts",
         "parked_in_a_row": "begins anew when an operator retries or skips",
+        "newest_hour": "follows from event_source_hour",
+        "event_sources": "counts the rows of event_source",
     },
 )
 PARKED = HashedTable(
@@ -60,6 +63,21 @@ PARKED = HashedTable(
 )
 SKIPPED = HashedTable(
     "skipped", "SELECT topic, partition, record_offset, reason_code, ticket_id FROM skipped"
+)
+
+
+EVENT_SOURCES = (
+    HashedTable(
+        "event_source",
+        "SELECT topic, partition, source, last_append_ms FROM event_source JOIN position USING (source_id)",
+        _OF_POSITION,
+    ),
+    HashedTable(
+        "event_source_hour",
+        "SELECT topic, partition, hour, source, delay_bin, events"
+        " FROM event_source_hour JOIN position USING (source_id)",
+        _OF_POSITION,
+    ),
 )
 
 

@@ -4,9 +4,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
+from google.protobuf.duration_pb2 import Duration
 
 from tokenomics.operations.v1 import operations_pb2
 from tokenomics.operations.v1.operations_pb2_grpc import OperationsServiceStub
+from tokenomics.quota.v1 import quota_pb2
+from tokenomics.quota.v1.quota_pb2_grpc import QuotaServiceStub
 from tokenomics_chassis.clock import SystemClock
 from tokenomics_cli import rebuilds
 from tokenomics_cli.failures import CommandError, Exit
@@ -20,6 +23,7 @@ commands.command("verify")(rebuilds.verify_command)
 Place = Annotated[str, typer.Argument(metavar="TOPIC/PARTITION/OFFSET", help="as `ops parked` lists it")]
 
 _PLACE_PARTS = 3
+_SECOND_MS = 1_000
 
 
 @commands.command("positions")
@@ -166,6 +170,50 @@ def skip_command(
         print_json({"event_id": answer.event_id})
     else:
         out().print(f"skipped; recorded as event {answer.event_id}")
+
+
+@commands.command("sources")
+def sources_command(
+    source: Annotated[str, typer.Argument(help="as named in the events; none: all that you may see")] = "",
+    *,
+    on_behalf_of: OnBehalfOf = None,
+    token_file: TokenFile = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show how sources of events are doing; exit code 1 when one of them is silent."""
+    with connect(token_file, on_behalf_of) as quota:
+        answer = quota.call(
+            QuotaServiceStub(quota.channel).GetSourceStatus, quota_pb2.GetSourceStatusRequest(source=source)
+        )
+    if as_json:
+        print_json([message_as_dict(each) for each in answer.sources])
+    elif not answer.sources:
+        out().print("no source is known")
+    else:
+        print_table(
+            ("source", "owner", "last event", "usual delay", "last day", "parked", ""),
+            (
+                (
+                    each.source,
+                    each.owner_id,
+                    each.last_event_at.ToJsonString() if each.HasField("last_event_at") else "never",
+                    _delay(each.median_delay) if each.HasField("median_delay") else "",
+                    each.events_last_day,
+                    each.parked_events or "",
+                    "silent" if each.silent else "",
+                )
+                for each in answer.sources
+            ),
+        )
+    if any(each.silent for each in answer.sources):
+        raise typer.Exit(Exit.REFUSED)
+
+
+def _delay(delay: Duration) -> str:
+    milliseconds = delay.ToMilliseconds()
+    if milliseconds < _SECOND_MS:
+        return f"{milliseconds} ms"
+    return str(timedelta(seconds=milliseconds // _SECOND_MS))
 
 
 def _place(text: str) -> operations_pb2.RecordPlace:

@@ -77,6 +77,7 @@ EVENT_MODELS: Final[tuple[type[Event], ...]] = (
     quota.ThresholdCrossed,
     quota.ForecastExceeded,
     quota.PeriodClosed,
+    quota.SourceSilent,
     quota.HoldPlaced,
     quota.HoldExtended,
     quota.HoldSettled,

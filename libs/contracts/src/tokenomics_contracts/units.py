@@ -201,6 +201,7 @@ Count = Annotated[int, Field(strict=True, ge=1, le=MAX_SEQUENCE_NUMBER)]
 Offset = Annotated[int, Field(strict=True, ge=0, le=MAX_OFFSET)]
 PartitionNumber = Annotated[int, Field(strict=True, ge=0, le=999_999)]
 SequenceNumber = Annotated[int, Field(strict=True, ge=1, le=MAX_SEQUENCE_NUMBER)]
+Seconds = Annotated[int, Field(strict=True, ge=0, le=MAX_SEQUENCE_NUMBER)]
 Milliseconds = Annotated[int, Field(strict=True, ge=0, le=86_400_000)]
 
 _IDENTIFIER: Final = StringConstraints(pattern=IDENTIFIER_PATTERN)

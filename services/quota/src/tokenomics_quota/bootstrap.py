@@ -16,6 +16,7 @@ from tokenomics_chassis.audit import Anchors, AuditLog, AuditTrail
 from tokenomics_chassis.changes import Change
 from tokenomics_chassis.clock import SystemClock
 from tokenomics_chassis.consumer import ProjectionConsumer
+from tokenomics_chassis.event_sources import source_states
 from tokenomics_chassis.log_reader import log_reader
 from tokenomics_chassis.metrics import VIEW_LAG
 from tokenomics_chassis.migrations import Migrations, MigrationSource
@@ -23,7 +24,7 @@ from tokenomics_chassis.observed import ObservedProjection, StateMetrics
 from tokenomics_chassis.operations import Operations, ServedOperations
 from tokenomics_chassis.outbox import OutboxEvent
 from tokenomics_chassis.parking import Parking, Skip, Skips
-from tokenomics_chassis.postgres import Pool, Schemas, create_pool, session
+from tokenomics_chassis.postgres import Pool, Schemas, Session, create_pool, session
 from tokenomics_chassis.process import ExitCode, Process, ReadinessCheck, all_of, run
 from tokenomics_chassis.projection import Connection, Projection
 from tokenomics_chassis.projector import Projector
@@ -39,7 +40,7 @@ from tokenomics_chassis.rpc.server import RpcServer
 from tokenomics_chassis.serving import LoadedVersions, Serving
 from tokenomics_chassis.settings import ServiceSettings, load
 from tokenomics_chassis.telemetry import current_traceparent
-from tokenomics_chassis.topics import create_topics, end_offsets, verify_topics
+from tokenomics_chassis.topics import create_topics, end_offsets, end_offsets_if_known, verify_topics
 from tokenomics_chassis.verification import Verifications
 from tokenomics_chassis.versions import (
     FED,
@@ -64,6 +65,7 @@ from tokenomics_quota.rpc.looks import Looks
 from tokenomics_quota.rpc.moments import Moments
 from tokenomics_quota.rpc.policies import Policies
 from tokenomics_quota.rpc.servicer import quota_servicer
+from tokenomics_quota.rpc.sources import Sources
 from tokenomics_quota.rpc.trails import Trails
 from tokenomics_quota.rpc.views import Views
 from tokenomics_quota.settings import ProjectSettings, ServeSettings
@@ -78,6 +80,7 @@ from tokenomics_quota.storage.looks import AuditedLooks
 from tokenomics_quota.storage.policy_trail import PolicyTrail
 from tokenomics_quota.storage.proposals import PostgresProposals
 from tokenomics_quota.storage.settling import Settler
+from tokenomics_quota.storage.sources import PostgresSources
 from tokenomics_quota.storage.state import hashed_part
 from tokenomics_quota.storage.told_changes import ToldChanges
 from tokenomics_quota.storage.usage_trail import ServedUsageTrail
@@ -103,6 +106,7 @@ from tokenomics_quota.usecases.budgeting import Budgeting
 from tokenomics_quota.usecases.freshening import Freshening
 from tokenomics_quota.usecases.projecting import KnownGovernance
 from tokenomics_quota.usecases.refreshes import Refreshes
+from tokenomics_quota.usecases.silences import LogLevel, SilenceAnnouncer
 from tokenomics_quota.usecases.turns import Turns
 
 SERVICE = "quota"
@@ -260,8 +264,14 @@ def relay() -> ExitCode:
 
 def _announcer(settings: ServiceSettings, version: int) -> VersionWork:
     recalling = recall(settings)
+    level = LogLevel(lambda: end_offsets_if_known(settings.kafka_bootstrap, TOPICS), _CLOCK)
+
+    async def read_on(connection: Session, stopping: asyncio.Event) -> None:
+        await recalling.read_on(connection, stopping)
+        await level.look()
+
     announcer = Announcer(
-        settings.database_url, Schemas(SERVICE, version), recalling, _judge(), read_on=recalling.read_on
+        settings.database_url, Schemas(SERVICE, version), recalling, _judge(level), read_on=read_on
     )
     return VersionWork(announcer.run, _ready)
 
@@ -368,6 +378,7 @@ def serve() -> ExitCode:
                     process.draining,
                 ),
                 Advice(views),
+                Sources(views, moments, lambda at, sources: source_states(serving_pool(), at, sources)),
                 Policies(views, PostgresProposals(pool)),
                 Holds(
                     views,
@@ -503,15 +514,18 @@ async def _retry_late(operator: Operations) -> int:
     return result.applied
 
 
-def _judge() -> Judge:
+def _judge(level: LogLevel) -> Judge:
     totals = TotalsJudge(KnownGovernance(Governance(_PRICES)))
+    silences = SilenceAnnouncer(KnownGovernance(Governance(_PRICES)), level)
     policies = PolicyTrail(TRAIL)
 
     async def judge(connection: Connection, changes: Sequence[Change]) -> None:
         moved = {change.position.source_id: change.old_change_seq for change in changes if change.has_rows}
         announcements = PostgresAnnouncements(connection, announcement_id, announcement_event)
         anew = any(change.restarted for change in changes)
-        await totals.judge(PostgresLedger(connection), announcements, moved, _CLOCK.now(), anew=anew)
+        ledger, now = PostgresLedger(connection), _CLOCK.now()
+        await totals.judge(ledger, announcements, moved, now, anew=anew)
+        await silences.judge(ledger, PostgresSources(connection), announcements, now)
         await policies.record(connection)
 
     return judge

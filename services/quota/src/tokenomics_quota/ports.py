@@ -223,6 +223,18 @@ class History(Protocol):
         ...
 
 
+class ReadSources(Protocol):
+    """What was read of sources of events, inside one open transaction."""
+
+    async def last_seen(self, sources: Iterable[str]) -> Mapping[str, datetime]:
+        """Return the append time of the newest event of each of these that was ever seen."""
+        ...
+
+    async def next_offsets(self) -> Mapping[tuple[str, int], int]:
+        """Return how far each partition is projected, by topic and partition."""
+        ...
+
+
 class EndOffsets(Protocol):
     """Tells how far the log goes."""
 

@@ -55,14 +55,26 @@ LOCAL_CALLERS = (
         subject=PORTAL,
         methods=frozenset(
             f"{_QUOTA}/{method}"
-            for method in ("CheckQuota", "EstimateCost", "GetBalance", "ListBalances", "ListPolicies")
+            for method in (
+                "CheckQuota",
+                "EstimateCost",
+                "SuggestAlternatives",
+                "GetBalance",
+                "ListBalances",
+                "GetSourceStatus",
+                "ListPolicies",
+            )
         ),
         may_act_for_people=True,
     ),
     Caller(
         subject=OPERATOR,
         methods=frozenset(
-            {"/tokenomics.operations.v1.OperationsService/*", "/grpc.reflection.v1alpha.ServerReflection/*"}
+            {
+                "/tokenomics.operations.v1.OperationsService/*",
+                f"{_QUOTA}/GetSourceStatus",
+                "/grpc.reflection.v1alpha.ServerReflection/*",
+            }
         ),
     ),
     Caller(

@@ -675,6 +675,9 @@ class Source(Value):
     backfill_counts_in_balances: Annotated[bool, Field(strict=True)] = False
     """They reach balances too."""
 
+    silent_after_seconds: Annotated[int, Field(strict=True, ge=60, le=366 * 86_400)] | None = None
+    """Its owner is told when no event of it was appended for longer than this. Absent: never."""
+
     @model_validator(mode="after")
     def _backfill_is_permitted(self) -> Self:
         if self.backfill_counts_in_balances and not self.may_backfill:

@@ -20,6 +20,7 @@ from tokenomics_contracts.units import (
     Decision,
     DecisionName,
     Digest,
+    EventName,
     Hold,
     Identifier,
     Label,
@@ -34,6 +35,7 @@ from tokenomics_contracts.units import (
     Project,
     Purpose,
     Ratio,
+    Seconds,
     SequenceNumber,
     Slug,
     Subject,
@@ -41,6 +43,7 @@ from tokenomics_contracts.units import (
     UseCase,
     UtcTime,
     Version,
+    format_time,
 )
 
 TopicName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9._-]{1,249}$")]
@@ -316,6 +319,34 @@ class PeriodClosed(Announced):
         if self.version > 1 and self.carry_over is not None:
             raise ValueError("only the first version carries anything over")
         return self
+
+
+class SourceSilent(Announced):
+    """A source of events has been quiet for longer than policy allows; once for each silence."""
+
+    type_name: ClassVar[str] = "tokenomics.source.silent.v1"
+    key_field: ClassVar[str] = "source"
+
+    source: EventName
+    """As named in the CloudEvents `source`."""
+
+    owner_id: Identifier
+    last_event_at: UtcTime | None = None
+    """Append time of its newest event; absent: it was never seen."""
+
+    silent_after_seconds: Seconds
+    silent_for_seconds: Seconds
+    """Since then; of one that was never seen, since policy named it so."""
+
+    @property
+    def about(self) -> str:
+        """The silence: it began with the newest event."""
+        return f"silent/{'never' if self.last_event_at is None else format_time(self.last_event_at)}"
+
+    @property
+    def ground(self) -> Ground:
+        """How long, and how long it may be."""
+        return Ground(self.silent_for_seconds, self.silent_after_seconds)
 
 
 class Placement(Value):

@@ -197,11 +197,40 @@ class SourceMayBackfill(NamedTuple):
     counts_in_balances: bool
 
 
+class SourceRule(NamedTuple):
+    """Who answers for a source."""
+
+    owner_id: str
+    silent_after: timedelta | None
+    """From when on it has been quiet for too long; ``None``: never."""
+
+    def silence(
+        self, last_event_at: datetime | None, expected_since: datetime, until: datetime
+    ) -> timedelta | None:
+        """Return for how long it has been quiet, where that is too long; ``None`` elsewhere.
+
+        Parameters
+        ----------
+        expected_since
+            From when on one that was never seen counts as quiet.
+        until
+            An instant up to which all that was appended is known.
+        """
+        quiet = until - (expected_since if last_event_at is None else last_event_at)
+        return quiet if self.silent_after is not None and quiet > self.silent_after else None
+
+
 class SourcesPolicy(NamedTuple):
-    """A sources policy: who may bring in events that are too late."""
+    """A sources policy: who answers for which source, and who may bring in events that are too late."""
 
     version: int
     may_backfill: tuple[SourceMayBackfill, ...]
+    rules: Mapping[str, SourceRule]
+    """By source."""
+
+
+NO_SOURCES = SourcesPolicy(0, (), {})
+"""Before the first policy: nobody answers for a source."""
 
 
 class BackfillPermission(NamedTuple):

@@ -65,6 +65,7 @@ from tokenomics_quota.domain.periods import MonthCalendar, calendar
 from tokenomics_quota.domain.permits import Permits
 from tokenomics_quota.domain.policies import (
     NO_POLICY,
+    NO_SOURCES,
     NO_USE_CASES,
     AlternativeRule,
     BackfillPermission,
@@ -76,6 +77,7 @@ from tokenomics_quota.domain.policies import (
     QuotaPolicy,
     RegisteredUseCase,
     SourceMayBackfill,
+    SourceRule,
     SourcesPolicy,
     UseCasesPolicy,
 )
@@ -164,6 +166,7 @@ class Governance:
             (), before=PriceBook.before_any_policy(default_prices)
         )
         self.use_cases: Timeline[UseCasesPolicy] = Timeline((), before=NO_USE_CASES)
+        self.sources: Timeline[SourcesPolicy] = Timeline((), before=NO_SOURCES)
         self._permits: dict[tuple[int, int, str | None], Permits | None] = {}
         """By version of the quota policy, version of the use cases policy, and role."""
 
@@ -237,6 +240,7 @@ class Governance:
         )
         self.price_books = self._timeline("price_book", PriceBook.before_any_policy(self._default_prices))
         self.use_cases = self._timeline("use_cases", NO_USE_CASES)
+        self.sources = self._timeline("sources", NO_SOURCES)
         self._permits = {}
 
     def _timeline(self, kind: str, before: Value) -> Timeline[Value]:
@@ -627,6 +631,13 @@ def _sources_policy(document: SourcesDocument, version: int) -> SourcesPolicy:
             for entry in document.sources
             if entry.may_backfill
         ),
+        {
+            entry.source: SourceRule(
+                entry.owner_id,
+                None if entry.silent_after_seconds is None else timedelta(seconds=entry.silent_after_seconds),
+            )
+            for entry in document.sources
+        },
     )
 
 

@@ -9,9 +9,10 @@ from tokenomics_quota.rpc.checks import Checks
 from tokenomics_quota.rpc.holds import Holds
 from tokenomics_quota.rpc.looks import Looks
 from tokenomics_quota.rpc.policies import Policies
+from tokenomics_quota.rpc.sources import Sources
 from tokenomics_quota.rpc.trails import Trails
 
-PARTS = (Checks, Balances, Budgets, Advice, Policies, Holds, Looks, Trails)
+PARTS = (Checks, Balances, Budgets, Advice, Policies, Holds, Looks, Trails, Sources)
 """Each method of the contract is served by one of them; what none has answers UNIMPLEMENTED."""
 
 

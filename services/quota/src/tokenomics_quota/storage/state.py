@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from tokenomics_chassis.state_hash import PARKED, POSITIONS, SKIPPED, HashedTable
+from tokenomics_chassis.state_hash import EVENT_SOURCES, PARKED, POSITIONS, SKIPPED, HashedTable
 from tokenomics_chassis.verification import HashedState
 from tokenomics_quota.domain.accounts import AccountKind, Purpose, parse_account_id
 
@@ -26,6 +26,7 @@ DERIVED_TABLES = (
     POSITIONS,
     PARKED,
     SKIPPED,
+    *EVENT_SOURCES,
     HashedTable("fact", _FACTS),
     HashedTable("posted", _POSTED.format(""), _POSTED_LEFT_OUT),
     HashedTable("daily", _DAILY.format(""), _DAILY_LEFT_OUT),
@@ -45,7 +46,8 @@ NOT_DERIVED = {
 """Tables of the derived schema that the hash leaves out, with the reason."""
 
 _OF_NO_ACCOUNT = dict.fromkeys(
-    ("position", "parked", "skipped", "governing_event"), "is of no single account"
+    ("position", "parked", "skipped", *(each.table for each in EVENT_SOURCES), "governing_event"),
+    "is of no single account",
 )
 _OWNERS: Final[Mapping[AccountKind, str]] = {
     AccountKind.SUBJECT: "subject_id = $3",

@@ -2870,7 +2870,7 @@ class GetSourceStatusRequest(_message.Message):
 
     SOURCE_FIELD_NUMBER: _builtins.int
     source: _builtins.str
-    """CloudEvents source; empty: every source that the caller owns."""
+    """CloudEvents source; empty: every source that the caller owns, and for operators and workloads every source."""
     def __init__(
         self,
         *,
@@ -2921,23 +2921,30 @@ class SourceStatus(_message.Message):
     EVENTS_LAST_DAY_FIELD_NUMBER: _builtins.int
     PARKED_EVENTS_FIELD_NUMBER: _builtins.int
     SILENT_FIELD_NUMBER: _builtins.int
+    SILENT_AFTER_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """CloudEvents source."""
     owner_id: _builtins.str
     """Owner by policy; empty: none is declared."""
     events_last_day: _builtins.int
-    """Its events of the last 24 hours."""
+    """Its events of the last day, whatever became of them: of the hour that has begun, by the clock, and the 23 before."""
     parked_events: _builtins.int
     """Its events that are parked now."""
     silent: _builtins.bool
-    """True: quiet for longer than policy allows."""
+    """True: quiet for longer than policy allows, as far as the log is known to be applied."""
     @_builtins.property
     def last_event_at(self) -> _timestamp_pb2.Timestamp:
         """Append time of its newest event; absent: never seen."""
 
     @_builtins.property
     def median_delay(self) -> _duration_pb2.Duration:
-        """Usual delay between business time and append time of its recent events."""
+        """Usual delay, to a fifth, between business time and append time of the events that `events_last_day` counts;
+        absent: there are none.
+        """
+
+    @_builtins.property
+    def silent_after(self) -> _duration_pb2.Duration:
+        """How long it may be quiet, by policy; absent: for ever."""
 
     def __init__(
         self,
@@ -2949,10 +2956,11 @@ class SourceStatus(_message.Message):
         events_last_day: _builtins.int = ...,
         parked_events: _builtins.int = ...,
         silent: _builtins.bool = ...,
+        silent_after: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["last_event_at", b"last_event_at", "median_delay", b"median_delay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_event_at", b"last_event_at", "median_delay", b"median_delay", "silent_after", b"silent_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events_last_day", b"events_last_day", "last_event_at", b"last_event_at", "median_delay", b"median_delay", "owner_id", b"owner_id", "parked_events", b"parked_events", "silent", b"silent", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events_last_day", b"events_last_day", "last_event_at", b"last_event_at", "median_delay", b"median_delay", "owner_id", b"owner_id", "parked_events", b"parked_events", "silent", b"silent", "silent_after", b"silent_after", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

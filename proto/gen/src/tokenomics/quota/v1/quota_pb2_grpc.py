@@ -455,8 +455,10 @@ class QuotaServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetSourceStatus(self, request, context):
-        """Tells how a source of events is doing: last seen, delay, parked. For its owner and operators. Read-only.
-        Errors: NOT_FOUND for a source that neither policy nor events name.
+        """Tells how a source of events is doing: last seen, delay, parked. For its owner and operators. Read-only, from
+        what is committed when it is asked.
+        Errors: NOT_FOUND for a source that neither policy nor events name; PERMISSION_DENIED for a person who is
+        neither its owner nor an operator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -178,8 +178,10 @@ class QuotaServiceStub:
     within ten minutes count as one for each server. Checks and holds that a workload asks for by itself are none.
     """
     GetSourceStatus: _grpc.UnaryUnaryMultiCallable[_quota_pb2.GetSourceStatusRequest, _quota_pb2.GetSourceStatusResponse]
-    """Tells how a source of events is doing: last seen, delay, parked. For its owner and operators. Read-only.
-    Errors: NOT_FOUND for a source that neither policy nor events name.
+    """Tells how a source of events is doing: last seen, delay, parked. For its owner and operators. Read-only, from
+    what is committed when it is asked.
+    Errors: NOT_FOUND for a source that neither policy nor events name; PERMISSION_DENIED for a person who is
+    neither its owner nor an operator.
     """
     ListPolicies: _grpc.UnaryUnaryMultiCallable[_quota_pb2.ListPoliciesRequest, _quota_pb2.ListPoliciesResponse]
     """Lists policy versions, newest first within a kind. Read-only, for everybody.
@@ -364,8 +366,10 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     within ten minutes count as one for each server. Checks and holds that a workload asks for by itself are none.
     """
     GetSourceStatus: _aio.UnaryUnaryMultiCallable[_quota_pb2.GetSourceStatusRequest, _quota_pb2.GetSourceStatusResponse]  # type: ignore[assignment]
-    """Tells how a source of events is doing: last seen, delay, parked. For its owner and operators. Read-only.
-    Errors: NOT_FOUND for a source that neither policy nor events name.
+    """Tells how a source of events is doing: last seen, delay, parked. For its owner and operators. Read-only, from
+    what is committed when it is asked.
+    Errors: NOT_FOUND for a source that neither policy nor events name; PERMISSION_DENIED for a person who is
+    neither its owner nor an operator.
     """
     ListPolicies: _aio.UnaryUnaryMultiCallable[_quota_pb2.ListPoliciesRequest, _quota_pb2.ListPoliciesResponse]  # type: ignore[assignment]
     """Lists policy versions, newest first within a kind. Read-only, for everybody.
@@ -697,8 +701,10 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.GetSourceStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.GetSourceStatusResponse, _abc.Awaitable[_quota_pb2.GetSourceStatusResponse]]:
-        """Tells how a source of events is doing: last seen, delay, parked. For its owner and operators. Read-only.
-        Errors: NOT_FOUND for a source that neither policy nor events name.
+        """Tells how a source of events is doing: last seen, delay, parked. For its owner and operators. Read-only, from
+        what is committed when it is asked.
+        Errors: NOT_FOUND for a source that neither policy nor events name; PERMISSION_DENIED for a person who is
+        neither its owner nor an operator.
         """
 
     @_abc_1.abstractmethod
