@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.proofs import (
+    abandoned_holds,
     exactly_once,
     grants_expire,
     holds_never_overshoot,
@@ -41,6 +42,7 @@ PROOFS: dict[str, Prove] = {
     "stale-view": stale_view.prove,
     "holds-never-overshoot": holds_never_overshoot.prove,
     "holds-survive-lost-database": holds_survive_lost_database.prove,
+    "abandoned-holds": abandoned_holds.prove,
     "wrong-identity-refused": wrong_identity_refused.prove,
     "rebuild-under-traffic": rebuild_under_traffic.prove,
     "lost-database": lost_database.prove,

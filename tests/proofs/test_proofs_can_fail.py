@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.proofs import (
+    abandoned_holds,
     exactly_once,
     grants_expire,
     holds_never_overshoot,
@@ -98,6 +99,13 @@ async def test_holds_survive_lost_database_fails_when_they_are_not_recalled(
     verdict = await holds_survive_lost_database.endure(lab_with("holds-not-recalled", resources), 120)
     assert any("were not back when" in failure for failure in verdict.failures)
     assert any("committed before it, recomputed" in failure for failure in verdict.failures)
+
+
+async def test_abandoned_holds_fails_when_they_count_until_it_is_written_down_that_they_ended(
+    resources: AsyncExitStack,
+) -> None:
+    verdict = await abandoned_holds.endure(lab_with("ends-unseen", resources), 400)
+    assert any("placed=False" in failure for failure in verdict.failures)
 
 
 async def test_restored_backup_fails_when_kafkas_commits_are_believed(resources: AsyncExitStack) -> None:

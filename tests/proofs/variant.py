@@ -161,6 +161,14 @@ def holds_not_recalled() -> list[Change]:
     return [Change(ToldChanges, "keep", keep_nothing)]
 
 
+def ends_unseen() -> list[Change]:
+    """abandoned-holds: what a hold kept is free when it is written down that it has ended, not before."""
+    at_its_instant = "past.expires_at <= $3"
+    never = f"{at_its_instant} AND false"
+    assert at_its_instant in hold_ledger._ACCOUNTS
+    return [Change(hold_ledger, "_ACCOUNTS", hold_ledger._ACCOUNTS.replace(at_its_instant, never))]
+
+
 def commits_believed() -> list[Change]:
     """restored-backup: what Kafka has committed counts as projected, nobody looks into the gap below it."""
 
@@ -264,6 +272,7 @@ VARIANTS: dict[str, Callable[[], list[Change]]] = {
         leaky_rebuild,
         announcements_not_recalled,
         holds_not_recalled,
+        ends_unseen,
         commits_believed,
         loading_is_denied,
         lanes_without_a_measure,
