@@ -11,10 +11,13 @@ from tests.support.holds import (
     PERIOD_END,
     TTL,
     account_id,
+    acquiring,
     expiring,
     extending,
     placing,
     releasing,
+    renewing,
+    returning,
     settling,
     showing,
     take_turn,
@@ -147,12 +150,30 @@ async def test_a_hold_comes_back_as_it_was_written(bench: Bench) -> None:
     assert changed(extended).placed_until == outcome.hold.placed_until == outcome.hold.expires_at
     (settled,) = await bench.run(settling("h", 130))
     assert await bench.hold("h") == changed(settled)
-    assert changed(settled)[-5:] == (100, 130, 0, 130, False)
+    assert changed(settled)[-6:] == (100, 130, 0, 130, False, None)
     assert await bench.told() == [
         ("h", changed(outcome).hold_no),
         ("h", changed(outcome).hold_no + 1),
         ("h", changed(outcome).hold_no + 2),
     ]
+
+
+async def test_a_lease_comes_back_as_it_was_acquired_renewed_drawn_from_and_returned(bench: Bench) -> None:
+    accounts, limits = ["ada", "team/red"], {"team/red": 1_000}
+    for command in (
+        acquiring("l", 100, accounts, limits=limits),
+        renewing("l", 1, 50, accounts, limits=limits, drawn=80, draw_for=2 * TTL),
+        using("l", 30),
+        using("l", 20, b"v" * 16),
+        returning("l", 110),
+    ):
+        (outcome,) = await bench.run(command)
+        assert await bench.hold("l") == changed(outcome)
+    hold = changed(outcome)
+    assert hold.lease is not None
+    assert (hold.amount_micro_usd, hold.covered_micro_usd, hold.lease.drawn_micro_usd) == (110, 50, 110)
+    assert hold.state is HoldState.LIVE
+    assert (await bench.account()).live_micro_usd == 60
 
 
 async def test_numbers_rise_and_now_never_goes_back(bench: Bench) -> None:

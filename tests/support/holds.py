@@ -11,15 +11,19 @@ from tokenomics_quota.domain.holds import (
     Books,
     Change,
     HoldKind,
+    Leasing,
     Limited,
     Moment,
     Place,
     Refusal,
+    Renew,
     digest_of,
     expire,
     extend,
+    give_back,
     place,
     release,
+    renew,
     settle,
     settle_by_usage,
     shown,
@@ -92,6 +96,68 @@ def placing(
 
 def _money(amount: int | None) -> MicroUsd | None:
     return None if amount is None else MicroUsd(amount)
+
+
+def acquiring(
+    lease_id: str,
+    amount: int,
+    accounts: Sequence[str] = ("ada",),
+    *,
+    limits: dict[str, int] | None = None,
+    draw_for: timedelta = TTL,
+    longest_call: timedelta = TTL,
+    same_until: datetime = PERIOD_END,
+) -> Command:
+    """Acquire a lease on accounts, by name, of which some have a hard limit."""
+    limits = limits or {}
+    asked = Place(
+        HoldId(lease_id),
+        HoldKind.LEASE,
+        SubjectId("ada"),
+        None,
+        "operational",
+        MicroUsd(amount),
+        draw_for + longest_call,
+        digest_of({"hold_id": lease_id}),
+        Decision.ALLOW,
+        (),
+        b"",
+        PERIOD_END,
+        [Limited(account_id(name), MicroUsd(0), _money(limits.get(name))) for name in accounts],
+        leasing=Leasing(draw_for, longest_call, b"call", same_until),
+    )
+    return Command(lambda books, at: place(books, asked, at), (lease_id,), tuple(map(account_id, accounts)))
+
+
+def renewing(
+    lease_id: str,
+    renewal: int,
+    amount: int,
+    accounts: Sequence[str] = ("ada",),
+    *,
+    limits: dict[str, int] | None = None,
+    drawn: int = 0,
+    draw_for: timedelta = TTL,
+    same_until: datetime = PERIOD_END,
+) -> Command:
+    """Renew a lease whose calls are counted on accounts, by name."""
+    limits = limits or {}
+    asked = Renew(
+        HoldId(lease_id),
+        renewal,
+        digest_of({"amount": amount, "drawn": drawn}),
+        MicroUsd(drawn),
+        MicroUsd(amount),
+        draw_for,
+        same_until,
+        PERIOD_END,
+        [Limited(account_id(name), MicroUsd(0), _money(limits.get(name))) for name in accounts],
+    )
+    return Command(lambda books, at: renew(books, asked, at), (lease_id,), tuple(map(account_id, accounts)))
+
+
+def returning(lease_id: str, drawn: int) -> Command:
+    return _named(give_back, lease_id, MicroUsd(drawn))
 
 
 def settling(hold_id: str, cost: int) -> Command:

@@ -30,7 +30,9 @@ from tokenomics_quota.rpc.advice import Advice
 from tokenomics_quota.rpc.balances import Balances
 from tokenomics_quota.rpc.budgets import Budgets
 from tokenomics_quota.rpc.checks import Checks
+from tokenomics_quota.rpc.desk import LedgerDesk
 from tokenomics_quota.rpc.holds import Holds
+from tokenomics_quota.rpc.leases import Leases
 from tokenomics_quota.rpc.looks import Looks
 from tokenomics_quota.rpc.moments import Moments
 from tokenomics_quota.rpc.policies import Policies
@@ -140,6 +142,7 @@ async def serve(quota: Quota, folder: Path) -> AsyncIterator[Served]:
     )
     views, moments = Views(serving, clock), Moments(meter, clock)
     looks = Looks(views, AuditedLooks(AuditLog(quota.pool, TRAIL)), clock)
+    desk = LedgerDesk(views, turns, decisions, looks, longest_wait_seconds=1)
     servicer = quota_servicer(
         Checks(
             views,
@@ -156,7 +159,8 @@ async def serve(quota: Quota, folder: Path) -> AsyncIterator[Served]:
         Advice(views),
         Sources(views, moments, lambda at, sources: source_states(quota.pool, at, sources)),
         Policies(views, PostgresProposals(quota.pool)),
-        Holds(views, turns, PostgresHoldList(quota.pool), decisions, looks, longest_wait_seconds=1),
+        Holds(views, desk, PostgresHoldList(quota.pool)),
+        Leases(desk),
         looks,
         Trails(views, ServedUsageTrail(lambda: quota.pool, quota.read_records, USAGE, report_from_record)),
     )

@@ -107,12 +107,12 @@ async def scene() -> AsyncIterator[Scene]:
     await running
 
 
-def told(_answer: Answer, _touched: Touched, moment: Moment) -> bytes:
+def told(_call: Call, _answer: Answer, _touched: Touched, moment: Moment) -> bytes:
     return b"told at %d" % moment.change_seq
 
 
 def placing(
-    hold_id: str, amount: int = 10, tell: Callable[[Answer, Touched, Moment], bytes] = told
+    hold_id: str, amount: int = 10, tell: Callable[[Call, Answer, Touched, Moment], bytes] = told
 ) -> Placing:
     call = Call("ada", "acme", "one", Quantities(1), None)
     fields: dict[str, str | int] = {"hold_id": hold_id, "amount_micro_usd": amount}
@@ -195,7 +195,7 @@ async def test_each_command_has_its_own_outcome(scene: Scene) -> None:
 
 
 async def test_what_speaks_against_answering_one_is_told_to_that_one(scene: Scene) -> None:
-    def forbidden(_answer: Answer, _touched: Touched, _moment: Moment) -> bytes:
+    def forbidden(_call: Call, _answer: Answer, _touched: Touched, _moment: Moment) -> bytes:
         raise NotFoundError("not for you")
 
     tasks = scene.soon(placing("h1", tell=forbidden), placing("h2"))
@@ -204,7 +204,7 @@ async def test_what_speaks_against_answering_one_is_told_to_that_one(scene: Scen
 
 
 async def test_what_breaks_a_transaction_breaks_that_command_alone(scene: Scene) -> None:
-    def broken(_answer: Answer, _touched: Touched, _moment: Moment) -> bytes:
+    def broken(_call: Call, _answer: Answer, _touched: Touched, _moment: Moment) -> bytes:
         raise ZeroDivisionError
 
     tasks = scene.soon(placing("h1"), placing("h2", tell=broken), settling("x"))

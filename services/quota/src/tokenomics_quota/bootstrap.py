@@ -60,7 +60,9 @@ from tokenomics_quota.rpc.advice import Advice
 from tokenomics_quota.rpc.balances import Balances
 from tokenomics_quota.rpc.budgets import Budgets
 from tokenomics_quota.rpc.checks import Checks
+from tokenomics_quota.rpc.desk import LedgerDesk
 from tokenomics_quota.rpc.holds import Holds
+from tokenomics_quota.rpc.leases import Leases
 from tokenomics_quota.rpc.looks import Looks
 from tokenomics_quota.rpc.moments import Moments
 from tokenomics_quota.rpc.policies import Policies
@@ -356,6 +358,13 @@ def serve() -> ExitCode:
         looks = Looks(views, AuditedLooks(audit), _CLOCK)
         VIEW_LAG.read = lambda: _seconds(meter.lag(_CLOCK.steady()))
         server = RpcServer(settings, process, await Authenticator.load(settings, _CLOCK))
+        desk = LedgerDesk(
+            views,
+            turns,
+            decisions,
+            looks,
+            longest_wait_seconds=settings.grpc_default_deadline_seconds,
+        )
         server.add(
             add_QuotaServiceServicer_to_server,
             quota_servicer(
@@ -380,14 +389,8 @@ def serve() -> ExitCode:
                 Advice(views),
                 Sources(views, moments, lambda at, sources: source_states(serving_pool(), at, sources)),
                 Policies(views, PostgresProposals(pool)),
-                Holds(
-                    views,
-                    turns,
-                    PostgresHoldList(pool),
-                    decisions,
-                    looks,
-                    longest_wait_seconds=settings.grpc_default_deadline_seconds,
-                ),
+                Holds(views, desk, PostgresHoldList(pool)),
+                Leases(desk),
                 looks,
                 Trails(
                     views,

@@ -464,11 +464,14 @@ class LeaseAcquired(Placing):
 
     type_name: ClassVar[str] = "tokenomics.lease.acquired.v1"
 
-    draw_for_ms: Milliseconds
-    """How long after its request the client draws."""
+    draw_until: UtcTime
+    """When its client stops drawing, by the ledger's clock."""
 
     longest_call_ms: Milliseconds
-    """How long after the last draw the rest frees."""
+    """How long after that, at least, what it drew is held."""
+
+    typical_call: OpaqueBytes
+    """What a renewal is judged and priced by."""
 
 
 class LeaseRenewed(HoldEvent):
@@ -482,7 +485,10 @@ class LeaseRenewed(HoldEvent):
     drawn_micro_usd: Total
     """What the client had drawn by then."""
 
-    draw_for_ms: Milliseconds
+    request_digest: PayloadDigest
+    """Over the request: the same number with another one is refused."""
+
+    draw_until: UtcTime
     placements: tuple[Placement, ...]
     """Of what was added."""
 

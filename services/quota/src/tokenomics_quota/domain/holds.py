@@ -69,6 +69,25 @@ class AccountState(StrEnum):
     CLOSED = "closed"
 
 
+class Lease(NamedTuple):
+    """What a hold is beside, that its client draws from by itself."""
+
+    draw_until: datetime
+    """When its client stops drawing, by the ledger's clock."""
+    longest_call: timedelta
+    """For so long after that, at least, what it drew is held."""
+    typical_call: bytes
+    """As its writer reads it: what a renewal is judged and priced by."""
+    renewal: int = 0
+    """Number of the latest one."""
+    renewal_digest: bytes = b""
+    """Of what that one asked for."""
+    drawn_micro_usd: MicroUsd = MicroUsd(0)
+    """As its client last said."""
+    is_returned: bool = False
+    """Its client draws no more."""
+
+
 class Hold(NamedTuple):
     """An amount kept free on every account of a call."""
 
@@ -104,6 +123,7 @@ class Hold(NamedTuple):
     """Of the cost, what its accounts count as settling."""
     usage_named: bool = False
     """Whether a usage event ended it: it is settled by no second one."""
+    lease: Lease | None = None
 
     @property
     def left_micro_usd(self) -> MicroUsd:
@@ -191,6 +211,8 @@ class Event(Enum):
 
     PLACED = "placed"
     EXTENDED = "extended"
+    RENEWED = "renewed"
+    RETURNED = "returned"
     SETTLED = "settled"
     RELEASED = "released"
     EXPIRED = "expired"
@@ -227,6 +249,8 @@ class Happened(NamedTuple):
     usage_identity: bytes | None = None
     """Of the usage event that settled it; ``None``: its caller did."""
     placed: Placed | None = None
+    placements: Sequence[Placement] = ()
+    """Of what a renewal added."""
 
 
 class Change(NamedTuple):
@@ -247,7 +271,12 @@ class Why(Enum):
 
     UNKNOWN = "no such hold"
     ENDED = "the hold has ended"
-    LEASE = "it is a lease: what is drawn from it is settled by usage, and it is returned"
+    LEASE = "it is a lease: usage settles what is drawn from it, and it is renewed or returned"
+    NO_LEASE = "it is a hold for one call, no lease"
+    NO_TIME = "no time to draw is left before its price or its period ends"
+    RENEWED_OTHERWISE = "this renewal was made with another request"
+    OUT_OF_TURN = "renewals are numbered one after the other"
+    MOVED = "its calls are counted on other accounts by now: acquire another lease"
     SETTLED = "the hold was settled"
     SETTLED_OTHERWISE = "the hold was settled with another amount"
     ACCOUNT_SHUT = "an account takes no holds"
@@ -389,6 +418,35 @@ class Place(NamedTuple):
     """None for a part."""
     parent_id: HoldId | None = None
     """Of a part."""
+    leasing: "Leasing | None" = None
+    """Of a lease; its time to live is that to draw and that of the longest call together."""
+
+
+class Leasing(NamedTuple):
+    """How a client wishes to draw."""
+
+    draw_for: timedelta
+    longest_call: timedelta
+    typical_call: bytes
+    same_until: datetime
+    """What it is priced by holds so long: drawing ends then in any case."""
+
+
+class Renew(NamedTuple):
+    """Asks for a further stretch of a lease."""
+
+    lease_id: HoldId
+    renewal: int
+    digest: bytes
+    drawn_micro_usd: MicroUsd
+    amount_micro_usd: MicroUsd
+    """To draw from beside what is left."""
+    draw_for: timedelta
+    same_until: datetime
+    """See :class:`Leasing`."""
+    period_end: datetime
+    accounts: Sequence[Limited]
+    """That calls are counted on now."""
 
 
 def digest_of(fields: Mapping[str, str | int]) -> bytes:
@@ -427,41 +485,61 @@ def place(books: Books, asked: Place, at: Moment) -> Change | Refusal:
     accounts = [books.account(limited.account_id) for limited in asked.accounts]
     if shut := _shut(accounts):
         return Refusal(Why.ACCOUNT_SHUT, accounts=shut)
-    amount = asked.amount_micro_usd
-    refusing = [
-        (account.account_id, said)
-        for account, limited in zip(accounts, asked.accounts, strict=True)
-        if (said := _exceeded(account, limited, amount)) is not None
-    ]
-    if refusing:
-        return Refusal(Why.LIMIT, accounts=refusing)
+    if refusal := _over_limits(accounts, asked.accounts, asked.amount_micro_usd):
+        return refusal
     account_nos = tuple(account.account_no for account in accounts)
     hold = _new_hold(asked, at, ends_before=asked.period_end, account_nos=account_nos)
+    if (leasing := asked.leasing) is not None:
+        wished = min(at.now + leasing.draw_for, leasing.same_until)
+        draw_until = min(wished, hold.expires_at - leasing.longest_call)
+        if draw_until <= at.now:
+            return Refusal(Why.NO_TIME)
+        hold = hold._replace(lease=Lease(draw_until, leasing.longest_call, leasing.typical_call))
+    placements, held_on = _held_on(accounts, asked.accounts, hold.hold_no, asked.amount_micro_usd)
+    return Change(
+        hold,
+        (hold,),
+        held_on,
+        placements,
+        [Ending(account.account_no, hold.expires_at, asked.amount_micro_usd) for account in accounts],
+        (_placed(hold, asked, placements, at),),
+    )
+
+
+def _over_limits(
+    accounts: Sequence[LedgerAccount], limits: Sequence[Limited], amount: MicroUsd
+) -> Refusal | None:
+    refusing = [
+        (account.account_id, said)
+        for account, limited in zip(accounts, limits, strict=True)
+        if (said := _exceeded(account, limited, amount)) is not None
+    ]
+    return Refusal(Why.LIMIT, accounts=refusing) if refusing else None
+
+
+def _held_on(
+    accounts: Sequence[LedgerAccount], limits: Sequence[Limited], hold_no: int, amount: MicroUsd
+) -> tuple[list[Placement], list[LedgerAccount]]:
+    """Return the placements of an amount, and the accounts after them."""
     placements = [
         Placement(
             account.account_no,
             account.account_id,
             account.placements + 1,
-            hold.hold_no,
+            hold_no,
             MicroUsd(account.covered_micro_usd + account.live_micro_usd),
             amount,
             limited.hard_limit_micro_usd,
         )
-        for account, limited in zip(accounts, asked.accounts, strict=True)
+        for account, limited in zip(accounts, limits, strict=True)
     ]
-    return Change(
-        hold,
-        (hold,),
-        [
-            account._replace(
-                placements=account.placements + 1, live_micro_usd=MicroUsd(account.live_micro_usd + amount)
-            )
-            for account in accounts
-        ],
-        placements,
-        [Ending(account.account_no, hold.expires_at, amount) for account in accounts],
-        (_placed(hold, asked, placements, at),),
-    )
+    held_on = [
+        account._replace(
+            placements=account.placements + 1, live_micro_usd=MicroUsd(account.live_micro_usd + amount)
+        )
+        for account in accounts
+    ]
+    return placements, held_on
 
 
 def place_again(books: Books, hold: Hold, placements: Sequence[Placement]) -> Change:
@@ -615,6 +693,8 @@ def release(books: Books, hold_id: HoldId, at: Moment) -> Change | Refusal:
         return Refusal(Why.UNKNOWN)
     if hold.state is HoldState.SETTLED:
         return Refusal(Why.SETTLED, hold)
+    if hold.lease is not None:
+        return Refusal(Why.LEASE, hold)
     if not hold.is_live(at.now):
         return Change(hold)
     draft = _Draft(books, at)
@@ -636,6 +716,8 @@ def extend(
     hold = books.hold(hold_id)
     if hold is None:
         return Refusal(Why.UNKNOWN)
+    if hold.lease is not None:
+        return Refusal(Why.LEASE, hold)
     if not hold.is_live(at.now):
         return Refusal(Why.ENDED, hold)
     ends_before = period_end if hold.parent_no is None else books.numbered(hold.parent_no).expires_at
@@ -647,6 +729,102 @@ def extend(
         extended = hold._replace(expires_at=end)
         draft.put(extended)
         draft.tell(Event.EXTENDED, extended)
+    return draft.change_of(hold)
+
+
+def renew(books: Books, asked: Renew, at: Moment) -> Change | Refusal:
+    """Add to what a lease holds, and let its client draw on. The same renewal again changes nothing."""
+    hold = books.hold(asked.lease_id)
+    if hold is None:
+        return Refusal(Why.UNKNOWN)
+    lease = hold.lease
+    if lease is None:
+        return Refusal(Why.NO_LEASE, hold)
+    if asked.renewal == lease.renewal and asked.digest == lease.renewal_digest:
+        return Change(hold)
+    accounts = [books.account(limited.account_id) for limited in asked.accounts]
+    if refusal := _not_renewable(hold, lease, asked, accounts, at):
+        return refusal
+    wished_end = min(at.now + asked.draw_for + lease.longest_call, at.now + LONGEST_TTL, asked.period_end)
+    expires_at = max(hold.expires_at, _cut(wished_end))
+    draw_until = min(at.now + asked.draw_for, asked.same_until, expires_at - lease.longest_call)
+    if draw_until <= at.now:
+        return Refusal(Why.NO_TIME, hold)
+    renewed = lease._replace(
+        draw_until=draw_until,
+        renewal=asked.renewal,
+        renewal_digest=asked.digest,
+        drawn_micro_usd=max(lease.drawn_micro_usd, asked.drawn_micro_usd),
+    )
+    placements, _ = _held_on(accounts, asked.accounts, hold.hold_no, asked.amount_micro_usd)
+    return renew_again(books, hold, renewed, expires_at, placements, at)
+
+
+def _not_renewable(
+    hold: Hold, lease: Lease, asked: Renew, accounts: Sequence[LedgerAccount], at: Moment
+) -> Refusal | None:
+    if asked.renewal == lease.renewal:
+        return Refusal(Why.RENEWED_OTHERWISE, hold)
+    if lease.is_returned or not hold.is_live(at.now):
+        return Refusal(Why.ENDED, hold)
+    if asked.renewal != lease.renewal + 1:
+        return Refusal(Why.OUT_OF_TURN, hold)
+    if tuple(account.account_no for account in accounts) != hold.account_nos:
+        return Refusal(Why.MOVED, hold)
+    if shut := _shut(accounts):
+        return Refusal(Why.ACCOUNT_SHUT, accounts=shut)
+    return _over_limits(accounts, asked.accounts, asked.amount_micro_usd)
+
+
+def renew_again(  # noqa: PLR0917 - what a renewal changes
+    books: Books,
+    hold: Hold,
+    lease: Lease,
+    expires_at: datetime,
+    placements: Sequence[Placement],
+    at: Moment,
+) -> Change:
+    """Renew a lease as it was told to be renewed."""
+    draft = _Draft(books, at)
+    draft.move_end(hold, expires_at)
+    added = placements[0].amount_micro_usd if placements else MicroUsd(0)
+    for placement in placements:
+        account = draft.accounts[placement.account_no]
+        draft.accounts[placement.account_no] = account._replace(
+            placements=placement.sequence, live_micro_usd=MicroUsd(account.live_micro_usd + added)
+        )
+        draft.endings.append(Ending(placement.account_no, expires_at, added))
+    renewed = hold._replace(
+        amount_micro_usd=MicroUsd(hold.amount_micro_usd + added), expires_at=expires_at, lease=lease
+    )
+    draft.put(renewed)
+    draft.happened.append(Happened(Event.RENEWED, renewed, at, placements=placements))
+    return draft.change_of(hold)._replace(placements=placements)
+
+
+def give_back(books: Books, lease_id: HoldId, drawn_micro_usd: MicroUsd, at: Moment) -> Change | Refusal:
+    """Let a lease be drawn from no more, and free what was not.
+
+    What was drawn stays held until usage settles it or the lease ends by its time. One that was returned, or
+    has ended, stays as it is.
+    """
+    hold = books.hold(lease_id)
+    if hold is None:
+        return Refusal(Why.UNKNOWN)
+    lease = hold.lease
+    if lease is None:
+        return Refusal(Why.NO_LEASE, hold)
+    if lease.is_returned or not hold.is_live(at.now):
+        return Change(hold)
+    kept = min(hold.amount_micro_usd, max(drawn_micro_usd, hold.covered_micro_usd))
+    draft = _Draft(books, at)
+    draft.move(hold, live=kept - hold.amount_micro_usd)
+    returned = hold._replace(
+        amount_micro_usd=kept,
+        lease=lease._replace(is_returned=True, drawn_micro_usd=drawn_micro_usd, draw_until=at.now),
+    )
+    draft.put(returned)
+    draft.tell(Event.RETURNED, returned)
     return draft.change_of(hold)
 
 

@@ -25,6 +25,7 @@ from tokenomics_quota.ports import Committed, HoldLedger, HoldsWanted, Turn
 from tokenomics_quota.storage.mapping import (
     ENDED_HOLD,
     HOLD_COLUMNS,
+    LEASE_COLUMNS,
     LIVE_HOLD,
     PLACED_HOLD,
     hold_from_row,
@@ -60,7 +61,8 @@ WITH RECURSIVE named AS (
     SELECT part.hold_no
     FROM named JOIN live_hold AS part ON part.root_no = coalesce(named.root_no, named.hold_no)
 )
-SELECT {", ".join(HOLD_COLUMNS)} FROM wanted JOIN hold USING (hold_no) ORDER BY hold_no
+SELECT {", ".join((*HOLD_COLUMNS, *LEASE_COLUMNS))}
+FROM wanted JOIN hold USING (hold_no) LEFT JOIN lease USING (hold_no) ORDER BY hold_no
 """
 _ACCOUNTS = """
 SELECT account_no, account_id, state, placements,
@@ -143,6 +145,11 @@ WITH live AS (
     DELETE FROM live_hold WHERE hold_no = ANY($1::bigint[]) RETURNING 1
 )
 SELECT count(*) FROM live_no_more
+"""
+_WRITE_LEASE = f"""
+INSERT INTO lease (hold_no, {", ".join(LEASE_COLUMNS)})
+VALUES ({", ".join(f"${place}" for place in range(1, len(LEASE_COLUMNS) + 2))})
+ON CONFLICT (hold_no) DO UPDATE SET {_assigned(LEASE_COLUMNS)}
 """
 
 _PAGE = f"""
@@ -275,6 +282,9 @@ class PostgresHoldLedger:
         )
         if found != len(live_no_more):
             raise LedgerInconsistentError(f"of {len(live_no_more)} live holds {found} were there")
+        leases = [(hold.hold_no, *hold.lease) for hold in holds.values() if hold.lease is not None]
+        if leases:
+            await self._connection.executemany(_WRITE_LEASE, leases)
 
     async def _write_accounts(self, changes: Iterable[Change]) -> None:
         accounts = {account.account_no: account for change in changes for account in change.accounts}

@@ -6,7 +6,7 @@ from typing import Any
 from tokenomics_contracts.cloudevents import Envelope
 from tokenomics_contracts.registry import parse
 from tokenomics_quota.domain.effective import LogOrder
-from tokenomics_quota.domain.holds import AccountState, Hold, HoldKind, HoldState, LedgerAccount
+from tokenomics_quota.domain.holds import AccountState, Hold, HoldKind, HoldState, Lease, LedgerAccount
 from tokenomics_quota.projections.facts import Derived, Fact, Received
 from tokenomics_quota.projections.governance import GoverningEvent
 
@@ -14,7 +14,8 @@ RECEIVED_COLUMNS = Received._fields
 DERIVED_COLUMNS = Derived._fields
 FACT_COLUMNS = (*RECEIVED_COLUMNS, *DERIVED_COLUMNS)
 NOTHING_DERIVED = (None,) * len(DERIVED_COLUMNS)
-HOLD_COLUMNS = Hold._fields
+HOLD_COLUMNS = tuple(field for field in Hold._fields if field != "lease")
+LEASE_COLUMNS = Lease._fields
 
 
 def fact_from_row(row: Any) -> Fact:
@@ -46,10 +47,13 @@ def governing_event_from_row(row: Any) -> GoverningEvent:
 
 
 def hold_from_row(row: Any) -> Hold:
-    """Read a row of ``hold`` selected as ``HOLD_COLUMNS``."""
-    hold = Hold(*row)
+    """Read a row of ``hold``, selected as ``HOLD_COLUMNS``, and after it one of ``lease``, if asked for."""
+    hold, lease = Hold(*row[: len(HOLD_COLUMNS)]), row[len(HOLD_COLUMNS) :]
     return hold._replace(
-        kind=HoldKind(hold.kind), state=HoldState(hold.state), account_nos=tuple(hold.account_nos)
+        kind=HoldKind(hold.kind),
+        state=HoldState(hold.state),
+        account_nos=tuple(hold.account_nos),
+        lease=Lease(*lease) if lease and lease[0] is not None else None,
     )
 
 

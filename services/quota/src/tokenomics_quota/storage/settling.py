@@ -96,6 +96,8 @@ WITH gone AS (
     ) RETURNING hold_no
 ), ends AS (
     DELETE FROM ended_hold USING gone WHERE ended_hold.hold_no = gone.hold_no
+), leases AS (
+    DELETE FROM lease USING gone WHERE lease.hold_no = gone.hold_no
 ), draws AS (
     DELETE FROM lease_draw USING gone WHERE lease_draw.hold_no = gone.hold_no
 )

@@ -14,7 +14,15 @@ from tokenomics_chassis.rpc.errors import (
     RpcError,
     UnavailableError,
 )
-from tokenomics_contracts.units import AccountId, HoldId, MicroUsd, PeriodId, ProjectId, SubjectId
+from tokenomics_contracts.units import (
+    AccountId,
+    HoldId,
+    MicroUsd,
+    PeriodId,
+    ProjectId,
+    ServiceTier,
+    SubjectId,
+)
 from tokenomics_quota.domain import holds
 from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose, parse_account_id
 from tokenomics_quota.domain.balance import Touched
@@ -26,13 +34,16 @@ from tokenomics_quota.domain.holds import (
     HeldNow,
     Hold,
     HoldKind,
+    Leasing,
     Limited,
     Moment,
     Place,
     Refusal,
+    Renew,
     Why,
     differing_fields,
 )
+from tokenomics_quota.domain.pricing import Steps, Tariff
 from tokenomics_quota.ports import HoldLedger, Turn
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.governance import Governance
@@ -62,9 +73,44 @@ class Placing(NamedTuple):
     fields: Sequence[str]
     """Over which the digest is."""
     sees: Sight
-    tell: Callable[[Answer, Touched, Moment], bytes]
+    tell: Callable[[Call, Answer, Touched, Moment], bytes]
     """Writes what the caller is answered beside the hold, and leaves the record of a decision that needs one;
     raises what speaks against answering."""
+    drawing: "Drawing | None" = None
+    """Of a lease."""
+
+
+class Drawing(NamedTuple):
+    """How a client wants to draw from a lease."""
+
+    draw_for: timedelta
+    longest_call: timedelta
+    typical_call: bytes
+    """The call, as who writes the command reads it."""
+
+
+class Renewing(NamedTuple):
+    """Asks for a further stretch of a lease."""
+
+    hold_id: HoldId
+    renewal: int
+    drawn_micro_usd: MicroUsd
+    amount_micro_usd: MicroUsd
+    draw_for: timedelta
+    digest: bytes
+    sees: Sight
+    read_call: Callable[[bytes], Call]
+    """Reads the lease's typical call."""
+    tell: Callable[[Call, Answer, Touched, Moment], bytes]
+    """As of :class:`Placing`."""
+
+
+class Returning(NamedTuple):
+    """Asks to end a lease."""
+
+    hold_id: HoldId
+    drawn_micro_usd: MicroUsd
+    sees: Sight
 
 
 class Settling(NamedTuple):
@@ -90,7 +136,7 @@ class Extending(NamedTuple):
     sees: Sight
 
 
-Command = Placing | Settling | Releasing | Extending
+Command = Placing | Settling | Releasing | Extending | Renewing | Returning
 
 
 class Done(NamedTuple):
@@ -101,6 +147,18 @@ class Done(NamedTuple):
     """As it stands after the command, or as it was placed, for one that places. ``None``: nothing is held."""
     told: bytes = b""
     """What the caller is answered beside the hold, as ``tell`` wrote it when it was decided."""
+    price: "Price | None" = None
+    """Of a lease that may be drawn from."""
+
+
+class Price(NamedTuple):
+    """What a model's requests cost in one class of service, by their input tokens."""
+
+    provider: str
+    model: str
+    service_tier: ServiceTier
+    by_size: Steps[Tariff]
+    price_book_version: int
 
 
 class Behind(Enum):
@@ -140,14 +198,14 @@ async def take_turn(
     if not turn.is_open:
         raise LedgerShutError("the ledger is shut until what a lost database may have lacked is through")
     found = await ledger.holds(_named(commands))
-    known = {hold.hold_id for hold in found}
-    new = {
-        number: command
+    known = {hold.hold_id: hold for hold in found}
+    calls = {
+        number: call
         for number, command in enumerate(commands)
-        if isinstance(command, Placing) and command.hold_id not in known
+        if (call := _call_to_judge(command, known)) is not None
     }
-    needs_terms = bool(new) or any(isinstance(command, Extending) for command in commands)
-    governing = await _governing(ledger, turn, new, served) if needs_terms else Behind.BEHIND
+    needs_terms = bool(calls) or any(isinstance(command, Extending) for command in commands)
+    governing = await _governing(ledger, turn, calls, served) if needs_terms else Behind.BEHIND
     account_ids = governing.posted if isinstance(governing, _Governing) else ()
     account_nos = {account_no for hold in found for account_no in hold.account_nos}
     books = Books(await ledger.accounts(account_ids, account_nos), found)
@@ -160,6 +218,16 @@ async def take_turn(
         traces = {turn.moment(number).change_seq: trace for number, trace in traced if trace is not None}
         await ledger.write(performing.changes, traces)
     return outcomes
+
+
+def _call_to_judge(command: Command, known: Mapping[HoldId, Hold]) -> Call | None:
+    """Return the call that a command can't do without a judgement of."""
+    hold = known.get(command.hold_id)
+    if isinstance(command, Placing) and (hold is None or hold.lease is not None):
+        return command.call
+    if isinstance(command, Renewing) and hold is not None and hold.lease is not None:
+        return command.read_call(hold.lease.typical_call)
+    return None
 
 
 def _named(commands: Iterable[Command]) -> set[HoldId]:
@@ -180,7 +248,7 @@ class _Governing(NamedTuple):
 
 
 async def _governing(
-    ledger: HoldLedger, turn: Turn, new: Mapping[int, Placing], served: ServedView
+    ledger: HoldLedger, turn: Turn, calls: Mapping[int, Call], served: ServedView
 ) -> _Governing | RpcError | Behind:
     """Return what the view that answers says, if that is what governs in this turn."""
     version, view = served()
@@ -190,8 +258,8 @@ async def _governing(
         return Behind.BEHIND
     governance = view.governance  # the view may have another one after the wait
     touched = {
-        number: view.touched_by(asked.call.subject, asked.call.project_id, turn.now, asked.call.purpose)
-        for number, asked in new.items()
+        number: view.touched_by(call.subject, call.project_id, turn.now, call.purpose)
+        for number, call in calls.items()
     }
     account_ids = {balance.account.account_id for each in touched.values() for balance in each.balances}
     committed = await ledger.committed(turn.active_version, account_ids)
@@ -213,6 +281,8 @@ class _Performing:
         try:
             if isinstance(command, Placing):
                 return self._place(number, command, at)
+            if isinstance(command, Renewing):
+                return self._renew(number, command, at)
             return self._change(command, at)
         except RpcError as refusal:
             return refusal
@@ -235,28 +305,74 @@ class _Performing:
         if known is not None:
             if differing := differing_fields(known.digest, asked.digest, asked.fields):
                 raise AlreadyExistsError("another hold has this id", differing)
+            if known.lease is not None:
+                return Done(at, self._held(known, at.now), known.answer, self._price(asked.call, at))
             return Done(at, self._as_placed(known), known.answer)
         governing = self._terms()
         parent = self._visible_parent(asked)
         touched = self._as_of_ledger(governing.touched[number], governing.posted, parent, at)
         answer = check(governing.terms, touched, asked.call, at.now, asked.sees)
-        told = asked.tell(answer, touched, at)
+        told = asked.tell(asked.call, answer, touched, at)
         if answer.decision is Decision.DENIED:
             return Done(at, None, told)
-        change = holds.place(self.books, _place_of(asked, touched, answer, told), at)
+        place = _place_of(asked, touched, answer, told)
+        if (drawing := asked.drawing) is not None:
+            same_until = _same_until(governing.terms, asked.call, at)
+            leasing = Leasing(drawing.draw_for, drawing.longest_call, drawing.typical_call, same_until)
+            place = place._replace(kind=HoldKind.LEASE, leasing=leasing)
+        change = holds.place(self.books, place, at)
         if isinstance(change, Refusal):
             raise _refused(change, asked.sees)
         self._take(change)
-        return Done(at, self._as_placed(change.hold), told)
+        price = self._price(asked.call, at) if place.leasing is not None else None
+        return Done(at, self._as_placed(change.hold), told, price)
 
-    def _change(self, command: Settling | Releasing | Extending, at: Moment) -> Done:
+    def _renew(self, number: int, asked: Renewing, at: Moment) -> Done:
+        lease = self._visible(asked).lease
+        if lease is None:
+            raise _refused(Refusal(Why.NO_LEASE), asked.sees)
+        call, governing = asked.read_call(lease.typical_call), self._terms()
+        touched = self._as_of_ledger(governing.touched[number], governing.posted, None, at)
+        answer = check(governing.terms, touched, call, at.now, asked.sees)
+        told = asked.tell(call, answer, touched, at)
+        if answer.decision is Decision.DENIED:
+            return Done(at, None, told)
+        renew = Renew(
+            asked.hold_id,
+            asked.renewal,
+            asked.digest,
+            asked.drawn_micro_usd,
+            asked.amount_micro_usd,
+            asked.draw_for,
+            _same_until(governing.terms, call, at),
+            touched.balances[0].bounds.resets_at,
+            _limited(touched),
+        )
+        change = holds.renew(self.books, renew, at)
+        if isinstance(change, Refusal):
+            raise _refused(change, asked.sees)
+        self._take(change)
+        return Done(at, self._held(change.hold, at.now), told, self._price(call, at))
+
+    def _price(self, call: Call, at: Moment) -> Price:
+        book, service_tier = self._terms().terms.price_book, call.quantities.service_tier
+        by_size = book.by_size(call.provider, call.model, service_tier, at.now)
+        return Price(call.provider, call.model, service_tier, by_size, book.version)
+
+    def _visible(self, command: Command) -> Hold:
         hold = self.books.hold(command.hold_id)
         if hold is None or not command.sees(_own_account(hold)):
             raise NotFoundError("no such hold")
+        return hold
+
+    def _change(self, command: Settling | Releasing | Extending | Returning, at: Moment) -> Done:
+        hold = self._visible(command)
         if isinstance(command, Settling):
             change = holds.settle(self.books, command.hold_id, command.cost_micro_usd, at)
         elif isinstance(command, Releasing):
             change = holds.release(self.books, command.hold_id, at)
+        elif isinstance(command, Returning):
+            change = holds.give_back(self.books, command.hold_id, command.drawn_micro_usd, at)
         else:
             end = self._period_end(hold, at.now)
             change = holds.extend(self.books, command.hold_id, command.wished_end, end, at)
@@ -326,14 +442,6 @@ def _own_account(hold: Hold) -> Account:
 
 def _place_of(asked: Placing, touched: Touched, answer: Answer, told: bytes) -> Place:
     own, call = touched.balances[0].account, asked.call
-    limited = [
-        Limited(
-            balance.account.account_id,
-            balance.posted_micro_usd,
-            balance.limit_micro_usd if touched.is_hard(balance) else None,
-        )
-        for balance in touched.balances
-    ]
     return Place(
         asked.hold_id,
         HoldKind.CALL if asked.parent_id is None else HoldKind.PART,
@@ -347,9 +455,26 @@ def _place_of(asked: Placing, touched: Touched, answer: Answer, told: bytes) -> 
         tuple(reason.code for reason in answer.reasons),
         told,
         touched.balances[0].bounds.resets_at,
-        limited if asked.parent_id is None else (),
+        _limited(touched) if asked.parent_id is None else (),
         asked.parent_id,
     )
+
+
+def _limited(touched: Touched) -> list[Limited]:
+    return [
+        Limited(
+            balance.account.account_id,
+            balance.posted_micro_usd,
+            balance.limit_micro_usd if touched.is_hard(balance) else None,
+        )
+        for balance in touched.balances
+    ]
+
+
+def _same_until(terms: Terms, call: Call, at: Moment) -> datetime:
+    """Return until when nothing that is known changes what a call costs."""
+    same = terms.price_book.same_until(call.provider, call.model, call.quantities.service_tier, at.now)
+    return min(terms.until, same)
 
 
 _HIDDEN: Final = "its hard limit refuses the amount"
@@ -361,8 +486,9 @@ def _refused(refusal: Refusal, sees: Sight) -> RpcError:
     match why:
         case Why.UNKNOWN:
             return NotFoundError(why.value)
-        case Why.SETTLED_OTHERWISE:
-            return AlreadyExistsError(why.value, ["cost_micro_usd"])
+        case Why.SETTLED_OTHERWISE | Why.RENEWED_OTHERWISE:
+            field = "cost_micro_usd" if why is Why.SETTLED_OTHERWISE else "renewal"
+            return AlreadyExistsError(why.value, [field])
         case Why.LIMIT:
             return QuotaExceededError(
                 {
@@ -380,5 +506,5 @@ def _refused(refusal: Refusal, sees: Sight) -> RpcError:
             said = dict(refusal.accounts)
             message = "; ".join(f"{account_id} {what}" for account_id, what in said.items())
             return FailedPreconditionError(message, {"account_ids": ", ".join(said)})
-        case Why.ENDED | Why.SETTLED | Why.LEASE | Why.PARENT_ENDED:
+        case _:
             return FailedPreconditionError(why.value)

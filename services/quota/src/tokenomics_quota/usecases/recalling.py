@@ -3,27 +3,31 @@
 import logging
 from base64 import b64decode
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import NamedTuple
 
 from tokenomics_contracts.cloudevents import Envelope
 from tokenomics_contracts.events import quota as events
 from tokenomics_contracts.registry import parse
 from tokenomics_contracts.rejection import EventRejected
-from tokenomics_contracts.units import AccountId, HoldId
+from tokenomics_contracts.units import AccountId, HoldId, MicroUsd
 from tokenomics_quota.domain.holds import (
     Books,
     Change,
     Hold,
     HoldKind,
     HoldState,
+    Lease,
     Moment,
     Placement,
     Refusal,
     Why,
     expire,
     extend,
+    give_back,
     place_again,
     release,
+    renew_again,
     settle,
     settle_by_usage,
 )
@@ -95,7 +99,7 @@ def _named(told: Iterable[events.HoldEvent]) -> tuple[set[HoldId], set[AccountId
         holds.add(event.hold_id)
         if isinstance(event, events.HoldPlaced) and event.parent_hold_id is not None:
             holds.add(event.parent_hold_id)
-        if isinstance(event, events.Placing):
+        if isinstance(event, events.Placing | events.LeaseRenewed):
             accounts |= {placement.account_id for placement in event.placements}
     return holds, accounts
 
@@ -112,6 +116,10 @@ def _again(books: Books, event: events.HoldEvent, at: Moment) -> Change | Refusa
             outcome = settle_by_usage(books, event.hold_id, event.cost_micro_usd, identity, at)
         case events.HoldSettled():
             outcome = settle(books, event.hold_id, event.cost_micro_usd, at)
+        case events.LeaseRenewed():
+            outcome = _renewed_again(books, event, at)
+        case events.LeaseReturned():
+            outcome = give_back(books, event.hold_id, event.drawn_micro_usd, at)
         case events.HoldReleased():
             outcome = release(books, event.hold_id, at)
         case events.HoldExpired() | events.LeaseExpired():
@@ -144,17 +152,43 @@ def _placed_again(
         parent_no=parent.hold_no if parent is not None else None,
         root_no=books.root_of(parent).hold_no if parent is not None else None,
         placed_until=event.expires_at,
+        lease=_lease_of(event) if isinstance(event, events.LeaseAcquired) else None,
     )
-    placements = [
+    return place_again(books, hold, _placements(books, hold, event.amount_micro_usd, event.placements))
+
+
+def _lease_of(event: events.LeaseAcquired) -> Lease:
+    longest_call = timedelta(milliseconds=event.longest_call_ms)
+    return Lease(event.draw_until, longest_call, b64decode(event.typical_call))
+
+
+def _renewed_again(books: Books, event: events.LeaseRenewed, at: Moment) -> Change | Refusal:
+    hold = books.hold(event.hold_id)
+    if hold is None or hold.lease is None or hold.lease.renewal >= event.renewal:
+        return Refusal(Why.UNKNOWN)
+    lease = hold.lease._replace(
+        draw_until=event.draw_until,
+        renewal=event.renewal,
+        renewal_digest=bytes.fromhex(event.request_digest),
+        drawn_micro_usd=event.drawn_micro_usd,
+    )
+    added = MicroUsd(event.amount_micro_usd - hold.amount_micro_usd)
+    placements = _placements(books, hold, added, event.placements)
+    return renew_again(books, hold, lease, event.expires_at, placements, at)
+
+
+def _placements(
+    books: Books, hold: Hold, amount: MicroUsd, told: Iterable[events.Placement]
+) -> list[Placement]:
+    return [
         Placement(
             books.account(each.account_id).account_no,
             each.account_id,
             each.sequence,
             hold.hold_no,
             each.committed_before_micro_usd,
-            event.amount_micro_usd,
+            amount,
             each.limit_micro_usd,
         )
-        for each in event.placements
+        for each in told
     ]
-    return place_again(books, hold, placements)

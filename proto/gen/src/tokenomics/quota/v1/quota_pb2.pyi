@@ -1481,7 +1481,7 @@ class Lease(_message.Message):
 
     @_builtins.property
     def draw_for(self) -> _duration_pb2.Duration:
-        """The client stops drawing this long after it sent the request, by its monotonic clock."""
+        """The client stops drawing this long after it sent the request, by its monotonic clock; zero: not at all."""
 
     @_builtins.property
     def price(self) -> Global___LeasePrice:
@@ -1600,18 +1600,18 @@ class AcquireLeaseRequest(_message.Message):
     lease_id: _builtins.str
     """Chosen by the client, unique for ever."""
     amount_micro_usd: _builtins.int
-    """Amount to draw from."""
+    """Amount to draw from; more than 0."""
     @_builtins.property
     def typical_call(self) -> Global___CheckQuotaRequest:
         """A typical call that will draw from it: its accounts, model and data class are judged."""
 
     @_builtins.property
     def draw_for(self) -> _duration_pb2.Duration:
-        """How long the client wants to draw."""
+        """How long the client wants to draw; 1 s to 1 h; absent: 1 min."""
 
     @_builtins.property
     def longest_call(self) -> _duration_pb2.Duration:
-        """The longest that one call drawn from it may last: the rest frees that long after the last draw."""
+        """The longest that one call drawn from it may last: the rest frees that long after the last draw. Absent: 10 min."""
 
     def __init__(
         self,
@@ -1678,10 +1678,10 @@ class RenewLeaseRequest(_message.Message):
     drawn_micro_usd: _builtins.int
     """Drawn so far."""
     amount_micro_usd: _builtins.int
-    """Amount to draw from in the further stretch."""
+    """Amount to draw from in the further stretch, beside what is left."""
     @_builtins.property
     def draw_for(self) -> _duration_pb2.Duration:
-        """How long the client wants to draw."""
+        """How long the client wants to draw; 1 s to 1 h; absent: 1 min."""
 
     def __init__(
         self,

@@ -307,24 +307,31 @@ class QuotaServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AcquireLease(self, request, context):
-        """Acquires a hold to draw many small decisions from, locally. Idempotent on `lease_id`.
-        Errors: as PlaceHold.
+        """Acquires a hold to draw many small decisions from, locally, priced as the answer says. Each usage event that
+        names it settles some of it. It ends by being returned, or by itself some time after its client must have
+        stopped drawing: a client that died gives it back. Idempotent on `lease_id`: the lease as it stands, with the
+        time that is left. Drawing ends before the price or the period does.
+        Errors: as PlaceHold; FAILED_PRECONDITION when no time would be left to draw.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RenewLease(self, request, context):
-        """Reports what was drawn and asks for a further stretch. Idempotent on (`lease_id`, `renewal`).
-        Errors: NOT_FOUND; FAILED_PRECONDITION when it has ended; RESOURCE_EXHAUSTED.
+        """Reports what was drawn and asks for a further stretch: more to draw from, beside what is left, and more time.
+        Idempotent on (`lease_id`, `renewal`).
+        Errors: NOT_FOUND; FAILED_PRECONDITION when it has ended or was returned, is no lease, its calls are counted on
+        other accounts by now, or the renewal is out of turn; ALREADY_EXISTS for the same renewal with another payload;
+        RESOURCE_EXHAUSTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReturnLease(self, request, context):
-        """Ends a lease and frees what wasn't drawn. Idempotent.
-        Errors: NOT_FOUND.
+        """Ends a lease and frees what wasn't drawn; what was stays held until usage settles it or the lease's time is
+        over. Idempotent: a lease is returned once.
+        Errors: NOT_FOUND; FAILED_PRECONDITION when it is no lease.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -99,16 +99,23 @@ class QuotaServiceStub:
     Errors: NOT_FOUND; FAILED_PRECONDITION when it has ended; UNAVAILABLE as PlaceHold.
     """
     AcquireLease: _grpc.UnaryUnaryMultiCallable[_quota_pb2.AcquireLeaseRequest, _quota_pb2.AcquireLeaseResponse]
-    """Acquires a hold to draw many small decisions from, locally. Idempotent on `lease_id`.
-    Errors: as PlaceHold.
+    """Acquires a hold to draw many small decisions from, locally, priced as the answer says. Each usage event that
+    names it settles some of it. It ends by being returned, or by itself some time after its client must have
+    stopped drawing: a client that died gives it back. Idempotent on `lease_id`: the lease as it stands, with the
+    time that is left. Drawing ends before the price or the period does.
+    Errors: as PlaceHold; FAILED_PRECONDITION when no time would be left to draw.
     """
     RenewLease: _grpc.UnaryUnaryMultiCallable[_quota_pb2.RenewLeaseRequest, _quota_pb2.RenewLeaseResponse]
-    """Reports what was drawn and asks for a further stretch. Idempotent on (`lease_id`, `renewal`).
-    Errors: NOT_FOUND; FAILED_PRECONDITION when it has ended; RESOURCE_EXHAUSTED.
+    """Reports what was drawn and asks for a further stretch: more to draw from, beside what is left, and more time.
+    Idempotent on (`lease_id`, `renewal`).
+    Errors: NOT_FOUND; FAILED_PRECONDITION when it has ended or was returned, is no lease, its calls are counted on
+    other accounts by now, or the renewal is out of turn; ALREADY_EXISTS for the same renewal with another payload;
+    RESOURCE_EXHAUSTED.
     """
     ReturnLease: _grpc.UnaryUnaryMultiCallable[_quota_pb2.ReturnLeaseRequest, _quota_pb2.ReturnLeaseResponse]
-    """Ends a lease and frees what wasn't drawn. Idempotent.
-    Errors: NOT_FOUND.
+    """Ends a lease and frees what wasn't drawn; what was stays held until usage settles it or the lease's time is
+    over. Idempotent: a lease is returned once.
+    Errors: NOT_FOUND; FAILED_PRECONDITION when it is no lease.
     """
     EstimateCost: _grpc.UnaryUnaryMultiCallable[_quota_pb2.EstimateCostRequest, _quota_pb2.EstimateCostResponse]
     """Prices a call as usage at a given time would be priced. Read-only."""
@@ -287,16 +294,23 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     Errors: NOT_FOUND; FAILED_PRECONDITION when it has ended; UNAVAILABLE as PlaceHold.
     """
     AcquireLease: _aio.UnaryUnaryMultiCallable[_quota_pb2.AcquireLeaseRequest, _quota_pb2.AcquireLeaseResponse]  # type: ignore[assignment]
-    """Acquires a hold to draw many small decisions from, locally. Idempotent on `lease_id`.
-    Errors: as PlaceHold.
+    """Acquires a hold to draw many small decisions from, locally, priced as the answer says. Each usage event that
+    names it settles some of it. It ends by being returned, or by itself some time after its client must have
+    stopped drawing: a client that died gives it back. Idempotent on `lease_id`: the lease as it stands, with the
+    time that is left. Drawing ends before the price or the period does.
+    Errors: as PlaceHold; FAILED_PRECONDITION when no time would be left to draw.
     """
     RenewLease: _aio.UnaryUnaryMultiCallable[_quota_pb2.RenewLeaseRequest, _quota_pb2.RenewLeaseResponse]  # type: ignore[assignment]
-    """Reports what was drawn and asks for a further stretch. Idempotent on (`lease_id`, `renewal`).
-    Errors: NOT_FOUND; FAILED_PRECONDITION when it has ended; RESOURCE_EXHAUSTED.
+    """Reports what was drawn and asks for a further stretch: more to draw from, beside what is left, and more time.
+    Idempotent on (`lease_id`, `renewal`).
+    Errors: NOT_FOUND; FAILED_PRECONDITION when it has ended or was returned, is no lease, its calls are counted on
+    other accounts by now, or the renewal is out of turn; ALREADY_EXISTS for the same renewal with another payload;
+    RESOURCE_EXHAUSTED.
     """
     ReturnLease: _aio.UnaryUnaryMultiCallable[_quota_pb2.ReturnLeaseRequest, _quota_pb2.ReturnLeaseResponse]  # type: ignore[assignment]
-    """Ends a lease and frees what wasn't drawn. Idempotent.
-    Errors: NOT_FOUND.
+    """Ends a lease and frees what wasn't drawn; what was stays held until usage settles it or the lease's time is
+    over. Idempotent: a lease is returned once.
+    Errors: NOT_FOUND; FAILED_PRECONDITION when it is no lease.
     """
     EstimateCost: _aio.UnaryUnaryMultiCallable[_quota_pb2.EstimateCostRequest, _quota_pb2.EstimateCostResponse]  # type: ignore[assignment]
     """Prices a call as usage at a given time would be priced. Read-only."""
@@ -520,8 +534,11 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.AcquireLeaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.AcquireLeaseResponse, _abc.Awaitable[_quota_pb2.AcquireLeaseResponse]]:
-        """Acquires a hold to draw many small decisions from, locally. Idempotent on `lease_id`.
-        Errors: as PlaceHold.
+        """Acquires a hold to draw many small decisions from, locally, priced as the answer says. Each usage event that
+        names it settles some of it. It ends by being returned, or by itself some time after its client must have
+        stopped drawing: a client that died gives it back. Idempotent on `lease_id`: the lease as it stands, with the
+        time that is left. Drawing ends before the price or the period does.
+        Errors: as PlaceHold; FAILED_PRECONDITION when no time would be left to draw.
         """
 
     @_abc_1.abstractmethod
@@ -530,8 +547,11 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.RenewLeaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.RenewLeaseResponse, _abc.Awaitable[_quota_pb2.RenewLeaseResponse]]:
-        """Reports what was drawn and asks for a further stretch. Idempotent on (`lease_id`, `renewal`).
-        Errors: NOT_FOUND; FAILED_PRECONDITION when it has ended; RESOURCE_EXHAUSTED.
+        """Reports what was drawn and asks for a further stretch: more to draw from, beside what is left, and more time.
+        Idempotent on (`lease_id`, `renewal`).
+        Errors: NOT_FOUND; FAILED_PRECONDITION when it has ended or was returned, is no lease, its calls are counted on
+        other accounts by now, or the renewal is out of turn; ALREADY_EXISTS for the same renewal with another payload;
+        RESOURCE_EXHAUSTED.
         """
 
     @_abc_1.abstractmethod
@@ -540,8 +560,9 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.ReturnLeaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.ReturnLeaseResponse, _abc.Awaitable[_quota_pb2.ReturnLeaseResponse]]:
-        """Ends a lease and frees what wasn't drawn. Idempotent.
-        Errors: NOT_FOUND.
+        """Ends a lease and frees what wasn't drawn; what was stays held until usage settles it or the lease's time is
+        over. Idempotent: a lease is returned once.
+        Errors: NOT_FOUND; FAILED_PRECONDITION when it is no lease.
         """
 
     @_abc_1.abstractmethod
