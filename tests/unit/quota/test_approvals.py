@@ -27,6 +27,7 @@ from tests.support.quota_events import (
 from tokenomics_contracts.events.approvals import ApprovalApproved, ApprovalLapsed, ApprovalRevoked
 from tokenomics_contracts.events.base import Event
 from tokenomics_contracts.events.directory import DelegationEnded, GroupUpserted, PersonLeft
+from tokenomics_contracts.events.quota import PeriodClosed
 from tokenomics_contracts.units import MAX_LIMIT_MICRO_USD, AccountId, MicroUsd, SubjectId
 from tokenomics_quota.domain.accounts import Account, AccountKind, parse_account_id
 from tokenomics_quota.domain.approvals import ModelAccess
@@ -290,6 +291,65 @@ def test_what_is_kept_of_a_caller_follows_grants_and_unlocks_on_the_instant() ->
         assert kept.standing == view.governance.standing(carrier, None, instant)
         seen.add((kept.balances[0].limit_micro_usd, kept.standing.unlocks.justified_until))
     assert len(seen) == 4
+
+
+def closed(
+    account_id: str, micro_usd: int, *, starts_at: datetime = TURN, ends_at: datetime = TURN + 31 * DAY
+) -> PeriodClosed:
+    account = parse_account_id(account_id)
+    carried = {"amount_micro_usd": micro_usd, "starts_at": starts_at, "ends_at": ends_at}
+    return PeriodClosed.model_validate(
+        {
+            "account_id": account_id,
+            "kind": account.kind.value,
+            "owner_id": account.owner_id,
+            "purpose": "all",
+            "period": account.period,
+            "version": 1,
+            "posted_micro_usd": 0,
+            "experiment_micro_usd": 0,
+            "carry_over": carried,
+            "positions": {},
+        }
+    )
+
+
+def test_what_was_carried_over_is_there_in_the_next_period_alone() -> None:
+    view = company(closed(ADA, 7), approved(since=TURN, until=TURN + DAY))
+    december, january = ADA.replace("2026-11", "2026-12"), ADA.replace("2026-11", "2027-01")
+    around = (TURN - MOMENT, TURN, TURN + DAY, TURN + 31 * DAY - MOMENT)
+    assert limits(view, ADA, *around) == [1_000, 1_000, 1_000, 1_000]
+    assert limits(view, december, *around) == [1_107, 1_107, 1_007, 1_007]
+    assert limits(view, january, TURN + 31 * DAY) == [1_000]
+
+
+def test_what_was_carried_over_ends_with_who_leaves_and_is_told_once_a_stretch() -> None:
+    gone = PersonLeft(person_id="ada", effective_from=TURN + DAY)  # type: ignore[arg-type] # an id
+    view = company(closed(ADA, 7), closed(ADA, 8), closed("subject/bob/all/2026-11", 9), gone)
+    december = ADA.replace("2026-11", "2026-12")
+    assert limits(view, december, TURN, TURN + DAY) == [1_008, 0]
+
+
+def test_what_is_carried_over_changes_limits_once() -> None:
+    state = company(closed(ADA, 7)).governance
+    assert state.next_change(NOW) == TURN
+    assert state.next_change(TURN + DAY) == TURN + 31 * DAY  # also that of the period
+    for amount, changed in ((7, False), (8, True)):
+        after = state.with_events([governing(closed(ADA, amount), 99)], 2)
+        assert (after.limits_version == 2) is changed
+        assert limits(QuotaView(state), ADA.replace("2026-11", "2026-12"), TURN) == [1_007], (
+            "states are values"
+        )
+
+
+def test_what_has_ended_is_let_go_of_when_nobody_asks_for_it_any_more() -> None:
+    ended = closed(ADA.replace("2026-11", "2026-09"), 5, starts_at=TURN - 61 * DAY, ends_at=TURN - 30 * DAY)
+    state = company(ended, closed(ADA, 7), approved(since=TURN - 50 * DAY, until=TURN - 40 * DAY)).governance
+    october, december = ADA.replace("2026-11", "2026-10"), ADA.replace("2026-11", "2026-12")
+    for forgotten, kept in ((TURN - 30 * DAY - MOMENT, 5), (TURN - 30 * DAY, 0)):
+        view = QuotaView(state.forgetting(forgotten))
+        assert limits(view, october, TURN - 45 * DAY) == [1_100 + kept], "what was approved stays"
+        assert limits(view, december, TURN) == [1_007]
 
 
 TARGETS = ("subject/ada", "subject/bob", "group/on-call", "team/red")

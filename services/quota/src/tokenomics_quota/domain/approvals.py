@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Final, NamedTuple, TypeVar
 
 from tokenomics_contracts.units import MicroUsd
@@ -147,6 +147,65 @@ def _take_out(kept: dict[str, tuple[_Stated, ...]], request_id: str, identity: b
         kept[request_id] = tuple(stated for stated in kept[request_id] if stated.identity != identity)
 
 
+class CarriedOver(NamedTuple):
+    """What an account had left when a period closed: a grant for the period after it, and no other."""
+
+    starts_at: datetime
+    ends_at: datetime
+    """Exclusive."""
+    what: Grant
+
+
+class Leftovers:
+    """All that periods left for those after them. A value: changes make another.
+
+    That may be something for every account each month: what begins and ends together is kept together. Of an
+    account there is one amount for a stretch of time.
+    """
+
+    def __init__(self) -> None:
+        self._left: dict[tuple[datetime, datetime], dict[str, dict[str, MicroUsd]]] = {}
+        """By start and end, kind and owner."""
+
+    def __bool__(self) -> bool:
+        return bool(self._left)
+
+    def changed(
+        self, left: Iterable[tuple[Target, datetime, datetime, MicroUsd]]
+    ) -> "tuple[Leftovers, bool]":
+        """Return what is left with these too, by whom, from when and until when, and whether it is other."""
+        after, changed, own = Leftovers(), False, set[tuple[datetime, datetime]]()
+        after._left = self._left.copy()
+        for (kind, owner_id), starts_at, ends_at, micro_usd in left:
+            stretch = (starts_at, ends_at)
+            if stretch not in own:
+                own.add(stretch)
+                kinds = self._left.get(stretch, {})
+                after._left[stretch] = {kind: owners.copy() for kind, owners in kinds.items()}
+            owners = after._left[stretch].setdefault(kind, {})
+            changed |= owners.get(owner_id) != micro_usd
+            owners[owner_id] = micro_usd
+        return after, changed
+
+    def since(self, instant: datetime) -> "Leftovers":
+        """Return what has not ended by an instant."""
+        after = Leftovers()
+        after._left = {stretch: kinds for stretch, kinds in self._left.items() if stretch[1] > instant}
+        return after
+
+    def of(self, target: Target) -> Iterator[CarriedOver]:
+        """Return what was left to an account, whatever the period."""
+        kind, owner_id = target
+        for (starts_at, ends_at), kinds in self._left.items():
+            micro_usd = kinds.get(kind, {}).get(owner_id)
+            if micro_usd is not None:
+                yield CarriedOver(starts_at, ends_at, Grant(micro_usd, overdraft=False, each_period=False))
+
+    def changes(self) -> Iterator[datetime]:
+        """Return every instant at which something begins or ends to hold."""
+        return chain.from_iterable(self._left)
+
+
 class Granted(NamedTuple):
     """What grants add to a limit at an instant; they add up."""
 
@@ -187,22 +246,22 @@ _NEVER_UNLOCKED: Final = Timeline[Unlocks]((), before=NOTHING_UNLOCKED)
 
 
 class Stretch(NamedTuple):
-    """An approval while it reaches somebody."""
+    """What holds, while it reaches somebody."""
 
     start: datetime
     end: datetime
     """Exclusive."""
-    approval: Approval
+    held: Approval | CarriedOver
 
 
-def while_reached(approval: Approval, *conditions: Timeline[bool]) -> Iterator[Stretch]:
-    """Return the stretches of an approval's time in which all conditions hold."""
-    start, end = approval.starts_at, approval.ends_at
+def while_reached(held: Approval | CarriedOver, *conditions: Timeline[bool]) -> Iterator[Stretch]:
+    """Return the stretches of its time in which all conditions hold."""
+    start, end = held.starts_at, held.ends_at
     borders = {start, *(border for each in conditions for border in each.starts if start < border < end)}
     ordered = [*sorted(borders), end]
     for begin, following in pairwise(ordered):
         if all(condition.at(begin) for condition in conditions):
-            yield Stretch(begin, following, approval)
+            yield Stretch(begin, following, held)
 
 
 def granted_over_time(stretches: Iterable[tuple[Stretch, Grant]]) -> Timeline[Granted]:
@@ -224,12 +283,12 @@ def granted_over_time(stretches: Iterable[tuple[Stretch, Grant]]) -> Timeline[Gr
 
 def unlocked_over_time(stretches: Iterable[Stretch]) -> Timeline[Unlocks]:
     """Return what is unlocked at each instant."""
-    found = [each for each in stretches if not isinstance(each.approval.what, Grant)]
+    found = [each for each in stretches if not isinstance(each.held.what, Grant)]
     if not found:
         return _NEVER_UNLOCKED
 
     def at(instant: datetime) -> Unlocks:
-        holding = [each.approval for each in found if each.start <= instant < each.end]
+        holding = [each.held for each in found if each.start <= instant < each.end]
         justified = [each.ends_at for each in holding if isinstance(each.what, Justification)]
         models = {each.what for each in holding if isinstance(each.what, ModelAccess)}
         return Unlocks(max(justified, default=None), tuple(sorted(models)))

@@ -35,10 +35,12 @@ from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose
 from tokenomics_quota.domain.approvals import (
     Approval,
     Approvals,
+    CarriedOver,
     Ending,
     Grant,
     Granted,
     Justification,
+    Leftovers,
     ModelAccess,
     Stretch,
     Target,
@@ -160,6 +162,7 @@ class Governance:
         """One object for each id and name; states made of one another share the table, which only grows."""
         self.directory = Directory()
         self.approvals = Approvals()
+        self.leftovers = Leftovers()
         self.quota_policies: Timeline[QuotaPolicy] = Timeline((), before=NO_POLICY)
         self.calendars: Timeline[MonthCalendar] = Timeline((), before=calendar(NO_POLICY.time_zone))
         self.price_books: Timeline[PriceBook] = Timeline(
@@ -187,7 +190,7 @@ class Governance:
         if published:
             after._publish(published)
         if decided:
-            after.approvals, grants_changed = self._approvals_with(decided)
+            grants_changed = after._decide(decided)
         if described or published or grants_changed:
             after.limits_version = version
         return after
@@ -210,18 +213,30 @@ class Governance:
                 units.append((unit_key, _effective(governing, _unit(event, one))))
         return self.directory.changed(members, units, groups, delegations)
 
-    def _approvals_with(self, events: Iterable[GoverningEvent]) -> tuple[Approvals, bool]:
-        """Return the approvals after these events, and whether any grant is another than before."""
+    def _decide(self, events: Iterable[GoverningEvent]) -> bool:
+        """Take in what was approved, ended and left over; return whether any grant is another than before."""
         approved, ended = list[Approval](), list[Ending]()
+        left: list[tuple[Target, datetime, datetime, MicroUsd]] = []
         for governing in events:
             event, one = governing.event, self._remember
             if isinstance(event, ApprovalApproved):
                 approved.append(_approval(governing, event, one))
             elif isinstance(event, ApprovalRevoked | ApprovalLapsed):
                 ended.append(Ending(one(event.key), event.ended_at, governing.identity))
-            elif isinstance(event, PeriodClosed):
-                approved.append(_carry_over(governing, event, one))
-        return self.approvals.changed(approved, ended)
+            elif isinstance(event, PeriodClosed) and (carried := event.carry_over):
+                owner = (one(event.kind), one(event.owner_id))
+                left.append((owner, carried.starts_at, carried.ends_at, carried.amount_micro_usd))
+        self.approvals, approvals_changed = self.approvals.changed(approved, ended)
+        if not left:
+            return approvals_changed
+        self.leftovers, leftovers_changed = self.leftovers.changed(left)
+        return approvals_changed or leftovers_changed
+
+    def forgetting(self, before: datetime) -> "Governance":
+        """Return the state without what was carried over to periods that had ended by an instant."""
+        after = copy(self)
+        after.leftovers = self.leftovers.since(before)
+        return after
 
     def _publish(self, events: Iterable[GoverningEvent]) -> None:
         published = dict(self._policies)
@@ -324,8 +339,8 @@ class Governance:
         grants = (
             (stretch, what)
             for stretch in self._reaching(account.kind, account.owner_id)
-            if isinstance(what := stretch.approval.what, Grant)
-            and (what.each_period or self._period_of(stretch.approval.starts_at) == account.period)
+            if isinstance(what := stretch.held.what, Grant)
+            and (what.each_period or self._period_of(stretch.held.starts_at) == account.period)
         )
         return granted_over_time(grants)
 
@@ -342,8 +357,8 @@ class Governance:
         )
 
     def _reaching(self, kind: AccountKind, owner_id: str) -> Iterator[Stretch]:
-        """Return when each approval reaches the owner of an account."""
-        if not self.approvals:
+        """Return when what is approved, and what was carried over, reaches the owner of an account."""
+        if not self.approvals and not self.leftovers:
             return
         person_or_service = kind is AccountKind.SUBJECT
         targets: list[tuple[Target, list[Timeline[bool]]]] = [((kind, owner_id), [])]
@@ -351,11 +366,12 @@ class Governance:
             groups = self.directory.groups_of(owner_id)
             targets += [(("group", group_id), [membership]) for group_id, membership in groups]
         for target, conditions in targets:
-            approvals = self.approvals.of_target(target)
-            if approvals and person_or_service:
+            found: list[Approval | CarriedOver] = [*self.approvals.of_target(target)]
+            found += self.leftovers.of(target)
+            if found and person_or_service:
                 conditions.append(self.directory.presence(owner_id))
-            for approval in approvals:
-                yield from while_reached(approval, *conditions)
+            for held in found:
+                yield from while_reached(held, *conditions)
 
     def _period_of(self, instant: datetime) -> PeriodId:
         return self.calendars.at(instant).period_of(instant)
@@ -418,6 +434,7 @@ class Governance:
             self.directory.member_changes(),
             self.directory.group_changes(),
             self.approvals.changes(),
+            self.leftovers.changes(),
             (version.effective_from for version in self._policies["quota"]),
         )
         return min([turn, *(start for start in starts if start > after)])
@@ -530,21 +547,6 @@ def _approval(governing: GoverningEvent, event: ApprovalApproved, one: Callable[
     target = (one(event.target.kind), one(event.target.id))
     return Approval(
         one(event.key), target, event.starts_at, event.expires_at, what, governing.order, governing.identity
-    )
-
-
-def _carry_over(governing: GoverningEvent, event: PeriodClosed, one: Callable[[str], str]) -> Approval:
-    """Return what a period left for the next: a grant as any other, but that no request asked for."""
-    carried = event.carry_over
-    assert carried is not None, "only closings that carry something over govern"
-    return Approval(
-        f"carry-over/{event.account_id}",
-        (one(event.kind), one(event.owner_id)),
-        carried.starts_at,
-        carried.ends_at,
-        Grant(carried.amount_micro_usd, overdraft=False, each_period=False),
-        governing.order,
-        governing.identity,
     )
 
 

@@ -26,6 +26,9 @@ It outlasts a restart or a failover of the database: taking every replica out fo
 are a minute old into none. What lasts longer is a replica cut off, and the others do better without it.
 """
 
+SET_BACK_BOUND = timedelta(days=31)
+"""A clock that is set back by so much finds everything that its view needs for it."""
+
 
 def not_ready_because(view: QuotaView | None, now: datetime) -> str | None:
     """Tell why a view shouldn't be asked: never loaded, or not refreshed for too long."""
@@ -120,6 +123,9 @@ class ViewFeed:
             view.next_offsets, view.as_of = {}, None
         if held.whole:
             view.clear_pending()
+        if whole or horizon != view.horizon:
+            earliest, _ = governance.calendars.at(now).bounds(horizon)
+            governance = self._known.forget(earliest - SET_BACK_BOUND)
         view.governance = governance
         view.put_totals(totals)
         view.put_pending(held.pending)

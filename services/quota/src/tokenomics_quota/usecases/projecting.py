@@ -1,6 +1,7 @@
 """Projecting: from events to facts and posted amounts."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 from tokenomics_chassis.projection import Source
@@ -39,6 +40,15 @@ class KnownGovernance:
             events = await ledger.governing_events(after=self._version.number)
             self._known = self._known.with_events(events, version.number)
             self._version = version
+        return self._known
+
+    def forget(self, before: datetime) -> Governance:
+        """Let go of what was carried over to periods that had ended by then; return the governing state.
+
+        Each month leaves something to almost every account. Who shows this month and the one before asks for
+        none of it later.
+        """
+        self._known = self._known.forgetting(before)
         return self._known
 
 
