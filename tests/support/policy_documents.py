@@ -64,6 +64,12 @@ COMPLETE: dict[str, dict[str, Any]] = {
                 "use_cases": ["support-replies"],
             }
         ],
+        "spikes": {
+            "factor_basis_points": 40_000,
+            "minimum_micro_usd": 10_000_000,
+            "window_days": 21,
+            "fewest_days": 8,
+        },
         "rollout": {
             "stages": _STEPS,
             "cohorts": [{"cohort": "pilot", "stages": _STEPS}],

@@ -78,6 +78,7 @@ EVENT_MODELS: Final[tuple[type[Event], ...]] = (
     quota.ForecastExceeded,
     quota.PeriodClosed,
     quota.SourceSilent,
+    quota.SpikeDetected,
     quota.HoldPlaced,
     quota.HoldExtended,
     quota.HoldSettled,

@@ -277,6 +277,36 @@ class Alternative(Value):
     """Only in calls for these. Absent: in all."""
 
 
+class Spikes(Value):
+    """When the use of one day (in UTC) is far above what is usual for its subject, and asks for a reason.
+
+    What is usual is the median of the days before on which something was used, or of those on the same
+    weekday where that is more. A day that chance may take so far above it is none.
+    """
+
+    factor_basis_points: Annotated[BasisPoints, Field(strict=True, gt=10_000, le=1_000_000)] = BasisPoints(
+        30_000
+    )
+    """Of the usual day."""
+
+    minimum_micro_usd: Annotated[MicroUsd, Field(strict=True, ge=1, le=MAX_LIMIT_MICRO_USD)] = MicroUsd(
+        5_000_000
+    )
+    """Below it no day is a spike, however unusual."""
+
+    window_days: Annotated[int, Field(strict=True, ge=7, le=56)] = 28
+    """So many days before count."""
+
+    fewest_days: Annotated[int, Field(strict=True, ge=3, le=56)] = 5
+    """On so many of them something has to have been used; until then nothing is usual, and no day a spike."""
+
+    @model_validator(mode="after")
+    def _window_has_room(self) -> Self:
+        if self.fewest_days > self.window_days:
+            raise ValueError("fewest_days should not exceed window_days")
+        return self
+
+
 class ProhibitedData(Value):
     """A class of data that isn't for any model, whoever asks and whoever would approve."""
 
@@ -287,7 +317,7 @@ class ProhibitedData(Value):
     """What to do instead."""
 
 
-RuleName = Literal["allowances", "budgets", "models", "use_cases"]
+RuleName = Literal["allowances", "budgets", "models", "use_cases", "spikes"]
 """`allowances`: the bands of the caller's own account. `budgets`: shared accounts at their limit. Prohibited
 data isn't among them: it is refused from the first day, everywhere."""
 
@@ -526,6 +556,9 @@ class QuotaDocument(Value):
     """Which models may be called; a call that no rule speaks of is refused. Absent: all may be."""
 
     prohibited_data: tuple[ProhibitedData, ...] = ()
+    spikes: Spikes | None = None
+    """Absent: nobody looks for them."""
+
     alternatives: tuple[Alternative, ...] = ()
     """They decide nothing; answers that hold a call back or advise name them."""
 

@@ -17,6 +17,7 @@ from tokenomics_contracts.units import (
     Caller,
     Cohort,
     Count,
+    Day,
     Decision,
     DecisionName,
     Digest,
@@ -176,6 +177,41 @@ class Announced(Event):
         if measured * 10_000 < bound * basis_points:
             raise ValueError("what it says was reached is not: the amount is below its bound")
         return self
+
+
+class SpikeDetected(Announced):
+    """A subject's use of one day is far above what is usual for it; once a subject and day."""
+
+    type_name: ClassVar[str] = "tokenomics.spike.detected.v1"
+    key_field: ClassVar[str] = "subject"
+
+    subject: Subject
+    day: Day
+    """In UTC."""
+
+    posted_micro_usd: Total
+    """Used on that day when it was detected."""
+
+    usual_micro_usd: Total
+    """Of such a day."""
+
+    spike_micro_usd: Total
+    """From so much on a day like that is a spike."""
+
+    usual_days: Annotated[int, Field(strict=True, ge=1, le=366)]
+    """From how many days before it is known what is usual."""
+
+    policy_version: Version
+
+    @property
+    def about(self) -> str:
+        """The day."""
+        return f"spike/{self.day}"
+
+    @property
+    def ground(self) -> Ground:
+        """The day's use is at least what makes it a spike."""
+        return Ground(self.posted_micro_usd, self.spike_micro_usd)
 
 
 class ThresholdCrossed(Announced):

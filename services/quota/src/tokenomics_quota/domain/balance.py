@@ -10,6 +10,7 @@ from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose
 from tokenomics_quota.domain.approvals import NOTHING_GRANTED, Granted
 from tokenomics_quota.domain.friction import Band, Thresholds
 from tokenomics_quota.domain.rollout import Stage
+from tokenomics_quota.domain.spikes import DayUse
 from tokenomics_quota.domain.standing import Standing
 
 
@@ -116,10 +117,12 @@ class Touched:
     headroom: Headroom | None
     """``None``: none of them has a limit."""
     standing: Standing
+    day_use: DayUse | None = None
+    """What the caller has used today; ``None``: it is too little to look for a spike, or nothing is usual."""
 
     def with_balances(self, balances: Sequence[Balance]) -> "Touched":
         """Return the same accounts with other amounts."""
-        return Touched(balances, headroom_of(balances, self.standing), self.standing)
+        return Touched(balances, headroom_of(balances, self.standing), self.standing, self.day_use)
 
     def is_hard(self, balance: Balance) -> bool:
         """Whether holds beyond the limit of one of the accounts are refused to this caller.

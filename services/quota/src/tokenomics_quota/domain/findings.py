@@ -16,6 +16,7 @@ class Rule(StrEnum):
     """Shared accounts at their limit."""
     MODELS = "models"
     USE_CASES = "use_cases"
+    SPIKES = "spikes"
     PROHIBITED_DATA = "prohibited_data"
 
 

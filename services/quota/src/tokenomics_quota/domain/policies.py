@@ -11,6 +11,7 @@ from tokenomics_quota.domain.degradation import DEFAULT_DEGRADE, Degrade
 from tokenomics_quota.domain.friction import DEFAULT_THRESHOLDS, Thresholds
 from tokenomics_quota.domain.pricing import PriceBook
 from tokenomics_quota.domain.rollout import EVERYTHING_ENFORCED, Rollout
+from tokenomics_quota.domain.spikes import SpikeRule
 
 Access = Literal["approved", "on_approval", "refused"]
 
@@ -150,6 +151,8 @@ class QuotaPolicy(NamedTuple):
     """The permitted way by class of data."""
     alternatives: tuple[AlternativeRule, ...] = ()
     rollout: Rollout = EVERYTHING_ENFORCED
+    spikes: SpikeRule | None = None
+    """``None``: nobody looks for them."""
     overrides: Mapping[str, Override] = NO_OVERRIDES
     """By project id."""
     experiments: Mapping[tuple[AccountKind, str], Limit] = NO_EXPERIMENTS

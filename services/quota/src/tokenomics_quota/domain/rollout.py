@@ -32,6 +32,7 @@ class Stages(NamedTuple):
     budgets: Stage
     models: Stage
     use_cases: Stage
+    spikes: Stage
 
     @classmethod
     def all(cls, stage: Stage) -> Self:

@@ -7,8 +7,8 @@ from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
 
-_EVER = datetime.min.replace(tzinfo=UTC)
-_NEVER = datetime.max.replace(tzinfo=UTC)
+EVER = datetime.min.replace(tzinfo=UTC)
+NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 Condition = TypeVar("Condition")
@@ -47,12 +47,12 @@ class Timeline(Generic[Value]):
     def since(self, instant: datetime) -> datetime:
         """Return when the value at an instant began to hold; the first of all times for ever."""
         following = bisect_right(self._starts, instant)
-        return self._starts[following - 1] if following else _EVER
+        return self._starts[following - 1] if following else EVER
 
     def until(self, instant: datetime) -> datetime:
         """Return when the value at an instant ends to hold; the last of all times for never."""
         following = bisect_right(self._starts, instant)
-        return self._starts[following] if following < len(self._starts) else _NEVER
+        return self._starts[following] if following < len(self._starts) else NEVER
 
     @property
     def starts(self) -> Sequence[datetime]:

@@ -1,7 +1,8 @@
 """What an account has used of its limit: the state that checks are answered from."""
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, time, timedelta
 from typing import Any, Final, NamedTuple
 
 from tokenomics_contracts.units import (
@@ -17,13 +18,13 @@ from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose, pars
 from tokenomics_quota.domain.approvals import NOTHING_GRANTED
 from tokenomics_quota.domain.balance import Balance, Bounds, Touched, headroom_of
 from tokenomics_quota.domain.directory import Attribution
+from tokenomics_quota.domain.spikes import DayUse
 from tokenomics_quota.domain.standing import Standing
-from tokenomics_quota.domain.timeline import Timeline
+from tokenomics_quota.domain.timeline import EVER, NEVER, Timeline
 from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.projections.totals import PeriodTotals
 
-_EVER: Final = datetime.min.replace(tzinfo=UTC)
-
+_DAY: Final = timedelta(days=1)
 _MOST_KEPT = 10_000
 
 
@@ -88,6 +89,7 @@ class QuotaView:
         self._kept_under = governance
         self._totals: dict[PeriodId, PeriodTotals] = {}
         self._pending: dict[Account, Timeline[MicroUsd]] = {}
+        self._day_uses: dict[str, DayUse] = {}
         self._amounts_version = 0
 
     def put_totals(self, totals: Mapping[AccountId, MicroUsd]) -> None:
@@ -105,10 +107,39 @@ class QuotaView:
         for account_id, amounts in pending.items():
             account = parse_account_id(account_id)
             account = account._replace(owner_id=self.governance.remembered(account.owner_id))
-            if amounts.starts or amounts.at(_EVER):
+            if amounts.starts or amounts.at(EVER):
                 self._pending[account] = amounts
             else:
                 self._pending.pop(account, None)
+
+    def put_day_uses(self, subjects: Iterable[str], uses: Mapping[str, DayUse]) -> None:
+        """Replace what these subjects have used on a day; those without any have too little to look at."""
+        for subject in subjects:
+            if (use := uses.get(subject)) is not None:
+                self._day_uses[self.governance.remembered(subject)] = use
+            else:
+                self._day_uses.pop(subject, None)
+            self._amounts_version += 1
+
+    def clear_day_uses(self) -> None:
+        """Forget what was used on days."""
+        self._amounts_version += 1
+        self._day_uses.clear()
+
+    def subjects(self) -> set[str]:
+        """Return the subjects that a cost touched, in any period at hand."""
+        return {subject for totals in self._totals.values() for subject in totals.owners(AccountKind.SUBJECT)}
+
+    def _day_use(self, own: Account, now: datetime) -> tuple[DayUse | None, datetime, datetime]:
+        """Return what the owner of an account has used today, and from when and until when that holds."""
+        use = self._day_uses.get(own.owner_id) if own.kind is AccountKind.SUBJECT else None
+        if use is None:
+            return None, EVER, NEVER
+        start = datetime.combine(use.day, time(), UTC)
+        end = start + _DAY
+        if start <= now < end:
+            return use, start, end
+        return (None, EVER, start) if now < start else (None, end, NEVER)
 
     def clear_pending(self) -> None:
         """Forget all that pends."""
@@ -260,6 +291,9 @@ class QuotaView:
             for balance, each in zip(balances, pending, strict=True)
         ]
         touched = kept.touched
+        day_use, since, until = self._day_use(balances[0].account, now)
+        if day_use != touched.day_use:
+            touched = replace(touched, day_use=day_use)
         if amounts != [(balance.posted_micro_usd, balance.pending_micro_usd) for balance in balances]:
             touched = touched.with_balances(
                 tuple(
@@ -268,8 +302,8 @@ class QuotaView:
                 )
             )
         return _Kept(
-            max(kept.governed_since, *(each.since(now) for each in pending)),
-            min(kept.governed_until, *(each.until(now) for each in pending)),
+            max(since, kept.governed_since, *(each.since(now) for each in pending)),
+            min(until, kept.governed_until, *(each.until(now) for each in pending)),
             touched,
             self._amounts_version,
             kept.governed_since,

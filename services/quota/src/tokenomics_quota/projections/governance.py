@@ -85,6 +85,7 @@ from tokenomics_quota.domain.policies import (
 )
 from tokenomics_quota.domain.pricing import PriceBook, PriceSource
 from tokenomics_quota.domain.rollout import Rollout, Stages
+from tokenomics_quota.domain.spikes import SpikeRule
 from tokenomics_quota.domain.standing import Standing
 from tokenomics_quota.domain.timeline import Timeline
 
@@ -599,6 +600,7 @@ def _quota_policy(document: QuotaDocument, version: int, one: Callable[[str], st
         },
         degrade=Degrade.from_policy(document.degrade),
         rollout=Rollout(document.rollout),
+        spikes=SpikeRule.from_policy(document.spikes) if document.spikes else None,
         models=None if document.models is None else tuple(map(ModelRule.from_policy, document.models)),
         overrides={
             one(each.project_id): Override(each.mode == "replace", each.limit_micro_usd)

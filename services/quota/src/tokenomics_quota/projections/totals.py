@@ -1,6 +1,6 @@
 """What is posted in one period."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
@@ -47,6 +47,10 @@ class PeriodTotals:
     def is_touched(self, kind: str, owner_id: str) -> bool:
         """Whether a cost touched an account, for whatever purpose."""
         return owner_id in self._operational.get(kind, _NOBODY)
+
+    def owners(self, kind: str) -> Iterable[str]:
+        """Return the owners of a kind whose accounts a cost touched."""
+        return self._operational.get(kind, ())
 
     def touched(self) -> Sequence[AccountId]:
         """Return the accounts that a cost touched, for purpose ``all``, by id."""

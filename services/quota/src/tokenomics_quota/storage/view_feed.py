@@ -1,8 +1,10 @@
 """Keeps the in-memory view at the committed state: hints by NOTIFY, truth by polling."""
 
 import asyncio
-from collections.abc import Callable
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from typing import Final
 
 import asyncpg
 
@@ -11,13 +13,18 @@ from tokenomics_chassis.clock import Clock
 from tokenomics_chassis.postgres import Backoff, Schemas, Session, is_away, session
 from tokenomics_chassis.serving import Serving
 from tokenomics_chassis.versions import active_version
-from tokenomics_contracts.units import PeriodId
+from tokenomics_contracts.units import AccountId, PeriodId, split_account_id
+from tokenomics_quota.domain.accounts import AccountKind
+from tokenomics_quota.domain.spikes import DayUse, SpikeRule
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.storage.ledger import PostgresLedger
 from tokenomics_quota.storage.pending import pending_changes
-from tokenomics_quota.storage.totals import committed_totals
+from tokenomics_quota.storage.totals import committed_totals, daily_totals
+from tokenomics_quota.usecases.day_uses import DayUses
 from tokenomics_quota.usecases.projecting import KnownGovernance
+
+_SUBJECT: Final = AccountKind.SUBJECT.value
 
 UNREFRESHED_BOUND = timedelta(seconds=60)
 """For so long a view answers without having been refreshed, saying that it is stale, before it is not ready.
@@ -70,6 +77,9 @@ class ViewFeed:
         self._refreshed = refreshed
         self._follower = ChangeFollower()
         self._from_scratch = True
+        self._day_uses = DayUses()
+        self._looked_for: tuple[date, SpikeRule | None] | None = None
+        """Day, and how spikes were looked for on it."""
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Follow until told to stop; a lost database leaves the view as it is, older by the minute."""
@@ -117,6 +127,8 @@ class ViewFeed:
             totals = await committed_totals(connection, None if whole else moved, since=horizon)
             known_change_seq = None if whole else view.ledger_change_seq
             held = await pending_changes(connection, known_change_seq, since=horizon)
+            looking_for = now.astimezone(UTC).date(), governance.quota_policies.at(now).spikes
+            users, day_uses = await self._used_today(connection, totals, *looking_for)
         # From here on nothing awaits: a check sees the view before or after, never between.
         if whole:
             view.clear_totals()
@@ -126,9 +138,12 @@ class ViewFeed:
         if whole or horizon != view.horizon:
             earliest, _ = governance.calendars.at(now).bounds(horizon)
             governance = self._known.forget(earliest - SET_BACK_BOUND)
+        if whole or looking_for != self._looked_for:
+            view.clear_day_uses()
         view.governance = governance
         view.put_totals(totals)
         view.put_pending(held.pending)
+        view.put_day_uses(users, day_uses)
         view.ledger_change_seq = held.change_seq
         if horizon != view.horizon:
             view.drop_before(horizon)
@@ -140,10 +155,21 @@ class ViewFeed:
             (moment for moment in (view.as_of, *(each.as_of for each in positions)) if moment), default=None
         )
         follower.acknowledge(changes)
-        self._follower, self._from_scratch = follower, False
+        self._follower, self._from_scratch, self._looked_for = follower, False, looking_for
         view.refreshed_at, view.refresh_began = steady, began
         self._serving.put(self._version, view, active)
         self._refreshed()
+
+    async def _used_today(
+        self, connection: Session, moved: Iterable[AccountId], today: date, rule: SpikeRule | None
+    ) -> tuple[set[str], dict[str, DayUse]]:
+        """Return whose use of today is to be put anew, and what it is where it is worth a look."""
+        if rule is None:
+            return set(), {}
+        users = {owner_id for kind, owner_id, *_ in map(split_account_id, moved) if kind == _SUBJECT}
+        if (today, rule) != self._looked_for:
+            users |= self._view.subjects()
+        return users, await self._day_uses.find(partial(daily_totals, connection), users, today, rule)
 
 
 def _previous_period(governance: Governance, now: datetime) -> PeriodId:

@@ -15,6 +15,7 @@ from tokenomics_quota.ports import Announcements, Ledger
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.usecases.closing import Closing
+from tokenomics_quota.usecases.day_uses import Spiking
 from tokenomics_quota.usecases.foreseeing import Foreseeing
 from tokenomics_quota.usecases.projecting import KnownGovernance
 
@@ -33,7 +34,7 @@ class TotalsJudge:
 
     def __init__(self, known: KnownGovernance) -> None:
         self._known = known
-        self._foreseeing, self._closing = Foreseeing(), Closing()
+        self._foreseeing, self._spiking, self._closing = Foreseeing(), Spiking(), Closing()
         self._judged_version: int | None = None
         self._limits_hold_from = self._limits_hold_until = _NEVER
 
@@ -58,7 +59,7 @@ class TotalsJudge:
             A term begins: nothing that was found out before holds, for its transaction may have failed.
         """
         if anew:
-            self._foreseeing, self._closing = Foreseeing(), Closing()
+            self._foreseeing, self._spiking, self._closing = Foreseeing(), Spiking(), Closing()
             self._limits_hold_from = self._limits_hold_until = _NEVER
         governance = await self._known.locked(ledger)
         # Before the judgement that the limits were found in: the clock has stepped back.
@@ -73,6 +74,7 @@ class TotalsJudge:
             totals = _of_accounts(await announcements.totals(None, since=since))
         made = await announcements.announce(_reached(governance, totals, now), now)
         made += await self._foreseeing.judge(governance, announcements, _whole(totals), now)
+        made += await self._spiking.judge(governance, announcements, totals, now)
         made += await self._closing.judge(governance, announcements, _whole(moved_only), now)
         if everything:
             self._judged_version = governance.limits_version

@@ -31,6 +31,7 @@ _EXPERIMENTS: Final = (
     "Its owner decides how much is for experiments; everyday work goes on.",
 )
 _JUSTIFY: Final = "Give a business reason; it opens this band for a while."
+_JUSTIFY_SPIKE: Final = "Give a business reason; it lets you go on for a while."
 
 
 class Terms(NamedTuple):
@@ -75,9 +76,16 @@ def check(
         objections = standing.permits.objections(call.provider, call.model, call.data_class, call.use_case_id)
     findings: Sequence[Finding] = ()
     shadow: Sequence[Finding] = ()
-    if objections or (headroom is not None and cost > headroom.before_asking):
+    day_use = touched.day_use
+    if (
+        objections
+        or (headroom is not None and cost > headroom.before_asking)
+        or (day_use is not None and cost > day_use.room_micro_usd)
+    ):
         of_call = _not_unlocked(objections, call, standing.unlocks)
-        findings, shadow = judge((*of_call, *_of_accounts(touched, cost)), standing.stages)
+        findings, shadow = judge(
+            (*of_call, *_of_accounts(touched, cost), *_of_day(touched, cost)), standing.stages
+        )
     decision = findings[0].decision if findings else Decision.ALLOW
     if sees is not everything:
         headroom = headroom_of(balances, standing, sees)
@@ -134,12 +142,34 @@ def _of_accounts(touched: Touched, cost_micro_usd: MicroUsd) -> Iterator[Finding
             code, message, way = f"{account.kind.value}_experiments_in_{band.label}_band", *_EXPERIMENTS
         if asked is Decision.JUSTIFICATION_REQUIRED:
             way = _JUSTIFY
-            if unlocks.justified_until is not None:
-                asked, code = Decision.ALLOW_WITH_NUDGE, "justified_until_expiry"
-                message = (
-                    f"The reason you gave lets you go on until {unlocks.justified_until:%Y-%m-%d %H:%M} UTC."
-                )
-        yield Finding(Rule.BUDGETS if shared else Rule.ALLOWANCES, asked, code, message, way, account)
+        rule = Rule.BUDGETS if shared else Rule.ALLOWANCES
+        yield _justified(Finding(rule, asked, code, message, way, account), unlocks)
+
+
+def _of_day(touched: Touched, cost_micro_usd: MicroUsd) -> Iterator[Finding]:
+    """Return that a caller's day would be a spike with the call."""
+    day_use = touched.day_use
+    if day_use is not None and cost_micro_usd > day_use.room_micro_usd:
+        found = Finding(
+            Rule.SPIKES,
+            Decision.JUSTIFICATION_REQUIRED,
+            "spike",
+            day_use.message,
+            _JUSTIFY_SPIKE,
+            touched.balances[0].account,
+        )
+        yield _justified(found, touched.standing.unlocks)
+
+
+def _justified(finding: Finding, unlocks: Unlocks) -> Finding:
+    """Ask for no reason of who has given one that still holds."""
+    if finding.decision is not Decision.JUSTIFICATION_REQUIRED or unlocks.justified_until is None:
+        return finding
+    return finding._replace(
+        decision=Decision.ALLOW_WITH_NUDGE,
+        code="justified_until_expiry",
+        message=f"The reason you gave lets you go on until {unlocks.justified_until:%Y-%m-%d %H:%M} UTC.",
+    )
 
 
 def _reason(finding: Finding) -> Reason:
