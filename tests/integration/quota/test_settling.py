@@ -8,12 +8,22 @@ from datetime import timedelta
 import pytest
 
 from tests.integration.quota.harness import Quota
-from tests.support.holds import Command, Outcome, account_id, placing, releasing, settling, take_turn
+from tests.support.holds import (
+    Command,
+    Outcome,
+    account_id,
+    acquiring,
+    placing,
+    releasing,
+    renewing,
+    settling,
+    take_turn,
+)
 from tests.support.quota_events import settled, usage
 from tokenomics_chassis.postgres import Connection, Schemas, create_pool
 from tokenomics_chassis.records import Record
 from tokenomics_quota.bootstrap import migrations
-from tokenomics_quota.domain.holds import Change, HoldKind
+from tokenomics_quota.domain.holds import Change
 from tokenomics_quota.ports import ToldChange
 from tokenomics_quota.storage.hold_ledger import PostgresHoldLedger
 from tokenomics_quota.storage.settling import Settler
@@ -101,7 +111,7 @@ async def test_usage_that_names_a_hold_ends_it_whichever_partition_it_comes_from
 
 
 async def test_another_settler_goes_on_where_one_stopped(quota: Quota) -> None:
-    await perform(quota, placing("a", 50), placing("l", 50, kind=HoldKind.LEASE))
+    await perform(quota, placing("a", 50), acquiring("l", 50))
     await quota.tell(usage(cost_micro_usd=20, hold_id="a"), "u1")
     async with settler(quota):
         await comes_to(lambda: amounts(quota), (50, 0, 20))
@@ -246,26 +256,29 @@ async def tables(quota: Quota) -> list[list[tuple[object, ...]]]:
         "SELECT * FROM expiry WHERE amount_micro_usd > 0 ORDER BY account_no, expires_at",
         "SELECT to_jsonb(ledger_account) - 'change_seq' FROM ledger_account ORDER BY account_no",
         "SELECT * FROM lease_draw ORDER BY usage_identity",
+        "SELECT * FROM lease ORDER BY hold_no",
     )
     return [[tuple(row) for row in await quota.pool.fetch(query)] for query in queries]
 
 
-@pytest.mark.parametrize("known", [0, 1, 4, 6])
+@pytest.mark.parametrize("known", [0, 1, 4, 9])
 async def test_a_lost_or_restored_ledger_does_again_what_its_topic_tells_and_settles_it_no_second_time(
     quota: Quota, stack: Stack, known: int
 ) -> None:
     await perform(quota, placing("a", 50, ["ada"], limits={"ada": 200}))
-    await perform(quota, placing("part", 20, parent="a"))
+    await perform(quota, acquiring("l", 50), placing("part", 20, parent="a"))
+    await perform(quota, renewing("l", 1, 10, drawn=5))
     await perform(quota, placing("b", 30, ["ada"]), placing("c", 9, ["ada"]))
     await perform(quota, settling("b", 20), releasing("c"))
     used = [
         (usage(cost_micro_usd=15, hold_id="part"), "u1"),
+        (usage(cost_micro_usd=12, hold_id="l"), "u2"),
         (settled("b", 20), "s1"),
     ]
     for event, event_id in used:
         await quota.tell(event, event_id)
     async with settler(quota):
-        await comes_to(lambda: amounts(quota), (35, 0, 35))
+        await comes_to(lambda: amounts(quota), (83, 0, 47))
     changes = await changes_told(quota)
     before = await tables(quota)
 
@@ -285,7 +298,7 @@ async def test_a_lost_or_restored_ledger_does_again_what_its_topic_tells_and_set
         for event, event_id in used:
             await other.tell(event, event_id)
         async with settler(other):
-            await comes_to(lambda: amounts(other), (35, 0, 35))
+            await comes_to(lambda: amounts(other), (83, 0, 47))
         assert await tables(other) == before
         assert await pool.fetchval("SELECT count(*) FROM outbox") == 0
         assert await pool.fetchval("SELECT count(*) FROM told_change") == 0

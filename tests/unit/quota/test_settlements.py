@@ -5,10 +5,10 @@ from datetime import timedelta
 
 import pytest
 
-from tests.support.holds import TTL, account_id, placing, releasing, settling, take_turn
+from tests.support.holds import TTL, account_id, acquiring, placing, releasing, settling, take_turn
 from tests.support.memory_hold_ledger import MemoryHoldLedger
 from tokenomics_contracts.units import HoldId, MicroUsd
-from tokenomics_quota.domain.holds import Hold, HoldKind, HoldState
+from tokenomics_quota.domain.holds import Hold, HoldState
 from tokenomics_quota.usecases.settling import Cause, Naming, Settled, expire_holds, settle_facts
 
 
@@ -69,7 +69,7 @@ async def test_what_a_caller_said_settles_until_its_fact_or_usage_is_there(ledge
 
 
 async def test_each_usage_event_settles_some_of_a_lease_once(ledger: MemoryHoldLedger) -> None:
-    await take_turn(ledger, placing("l", 50, kind=HoldKind.LEASE))
+    await take_turn(ledger, acquiring("l", 50))
     number = hold(ledger, "l").hold_no
     first, second, known = naming("l", 20, "u1"), naming("l", 25, "u2"), naming("l", 3, "u3")
     outcome = await settled(ledger, first, second, first, known, drawn=[known.identity])

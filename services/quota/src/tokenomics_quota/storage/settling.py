@@ -128,7 +128,9 @@ class Settler:
     """Ends holds, in one process at a time, as far as the version that serves is projected and never further.
 
     How far it has come is kept in the transaction that settles, apart from every version: a promotion doesn't
-    concern it, as none is promoted that is behind the one before.
+    concern it, as none is promoted that is behind the one before. A fact whose record turns out to repeat one
+    that lies lower, in another partition and where it has looked already, settles nothing: its hold ends by
+    its time.
 
     The ledger of another incarnation of the database is shut until the announcer's term has recalled what
     the own topic tells of it. Then the settler notes where the topics end, settles up to there, and opens it.
