@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tests.proofs.events import MODELS, PROVIDER
 from tests.proofs.lab import INPUTS, Arena, Lab
-from tests.proofs.recompute import RawRecord, Recomputation, recompute
+from tests.proofs.recompute import QUOTA, RawRecord, Recomputation, recompute
 from tests.proofs.serving import bearer, serving
 from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics.quota.v1.quota_pb2_grpc import QuotaServiceStub
@@ -69,7 +69,7 @@ class Clocked:
             subject=self._people[0], provider=PROVIDER, model=MODELS[0], fully_consistent=True
         )
         await stub.CheckQuota(level, metadata=self._may_check, timeout=LEVEL_SECONDS)
-        records = await self._arena.read(*INPUTS)
+        records = await self._arena.read(*INPUTS, QUOTA)
         return records, recompute(records)
 
     async def ask(self, stub: Any, truth: Recomputation, at: datetime) -> None:

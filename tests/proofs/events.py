@@ -179,6 +179,31 @@ def settled_event(hold_id: str, id_: str, time: datetime, **data: object) -> Dra
     return Draft(QUOTA, str(body["subject"]), "urn:tokenomics:quota", id_, type_, time, body)
 
 
+def closed_event(
+    account_id: str, left_micro_usd: int, next_period: tuple[datetime, datetime], time: datetime
+) -> Draft:
+    """Draft what the service tells when a period closes and leaves something for the next."""
+    kind, owner_id, purpose, period = account_id.split("/")
+    body = {
+        "account_id": account_id,
+        "kind": kind,
+        "owner_id": owner_id,
+        "purpose": purpose,
+        "period": period,
+        "version": 1,
+        "posted_micro_usd": 0,
+        "experiment_micro_usd": 0,
+        "carry_over": {
+            "amount_micro_usd": left_micro_usd,
+            "starts_at": _text(next_period[0]),
+            "ends_at": _text(next_period[1]),
+        },
+        "positions": {},
+    }
+    type_, id_ = "tokenomics.period.closed.v1", f"closed-{account_id}"
+    return Draft(QUOTA, account_id, "urn:tokenomics:quota", id_, type_, time, body)
+
+
 def source_test(id_: str, time: datetime, subject: str) -> Draft:
     """Draft a tool's connection test, which is never counted."""
     type_ = "tokenomics.source.tested.v1"

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -19,9 +20,11 @@ from tests.proofs.chaos import Feeder
 from tests.proofs.clocked import Clocked
 from tests.proofs.compare import compare_parked
 from tests.proofs.events import (
+    QUOTA,
     Draft,
     Message,
     approval_event,
+    closed_event,
     directory_event,
     ending_event,
     policy_event,
@@ -112,6 +115,11 @@ class Story:
         for version, (zone, start) in enumerate(zip(ZONES, since, strict=True), start=1):
             allowances = [("engineer", LIMIT_MICRO_USD * version), ("boss", LIMIT_MICRO_USD // 2)]
             document = quota_policy(zone, LIMIT_MICRO_USD, budgets, allowances)
+            document["overrides"] = [
+                {"project_id": PROJECT, "mode": "add", "limit_micro_usd": LIMIT_MICRO_USD // 4 * version},
+                {"project_id": "borealis", "mode": "replace", "limit_micro_usd": LIMIT_MICRO_USD // 2},
+            ]
+            document["budgets"][0]["buffer_micro_usd"] = LIMIT_MICRO_USD // version
             drafts.append(policy_event("quota", version, start, told, document))
         for number in range(TEAMS):
             centre = {"cost_centre_id": f"cc-{number % 2}"}
@@ -119,7 +127,11 @@ class Story:
                 directory_event(f"team-{number}", "team.upserted", long_ago, f"team-{number}", told, **centre)
             )
         for number, person in enumerate(self.people):
-            data = {"role": ("engineer", "boss", "guest")[number % 3], "team_id": f"team-{number % TEAMS}"}
+            data: dict[str, Any] = {
+                "role": ("engineer", "boss", "guest")[number % 3],
+                "team_id": f"team-{number % TEAMS}",
+                "project_ids": ([], [PROJECT], ["borealis"], [PROJECT, "borealis"])[number % 4],
+            }
             drafts.append(directory_event(person, "person.upserted", long_ago, person, told, **data))
         for person in self._rng.sample(self.people, 2):
             gone = self._border(self._at_random())
@@ -135,7 +147,7 @@ class Story:
 
     def told(self, stages: int) -> list[list[Message]]:
         """Return all that is approved and ended, repeated and contradicted, in no order, in so many parts."""
-        drafts = self._rotas()
+        drafts = [*self._rotas(), *self._closings()]
         for number in range(self._requests):
             drafts += self._request(f"r{number}")
         repeats = self._rng.sample(drafts, len(drafts) // 3)
@@ -146,7 +158,21 @@ class Story:
         return [messages[start : start + size] for start in range(0, len(messages), size)]
 
     def _written(self, draft: Draft) -> Message:
-        return draft.structured() if self._rng.random() < 0.5 else draft.binary()
+        services_own = draft.topic == QUOTA  # which writes one mode
+        return draft.binary() if services_own or self._rng.random() < 0.5 else draft.structured()
+
+    def _closings(self) -> list[Draft]:
+        """Return what some accounts carry over at each turn, as the zone that was in force first has it."""
+        turns = sorted(turn for turn in _turns(self._now) if turn.astimezone(ZoneInfo(ZONES[0])).hour == 0)
+        drafts = []
+        for begins, ends in pairwise(map(self._border, turns)):
+            closed = (begins - DAY).strftime("%Y-%m")
+            owners = [f"subject/{person}" for person in self.people] + ["team/team-0", f"project/{PROJECT}"]
+            for owner in self._rng.sample(owners, len(owners) // 2):
+                left = self._rng.randrange(1, LIMIT_MICRO_USD)
+                drafts.append(closed_event(f"{owner}/all/{closed}", left, (begins, ends), self._now))
+        self.figures["carried_over"] = len(drafts)
+        return drafts
 
     def _rotas(self) -> list[Draft]:
         drafts = []

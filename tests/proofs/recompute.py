@@ -83,7 +83,7 @@ KNOWN_TYPES = {
     USAGE: {"tokenomics.usage.recorded", "tokenomics.usage.corrected", *UNCOUNTED_TYPES},
     DIRECTORY: set(ENTITY_ID_FIELDS),
     POLICY: {"tokenomics.policy.published"},
-    QUOTA: {"tokenomics.hold.settled"},
+    QUOTA: {"tokenomics.hold.settled", "tokenomics.period.closed"},
     APPROVALS: {
         "tokenomics.approval.approved",
         "tokenomics.approval.revoked",
@@ -300,6 +300,18 @@ class Approvals:
         self._of_target: dict[tuple[str, str], list[Event]] = defaultdict(list)
         self._ends: dict[str, list[datetime]] = defaultdict(list)
 
+    def leave(self, event: Event) -> None:
+        """Take in what a closed period left: it is granted for the next, and nobody can end it."""
+        carried, closed = event.data["carry_over"], event.data
+        body = {
+            "request_id": ("left", closed["account_id"]),
+            "kind": "boost",
+            "amount_micro_usd": carried["amount_micro_usd"],
+            "starts_at": carried["starts_at"],
+            "expires_at": carried["ends_at"],
+        }
+        self._of_target[closed["kind"], closed["owner_id"]].append(replace(event, data=body))
+
     def learn(self, event: Event) -> None:
         """Take in one event, in log order."""
         request_id = event.data["request_id"]
@@ -371,12 +383,13 @@ class Recomputation:
         return min(base + granted, MAX_LIMIT_MICRO_USD)
 
     def grants(self, account_id: str, at: datetime) -> list[Mapping[str, Any]]:
-        """Return the grants that extend an account's limit at an instant."""
-        kind, owner_id, _, period = account_id.split("/")
+        """Return the grants that extend an account's limit at an instant, and what was carried over to it."""
+        kind, owner_id, purpose, period = account_id.split("/")
         return [
             each
             for each in self._approved_for(kind, owner_id, at)
-            if each["kind"] in GRANTING_KINDS
+            if purpose == "all"
+            and each["kind"] in GRANTING_KINDS
             and (
                 each.get("counts_in") == "each_period"
                 or self.period_of(_instant(each["starts_at"])) == period
@@ -431,23 +444,41 @@ class Recomputation:
 
     def base_limit_micro_usd(self, account_id: str, at: datetime) -> int | None:
         """Return what policy alone gives an account at an instant; None is no limit."""
-        kind, owner_id, _, _ = account_id.split("/")
+        kind, owner_id, purpose, _ = account_id.split("/")
         quota = self.policies.in_force("quota", at)
         if quota is None or kind == "unattributed":
             return None
-        if kind == "subject" and self.directory.has_left(owner_id, at):
-            return 0
         if kind == "subject":
-            subject = self.directory.in_force("subject", owner_id, at)
-            for allowance in quota.get("allowances", []):
-                if subject is not None and allowance["role"] == subject["role"]:
-                    return int(allowance["limit_micro_usd"])
-            default = None if subject is None else quota.get("default_allowance_micro_usd")
-            return None if default is None else int(default)
+            return self._allowance(quota, owner_id, at) if purpose == "all" else None
         for budget in quota.get("budgets", []):
             if (budget["kind"], budget["owner_id"]) == (kind, owner_id):
-                return int(budget["limit_micro_usd"])
+                usable = int(budget["limit_micro_usd"]) - budget.get("buffer_micro_usd", 0)
+                limit = {"all": usable, "experiment": budget.get("experiment_limit_micro_usd")}.get(purpose)
+                return None if limit is None else int(limit)
         return None
+
+    def _allowance(self, quota: Mapping[str, Any], owner_id: str, at: datetime) -> int | None:
+        """Return what somebody's role gives, and what the projects make of it whose member they are."""
+        subject = self.directory.in_force("subject", owner_id, at)
+        if subject is None:
+            return None
+        if self.directory.has_left(owner_id, at):
+            return 0
+        limit = quota.get("default_allowance_micro_usd")
+        for allowance in quota.get("allowances", []):
+            if allowance["role"] == subject["role"]:
+                limit = allowance["limit_micro_usd"]
+        made = [
+            each
+            for each in quota.get("overrides", [])
+            if each["project_id"] in (subject.get("project_ids") or [])
+        ]
+        instead = [each["limit_micro_usd"] for each in made if each["mode"] == "replace"]
+        limit = max(instead, default=limit)
+        if limit is None:
+            return None
+        more = sum(int(each["limit_micro_usd"]) for each in made if each["mode"] == "add")
+        return min(int(limit) + more, MAX_LIMIT_MICRO_USD)
 
     def thresholds_due(self, at: datetime) -> dict[tuple[str, int], tuple[int, int]]:
         """Return (account id, threshold) to (limit, posted) for each threshold the totals have reached."""
@@ -491,7 +522,11 @@ def recompute(records: Iterable[RawRecord], versions: Mapping[str, set[str]] | N
         result.directory.learn(event)
     for event in _first_of_each_identity(events[APPROVALS], result.parked):
         result.approvals.learn(event)
-    _count_usage(events[USAGE], events[QUOTA], result)
+    closed = [event for event in events[QUOTA] if event.type == "tokenomics.period.closed"]
+    for event in _first_of_each_identity(closed, result.parked):
+        result.approvals.leave(event)
+    said = [event for event in events[QUOTA] if event.type == "tokenomics.hold.settled"]
+    _count_usage(events[USAGE], said, result)
     return result
 
 
@@ -524,12 +559,18 @@ def _read(
 
 
 def _concerns(record: RawRecord) -> bool:
-    """Whether a record of the service's own topic says what a hold's caller says it cost."""
+    """Whether a record says something that state follows from, which little on the service's own topic does.
+
+    That is what a hold's caller says it cost, and what a closed period left for the next.
+    """
     if record.topic != QUOTA:
         return True
-    if dict(record.headers).get("ce_type") != b"tokenomics.hold.settled.v1":
-        return False
-    return json.loads(record.value or b"").get("usage_identity") is None
+    match dict(record.headers).get("ce_type"):
+        case b"tokenomics.hold.settled.v1":
+            return json.loads(record.value or b"").get("usage_identity") is None
+        case b"tokenomics.period.closed.v1":
+            return json.loads(record.value or b"").get("carry_over") is not None
+    return False
 
 
 def _count_sources(records: Sequence[RawRecord], result: Recomputation) -> None:
@@ -862,7 +903,10 @@ def _check_policy(_: str, data: Mapping[str, Any]) -> None:
         _require(isinstance(data["document"]["fallback"], dict), "fallback")
 
 
-def _check_settled(_: str, data: Mapping[str, Any]) -> None:
+def _check_own(kind: str, data: Mapping[str, Any]) -> None:
+    if kind == "tokenomics.period.closed":
+        _whole(data["carry_over"]["amount_micro_usd"], MAX_LIMIT_MICRO_USD, lower=1)
+        return
     _identifier(data["subject"])
     _identifier(data["hold_id"])
     _whole(data["cost_micro_usd"], 2**63 - 1)
@@ -891,7 +935,7 @@ CHECKS: dict[str, Callable[[str, Mapping[str, Any]], None]] = {
     USAGE: _check_usage,
     DIRECTORY: _check_directory,
     POLICY: _check_policy,
-    QUOTA: _check_settled,
+    QUOTA: _check_own,
     APPROVALS: _check_approval,
 }
 

@@ -16,6 +16,7 @@ from tests.proofs.events import (
     Draft,
     Message,
     approval_event,
+    closed_event,
     correction_event,
     directory_event,
     ending_event,
@@ -324,6 +325,46 @@ def test_a_grant_counts_in_the_period_of_its_start_or_in_each() -> None:
         )
         assert limits(spanning, at=[turn - MOMENT, turn]) == [1010, 1010]  # November keeps what it ended with
         assert limits(spanning, account_id=december, at=[turn]) == [expected]
+
+
+def test_what_a_period_leaves_is_there_in_the_next_until_who_has_it_leaves() -> None:
+    begins, ends = datetime(2026, 12, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)
+    left = closed_event(ALICE, 7, (begins, ends), NOW)
+    gone = directory_event("alice", "person.left", begins + DAY, "alice-left", NOW)
+    december, january = (ALICE.replace("2026-11", period) for period in ("2026-12", "2027-01"))
+    assert limits(left, left, account_id=december, at=[begins, ends]) == [1007, 1007]
+    assert limits(left, account_id=january, at=[ends]) == [1000]
+    assert limits(left, gone, account_id=december, at=[begins, begins + DAY]) == [1007, 0]
+
+
+def test_projects_make_of_an_allowance_what_the_policy_says_and_a_budget_keeps_its_buffer() -> None:
+    def limit(*project_ids: str, **document: Any) -> list[int | None]:
+        budget = {"kind": "team", "owner_id": "team-1", "limit_micro_usd": 500, "buffer_micro_usd": 20}
+        overrides = [
+            {"project_id": project_id, "mode": mode, "limit_micro_usd": amount}
+            for project_id, mode, amount in (
+                ("a", "add", 5),
+                ("b", "add", 6),
+                ("r", "replace", 70),
+                ("s", "replace", 80),
+            )
+        ]
+        policy = {
+            "time_zone": "UTC",
+            "overrides": overrides,
+            "budgets": [{**budget, "experiment_limit_micro_usd": 9}],
+        }
+        place: dict[str, Any] = {"role": "analyst", "team_id": "team-1", "project_ids": list(project_ids)}
+        member = directory_event("alice", "person.upserted", NOW, "alice-2", NOW, **place)
+        result = founded(policy_event("quota", 1, LONG_AGO, NOW, policy | document), member)
+        accounts = (ALICE, "team/team-1/all/2026-11", "team/team-1/experiment/2026-11")
+        return [result.limit_micro_usd(account_id, NOW) for account_id in accounts]
+
+    allowance = {"default_allowance_micro_usd": 100}
+    assert limit(**allowance) == [100, 480, 9]
+    assert limit("a", "b", **allowance)[0] == 111
+    assert limit("a", "r", "s", **allowance)[0] == 85
+    assert [limit("a")[0], limit("a", "r")[0]] == [None, 75]
 
 
 def test_a_limit_is_never_above_a_billion_usd() -> None:
