@@ -25,6 +25,7 @@ from tokenomics_quota.storage.state import DERIVED_TABLES, NOT_DERIVED
 from tokenomics_tools.demo.claims import Claims
 from tokenomics_tools.demo.commands import Commands, finish
 from tokenomics_tools.demo.expected import Expected, add_up, answer_at, person_near
+from tokenomics_tools.demo.guidance import Guidance
 from tokenomics_tools.demo.reader import QuotaReader, wait_for
 from tokenomics_tools.simulator import (
     ATTRIBUTION,
@@ -36,7 +37,7 @@ from tokenomics_tools.simulator import (
     simulate,
     write_simulation,
 )
-from tokenomics_tools.stack import Stack, StackError
+from tokenomics_tools.stack import Issuer, Stack, StackError
 from tokenomics_tools.stack.probes import run_async
 from tokenomics_tools.stack.services import QuotaProcesses, quota_processes
 
@@ -106,6 +107,7 @@ def run_demo(stack: Stack, size: Size, console: Console) -> bool:
             claims=claims,
             simulation=simulation,
             files=files,
+            issuer=stack.issuer,
         )
         demo.run(stack.kafka.bootstrap, database_url)
     claims.check_time("the demo ends by itself within 3 minutes after set-up", within_seconds=_WHOLE_SECONDS)
@@ -125,6 +127,7 @@ class Demo:
         claims: Claims,
         simulation: Simulation,
         files: SimulationFiles,
+        issuer: Issuer,
     ) -> None:
         self._quota = quota
         self._commands = commands
@@ -135,6 +138,15 @@ class Demo:
         self._zone = ZoneInfo(simulation.time_zone)
         self._period = self._period_of(datetime.fromisoformat(simulation.usage[-1]["time"]))
         self._expected: Expected = add_up(simulation, self._period)
+        self._guidance = Guidance(
+            address=quota.address,
+            issuer=issuer,
+            commands=commands,
+            claims=claims,
+            simulation=simulation,
+            expected=self._expected,
+            folder=files.usage.parent,
+        )
 
     def run(self, bootstrap: str, database_url: str) -> None:
         """Run every step."""
@@ -145,6 +157,16 @@ class Demo:
         self._ask_for_people()
         self._count_thresholds(bootstrap)
         self._mend_a_poisoned_event(database_url)
+        self._guide()
+
+    def _guide(self) -> None:
+        """Hold, lease and grant: the person who has used everything, and one who has not."""
+        blocked, free = (
+            person_near(self._simulation, self._expected, self._period, share) for share in (10_500, 5_000)
+        )
+        self._guidance.lift_a_block(blocked)
+        self._guidance.draw_from_a_lease(free)
+        self._guidance.spend_the_last_dollar(free)
 
     def _rebuild_under_traffic(self, database_url: str) -> None:
         """Send the month again while the state is filled anew; exchange the two versions and back."""
@@ -278,12 +300,14 @@ class Demo:
             decision = str(answer["decision"]).removeprefix("DECISION_")
             account = answer["accounts"][0]
             amounts = [usd(int(account[name])) for name in ("posted_micro_usd", "limit_micro_usd")]
+            advice = answer.get("nudge", {}).get("text", "")
             self._claims.check(
                 f"a person near {share // 100} %",
                 held=abs(person.used_basis_points - share) <= _NEAR_BASIS_POINTS
-                and decision == answer_at(person.used_basis_points),
+                and decision == answer_at(person.used_basis_points)
+                and bool(advice) == (decision != "ALLOW"),
                 figures=f"{person.subject} spent {amounts[0]} of {amounts[1]}, "
-                f"{person.used_basis_points / 100:.1f} %: {decision} (exit code {code})",
+                f"{person.used_basis_points / 100:.1f} %: {decision} (exit code {code}). {advice}".rstrip(),
             )
 
     def _count_thresholds(self, bootstrap: str) -> None:
