@@ -27,7 +27,13 @@ from tokenomics_quota.domain.checks import Call
 from tokenomics_quota.domain.pricing import Quantities
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.governance import Governance
-from tokenomics_quota.streams.decoding import governing_event_from_record, usage_from_record
+from tokenomics_quota.streams.decoding import (
+    governing_event_from_record,
+    own_event_from_record,
+    usage_from_record,
+)
+from tokenomics_quota.streams.events import announcement_from_record, skip_from_record
+from tokenomics_quota.streams.ledger_events import told_change_from_record
 from tokenomics_quota.usecases.checking import Terms, check
 from tokenomics_quota.usecases.examples import judge_examples
 
@@ -35,6 +41,14 @@ EXAMPLES = [
     (topic.name, example["type"], example["data"]) for topic in topics() for example in topic.examples
 ]
 examples = st.sampled_from(EXAMPLES)
+READERS = (
+    usage_from_record,
+    governing_event_from_record,
+    own_event_from_record,
+    told_change_from_record,
+    skip_from_record,
+    announcement_from_record,
+)
 times = st.sampled_from(
     ["2026-11-20T12:00:00Z", "2000-01-01T00:00:00Z", "2199-12-31T23:59:59.999999Z", "soon", ""]
 )
@@ -54,7 +68,7 @@ def record(topic: str, type_name: str, value: bytes, time: str = "2026-11-20T12:
 
 def read(made: Record) -> None:
     """Read a record as the projection does; nothing but a refusal may be raised."""
-    for reader in (usage_from_record, governing_event_from_record):
+    for reader in READERS:
         with suppress(EventRejected):
             reader(made)
 
