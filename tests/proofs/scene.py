@@ -8,8 +8,10 @@ from typing import Any
 from tests.proofs.events import (
     Draft,
     Message,
+    approval_event,
     correction_event,
     directory_event,
+    ending_event,
     policy_event,
     price_book,
     quota_policy,
@@ -63,6 +65,9 @@ class Scene:
         yield [self._policy(percent=80).binary()]
         yield [self._correction(draft, 2, cost_micro_usd=4 * MEAN_COST_MICRO_USD).binary() for draft in some]
         yield [self._policy(percent=130).binary()]
+        yield [self._grant(target).binary() for target in self._granted()]
+        yield [self.usage_event(f"granted-{each}").binary() for each in range(extra)]
+        yield [self._revocation(target).binary() for target in self._granted()]
 
     def _policy(self, percent: int) -> Draft:
         self._version += 1
@@ -76,6 +81,29 @@ class Scene:
         document = quota_policy("UTC", expected, budgets, allowances)
         return policy_event("quota", self._version, self._long_ago, self._now, document)
 
+    def _granted(self) -> list[str]:
+        """Return for whom limits rise by grants, and fall again when those are revoked."""
+        teams = [f"team/team-{number}" for number in range(0, TEAMS, 2)]
+        return [*teams, *(f"subject/{person}" for person in self.people[::3])]
+
+    def _grant(self, target: str) -> Draft:
+        share = TEAMS if target.startswith("team/") else PEOPLE
+        amount = self._events * MEAN_COST_MICRO_USD // share // 5
+        holds = (self._now - timedelta(hours=1), self._now + timedelta(days=9))
+        return approval_event(
+            _request(target),
+            "boost",
+            target,
+            holds,
+            self._now,
+            amount_micro_usd=amount,
+            counts_in="each_period",
+        )
+
+    def _revocation(self, target: str) -> Draft:
+        request_id = _request(target)
+        return ending_event(request_id, "revoked", self._now, self._now, f"{request_id}-revoked")
+
     def usage_event(self, id_: str, **data: object) -> Draft:
         """Draft usage by one of the people."""
         cost = self._rng.randrange(2 * MEAN_COST_MICRO_USD)
@@ -86,3 +114,7 @@ class Scene:
 
     def _correction(self, draft: Draft, revision: int, **quantities: Any) -> Draft:
         return correction_event(draft, revision, f"{draft.id}-r{revision}", self._now, **quantities)
+
+
+def _request(target: str) -> str:
+    return target.replace("/", "-")
