@@ -19,11 +19,13 @@ from tests.proofs import (
     grants_expire,
     holds_never_overshoot,
     holds_survive_lost_database,
+    late_usage_adjusts,
     lost_database,
     period_turn,
     poison_is_parked,
     rebuild_under_traffic,
     replay_equals_live,
+    reprice_is_visible,
     restart_storm,
     restored_backup,
     slow_and_full,
@@ -51,6 +53,8 @@ PROOFS: dict[str, Prove] = {
     "slow-and-full": slow_and_full.prove,
     "grants-expire-on-the-instant": grants_expire.prove,
     "period-turn": period_turn.prove,
+    "late-usage-adjusts": late_usage_adjusts.prove,
+    "reprice-is-visible": reprice_is_visible.prove,
 }
 
 

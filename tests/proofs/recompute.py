@@ -480,6 +480,29 @@ class Recomputation:
         more = sum(int(each["limit_micro_usd"]) for each in made if each["mode"] == "add")
         return min(int(limit) + more, MAX_LIMIT_MICRO_USD)
 
+    def carry_over_micro_usd(self, account_id: str, at: datetime, posted_micro_usd: int) -> int:
+        """Return what of an account's past period is left for the next: what policy gave, up to its cap."""
+        kind, owner_id, _, period = account_id.split("/")
+        at = self._nearest(period, at)
+        quota, base = self.policies.in_force("quota", at), self.base_limit_micro_usd(account_id, at)
+        if quota is None or base is None or (kind == "subject" and self.directory.has_left(owner_id, at)):
+            return 0
+        if kind == "subject":
+            person = self.directory.in_force("subject", owner_id, at) or {}
+            stated = [each for each in quota.get("allowances", []) if each["role"] == person.get("role")]
+        else:
+            budgets = quota.get("budgets", [])
+            stated = [each for each in budgets if (each["kind"], each["owner_id"]) == (kind, owner_id)]
+        usual = quota.get("default_allowance_carry_over_cap_micro_usd") if kind == "subject" else None
+        cap = stated[0].get("carry_over_cap_micro_usd") if stated else usual
+        return max(0, min(cap or 0, base - posted_micro_usd))
+
+    def closed_by(self, period: str, at: datetime) -> bool:
+        """Whether a period is to be told of by then."""
+        _, ends = self.bounds(period, at)
+        quota = self.policies.in_force("quota", ends - timedelta(microseconds=1)) or {}
+        return ends + timedelta(days=quota.get("close_after_days", 5)) <= at
+
     def thresholds_due(self, at: datetime) -> dict[tuple[str, int], tuple[int, int]]:
         """Return (account id, threshold) to (limit, posted) for each threshold the totals have reached."""
         quota = self.policies.in_force("quota", at)

@@ -8,15 +8,18 @@ import pytest
 
 from tests.proofs import (
     abandoned_holds,
+    closings,
     exactly_once,
     grants_expire,
     holds_never_overshoot,
     holds_survive_lost_database,
+    late_usage_adjusts,
     lost_database,
     period_turn,
     poison_is_parked,
     rebuild_under_traffic,
     replay_equals_live,
+    reprice_is_visible,
     restart_storm,
     restored_backup,
     slow_and_full,
@@ -150,3 +153,22 @@ async def test_holds_never_overshoot_fails_when_what_is_live_is_not_looked_at(
 async def test_period_turn_fails_when_summer_time_is_forgotten(resources: AsyncExitStack) -> None:
     verdict = await period_turn.endure(lab_with("clocks-never-change", resources), months=9)
     assert any("recomputed" in failure for failure in verdict.failures)
+
+
+async def test_late_usage_adjusts_fails_when_an_adjustment_tells_the_total(
+    resources: AsyncExitStack,
+) -> None:
+    lab = lab_with("adjusted-by-the-total", resources)
+    verdict = await late_usage_adjusts.endure(
+        lab, late_usage_adjusts.Ordeal(events=600, faults=("projector",))
+    )
+    assert any(": adjusts by " in failure for failure in verdict.failures)
+
+
+async def test_reprice_is_visible_fails_when_repricing_moves_no_cursor(
+    resources: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(closings, "CATCH_UP_SECONDS", 20)
+    lab = lab_with("repriced-unseen", resources)
+    verdict = await reprice_is_visible.endure(lab, events=400, killed=("projector",))
+    assert any("is posted" in failure for failure in verdict.failures), verdict

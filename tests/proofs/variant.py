@@ -35,7 +35,7 @@ from tokenomics_quota.storage.announcements import PostgresAnnouncements
 from tokenomics_quota.storage.told_changes import ToldChanges
 from tokenomics_quota.storage.view_feed import ViewFeed
 from tokenomics_quota.streams.projection import QuotaProjection
-from tokenomics_quota.usecases import projecting
+from tokenomics_quota.usecases import closing, projecting
 from tokenomics_quota.usecases.degrading import StaleTab
 
 SCHEMAS = "quota_v1, quota"
@@ -253,6 +253,29 @@ def forgetful_ledger() -> list[Change]:
     return [Change(hold_ledger, "ledger_account_from_row", forget)]
 
 
+def adjusted_by_the_total() -> list[Change]:
+    """late-usage-adjusts: an adjustment tells the new total instead of what it adds."""
+    closings = closing._closings
+
+    def by_the_total(*arguments: Any) -> Iterator[Any]:
+        for each in closings(*arguments):
+            adjusts = each.posted_micro_usd if each.version > 1 else 0
+            yield each.model_copy(update={"adjustment_micro_usd": adjusts})
+
+    return [Change(closing, "_closings", by_the_total)]
+
+
+def repriced_unseen() -> list[Change]:
+    """reprice-is-visible: what governs changes totals without moving the cursor by which others see it."""
+    rederive = projecting._rederive
+
+    async def unseen(*arguments: Any) -> bool:
+        await rederive(*arguments)
+        return False
+
+    return [Change(projecting, "_rederive", unseen)]
+
+
 def mended_reader() -> list[Change]:
     """Not a defect: a reader that has learned `usage.recorded.v99`, which is v1 under another name."""
     old = "tokenomics.usage.recorded.v99"
@@ -281,6 +304,8 @@ VARIANTS: dict[str, Callable[[], list[Change]]] = {
         set_clock,
         stepped_clock,
         forgetful_ledger,
+        adjusted_by_the_total,
+        repriced_unseen,
         mended_reader,
     )
 }
