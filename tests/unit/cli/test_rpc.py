@@ -190,6 +190,18 @@ def test_a_place_that_is_none_is_refused_before_the_call(place: str) -> None:
     assert check("ALLOW", "--at-least-as-fresh", place) == 2
 
 
+def test_what_of_a_limit_is_granted_and_lent_is_shown(
+    quota: Quota, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    account = quota.answer.accounts.add(account_id="subject/p-1/all/2026-11", limit_micro_usd=250)
+    assert check("ALLOW") == 0
+    assert "lent" not in capsys.readouterr().out
+    account.grants_micro_usd, account.overdraft_micro_usd = 50, 20
+    assert check("ALLOW") == 0
+    assert "$0.000250  $0.000050 (lent: $0.000020)" in capsys.readouterr().out
+
+
 def test_a_stale_answer_says_so_and_how_far_calls_go_on(
     quota: Quota, capsys: pytest.CaptureFixture[str]
 ) -> None:

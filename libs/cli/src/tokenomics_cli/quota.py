@@ -230,19 +230,27 @@ def balance_command(
 def print_accounts(accounts: Iterable[quota_pb2.AccountBalance]) -> None:
     """Print balances as a table."""
     print_table(
-        ("account", "spent", "held", "limit", "used", "band"),
+        ("account", "spent", "held", "limit", "of it granted", "used", "band"),
         (
             (
                 account.account_id,
                 usd(account.posted_micro_usd),
                 usd(account.pending_micro_usd),
                 "none" if account.unlimited else usd(account.limit_micro_usd),
+                _granted(account),
                 _share(account),
                 quota_pb2.Band.Name(account.band).removeprefix("BAND_").lower(),
             )
             for account in accounts
         ),
     )
+
+
+def _granted(account: quota_pb2.AccountBalance) -> str:
+    if not account.grants_micro_usd:
+        return ""
+    lent = f" (lent: {usd(account.overdraft_micro_usd)})" if account.overdraft_micro_usd else ""
+    return usd(account.grants_micro_usd) + lent
 
 
 def _share(account: quota_pb2.AccountBalance) -> str:
