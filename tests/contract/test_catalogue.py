@@ -72,6 +72,7 @@ def test_history_is_kept_for_ever_with_the_promised_partitions() -> None:
         "tokenomics.directory.v1": (3, -1),
         "tokenomics.policy.v1": (1, -1),
         "tokenomics.approvals.v1": (3, -1),
+        "tokenomics.nominations.v1": (3, -1),
         "tokenomics.quota.v1": (6, -1),
     }
 

@@ -59,6 +59,9 @@ async def compare(
         {f"{owner} on {day}": amount for (owner, day), amount in truth.days.items()},
     )
     differing += await _compare_sources(arena, truth)
+    rows = await arena.fetch("SELECT DISTINCT asset_id, subject FROM asset_user")
+    if different := {tuple(row) for row in rows} ^ truth.reuses:
+        differing.append(f"who used what was shared, found or recomputed: {sorted(different)[:SHOWN]}")
     differing += await compare_parked(arena, truth, records)
     failures = differing[:SHOWN]
     if len(differing) > len(failures):

@@ -14,6 +14,7 @@ DIRECTORY = "tokenomics.directory.v1"
 POLICY = "tokenomics.policy.v1"
 QUOTA = "tokenomics.quota.v1"
 APPROVALS = "tokenomics.approvals.v1"
+NOMINATIONS = "tokenomics.nominations.v1"
 
 PROVIDER = "proof-ai"
 MODELS = ("atlas-large", "atlas-small", "borealis-2026-05", "borealis-2026-09", "cirrus-night")
@@ -208,6 +209,23 @@ def source_test(id_: str, time: datetime, subject: str) -> Draft:
     """Draft a tool's connection test, which is never counted."""
     type_ = "tokenomics.source.tested.v1"
     return Draft(USAGE, subject, "/tools/test", id_, type_, time, {"subject": subject, "tool": "ide"})
+
+
+def reuse_event(id_: str, time: datetime, subject: str, asset_id: str) -> Draft:
+    """Draft that somebody used what somebody shared."""
+    data = {"subject": subject, "asset_id": asset_id}
+    return Draft(USAGE, subject, "/tools/ide", id_, "tokenomics.asset.reused.v1", time, data)
+
+
+def asset_event(asset_id: str, nominee: str, use_cases: Sequence[str], id_: str, time: datetime) -> Draft:
+    """Draft that somebody shares something."""
+    data = {
+        "nominee": nominee,
+        "asset_id": asset_id,
+        "use_cases": list(use_cases),
+        "published_at": _text(time),
+    }
+    return Draft(NOMINATIONS, nominee, "/scoring", id_, "tokenomics.asset.published.v1", time, data)
 
 
 def rates(input_: int, output: int, **others: int) -> dict[str, int]:

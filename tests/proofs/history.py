@@ -14,11 +14,13 @@ from tests.proofs.events import (
     UNPRICED_MODEL,
     Draft,
     Message,
+    asset_event,
     correction_event,
     directory_event,
     policy_event,
     price_book,
     quota_policy,
+    reuse_event,
     settled_event,
     source_test,
     usage_event,
@@ -153,7 +155,11 @@ class Company:
         erased = [
             directory_event(self.people[7], "person.erased", self.now, f"{self.people[7]}-erased", self.now)
         ]
-        strewn = learned + moves + reorganised + leavers + erased
+        shared = [
+            asset_event(f"asset-{number % 6}", self.people[number % 3], use_cases, f"{number}", self.within())
+            for number, use_cases in enumerate((["replies"], ["replies", "code"], []) * 4)
+        ]
+        strewn = learned + moves + reorganised + leavers + erased + shared
         self.rng.shuffle(strewn)
         # Chains stay in order; everything else may come whenever it likes.
         for chain in (zones, books):
@@ -174,6 +180,10 @@ class Company:
             return self.rng.choice(self.bots)
         person = self.rng.choice(self.people)
         return self.aliases.get(person, person) if self.rng.random() < 0.3 else person
+
+    def reuse(self, number: int) -> Draft:
+        asset_id = f"asset-{self.rng.randrange(len(self.teams))}"
+        return reuse_event(f"reuse-{number}", self.within(), self.subject(), asset_id)
 
     def usage(self, number: int) -> Draft:
         rng = self.rng
@@ -263,6 +273,7 @@ def make_history(seed: int, now: datetime, usage_events: int, chunks: int) -> Hi
             company.archived(number),
             company.correction(orphan, 1),
             source_test(f"test-{number}", now, company.people[0]),
+            company.reuse(number),
         )
         sent += [(rng.random(), _in_some_mode(rng, stray)) for stray in strays]
     for serial in range(max(3 * len(POISONS), usage_events // 400)):

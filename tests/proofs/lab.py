@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 import asyncpg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from tests.proofs.recompute import APPROVALS, DIRECTORY, POLICY, USAGE, RawRecord, read_topics
+from tests.proofs.recompute import APPROVALS, DIRECTORY, NOMINATIONS, POLICY, USAGE, RawRecord, read_topics
 from tokenomics_tools.stack import ManagedProcess, Source, Stack, start_stack
 
-INPUTS = (USAGE, DIRECTORY, POLICY, APPROVALS)
+INPUTS = (USAGE, DIRECTORY, POLICY, APPROVALS, NOMINATIONS)
 REPOSITORY = Path(__file__).parents[2]
 SCHEMAS = "quota_v1, quota"
 T = TypeVar("T")

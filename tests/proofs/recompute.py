@@ -20,6 +20,7 @@ USAGE = "tokenomics.usage.v1"
 DIRECTORY = "tokenomics.directory.v1"
 POLICY = "tokenomics.policy.v1"
 APPROVALS = "tokenomics.approvals.v1"
+NOMINATIONS = "tokenomics.nominations.v1"
 QUOTA = "tokenomics.quota.v1"
 
 MS_AN_HOUR = 3_600_000
@@ -72,11 +73,12 @@ ENTITY_ID_FIELDS = {
     "tokenomics.delegation.upserted": "delegation_id",
     "tokenomics.delegation.ended": "delegation_id",
 }
+REUSED = "tokenomics.asset.reused"
 UNCOUNTED_TYPES = {
     "tokenomics.outcome.recorded",
     "tokenomics.violation.detected",
     "tokenomics.detection.disputed",
-    "tokenomics.asset.reused",
+    REUSED,
     "tokenomics.source.tested",
 }
 KNOWN_TYPES = {
@@ -89,6 +91,7 @@ KNOWN_TYPES = {
         "tokenomics.approval.revoked",
         "tokenomics.approval.lapsed",
     },
+    NOMINATIONS: {"tokenomics.asset.published"},
 }
 GRANTING_KINDS = {"boost", "budget_override", "break_glass"}
 TARGET_KINDS = {"subject", "project", "team", "cost_centre", "group"}
@@ -354,6 +357,8 @@ class Recomputation:
         Place to rejection code.
     last_seen
         (topic, partition, source of events) to the append time of its newest record.
+    reuses
+        (asset, who used it, as the tool named them).
     hourly
         The same with an hour since 1970 to its records of that hour, for the last 24 of each partition.
     """
@@ -362,6 +367,7 @@ class Recomputation:
     provisional: dict[Identity, tuple[Fact, bool]] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    reuses: set[tuple[str, str]] = field(default_factory=set)
     last_seen: dict[tuple[str, int, str], int] = field(default_factory=dict)
     hourly: dict[tuple[str, int, str, int], int] = field(default_factory=dict)
     days: dict[tuple[str, date], int] = field(default_factory=dict)
@@ -545,6 +551,12 @@ def recompute(records: Iterable[RawRecord], versions: Mapping[str, set[str]] | N
         result.directory.learn(event)
     for event in _first_of_each_identity(events[APPROVALS], result.parked):
         result.approvals.learn(event)
+    _first_of_each_identity(events[NOMINATIONS], result.parked)
+    result.reuses = {
+        (event.data["asset_id"], event.data["subject"])
+        for event in events[USAGE]
+        if event.type == REUSED and not event.is_late
+    }
     closed = [event for event in events[QUOTA] if event.type == "tokenomics.period.closed"]
     for event in _first_of_each_identity(closed, result.parked):
         result.approvals.leave(event)
@@ -883,6 +895,8 @@ def _identifier(value: object) -> None:
 
 def _check_usage(kind: str, data: Mapping[str, Any]) -> None:
     _identifier(data["subject"])
+    if kind == REUSED:
+        _identifier(data["asset_id"])
     if kind in UNCOUNTED_TYPES:
         return
     tokens = {name: _whole(data[name], MAX_TOKENS) for name in REQUIRED_TOKENS}
@@ -954,12 +968,19 @@ def _check_approval(kind: str, data: Mapping[str, Any]) -> None:
     _require(target["kind"] != "subject" or data["decided_by"] != target["id"], "decided by")
 
 
+def _check_asset(_: str, data: Mapping[str, Any]) -> None:
+    for each in (data["nominee"], data["asset_id"], *data["use_cases"]):
+        _identifier(each)
+    _instant(data["published_at"])
+
+
 CHECKS: dict[str, Callable[[str, Mapping[str, Any]], None]] = {
     USAGE: _check_usage,
     DIRECTORY: _check_directory,
     POLICY: _check_policy,
     QUOTA: _check_own,
     APPROVALS: _check_approval,
+    NOMINATIONS: _check_asset,
 }
 
 

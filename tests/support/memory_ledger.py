@@ -9,7 +9,7 @@ from tokenomics_chassis.projection import Source
 from tokenomics_contracts.units import AccountId, HoldId
 from tokenomics_quota.domain.effective import LogOrder
 from tokenomics_quota.ports import Corrections, GoverningVersion
-from tokenomics_quota.projections.facts import Fact, Postings, Received
+from tokenomics_quota.projections.facts import AssetReuse, Fact, Postings, Received
 from tokenomics_quota.projections.governance import GoverningEvent, Scope
 
 
@@ -21,6 +21,7 @@ class MemoryLedger:
         self.posted: dict[AccountId, int] = {}
         self.by_day: dict[tuple[str, int], int] = {}
         self.repeats: dict[tuple[str, bytes], set[LogOrder]] = {}
+        self.reuses: set[tuple[int, AssetReuse]] = set()
         self.versions = [GoverningVersion(0, uuid4())]
         self.governing: dict[tuple[str, bytes], tuple[int, GoverningEvent]] = {}
 
@@ -47,6 +48,9 @@ class MemoryLedger:
         for event in events:
             self.governing[event.topic, event.identity] = (version, event)
         self.versions.append(GoverningVersion(version, uuid4()))
+
+    async def put_reuses(self, reuses: Iterable[AssetReuse], source: Source) -> None:
+        self.reuses |= {(source.source_id, reuse) for reuse in reuses}
 
     async def await_originals(self, identities: Iterable[bytes]) -> None:
         for identity in set(identities) - self.rows.keys():

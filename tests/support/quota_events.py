@@ -15,9 +15,11 @@ from tokenomics_contracts.events.directory import (
     ProjectUpserted,
     TeamUpserted,
 )
+from tokenomics_contracts.events.nominations import AssetPublished
 from tokenomics_contracts.events.policy import PolicyPublished
 from tokenomics_contracts.events.quota import HoldSettled
-from tokenomics_contracts.events.usage import UsageCorrected, UsageRecorded
+from tokenomics_contracts.events.usage import AssetReused, UsageCorrected, UsageRecorded
+from tokenomics_contracts.units import SubjectId
 from tokenomics_quota.domain.effective import LogOrder
 from tokenomics_quota.projections.governance import Governance, GoverningEvent
 
@@ -27,6 +29,17 @@ SOURCE = "urn:test:gateway"
 
 # One micro-USD a token, in and out: costs can be read off the tokens.
 PLAIN_RATES = {"input": 1_000_000, "output": 1_000_000}
+
+
+def shared(
+    asset_id: str = "prompt-1", *use_cases: str, nominee: str = "eve", since: datetime = LONG_AGO
+) -> AssetPublished:
+    fields: dict[str, Any] = {"nominee": nominee, "asset_id": asset_id, "use_cases": use_cases}
+    return AssetPublished(**fields, published_at=since)
+
+
+def reused(subject: str, asset_id: str = "prompt-1") -> AssetReused:
+    return AssetReused(subject=SubjectId(subject), asset_id=asset_id)
 
 
 def milliseconds(instant: datetime) -> int:

@@ -1,11 +1,16 @@
 """What would make a call cheaper: with a check's answer, and asked for by itself."""
 
+import json
+from pathlib import Path
+
 import grpc
 import pytest
 
-from tests.integration.quota.serving import Served, check_request, company, refused, violated_fields
-from tests.support.quota_events import LONG_AGO, published, quota_policy
+from tests.integration.quota.serving import Served, check_request, company, refused, serve, violated_fields
+from tests.support.quota_events import LONG_AGO, NOW, published, quota_policy, reused, shared
 from tokenomics.quota.v1 import quota_pb2 as pb
+from tokenomics_quota.domain.decision_records import DecisionRecord
+from tokenomics_quota.streams.events import decision_event
 
 PRICES = {
     "prices": [
@@ -117,3 +122,50 @@ async def test_a_suggestion_names_every_wrong_field(
         await suggested(service, check_request(**call), limit)  # type: ignore[arg-type] # wrong on purpose
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert violated_fields(error.value) == fields
+
+
+async def assets(service: Served, use_case: str = "triage") -> list[tuple[str, int]]:
+    answer = await suggested(service, check_request("eve", use_case=use_case))
+    return [(each.asset_id, each.distinct_users) for each in answer.nudge.reusable_assets]
+
+
+async def test_what_others_shared_for_the_use_case_is_suggested_and_how_many_used_it(
+    advising: Served,
+) -> None:
+    quota = advising.quota
+    assert await assets(advising) == []
+    await quota.tell(reused("ada", "prompt-2"), "before it was known")
+    await quota.tell(shared("prompt-1", "triage", "replies"), "1")
+    await quota.tell(shared("prompt-2", "triage"), "2")
+    await quota.tell(shared("prompt-3", "replies"), "3")
+    await advising.refresh()
+    assert await assets(advising) == [("prompt-2", 1), ("prompt-1", 0)]
+    for number, (subject, partition) in enumerate((("ada", 0), ("bob", 1), ("ada", 2), ("eve", 0))):
+        await quota.tell(reused(subject), f"reuse {number}", partition=partition)
+    await advising.refresh()
+    assert await assets(advising) == [("prompt-1", 2), ("prompt-2", 1)]
+    assert await assets(advising, "other") == []
+
+
+async def test_a_check_names_assets_and_its_record_says_which(advising: Served) -> None:
+    for number in range(5):
+        await advising.quota.tell(shared(f"prompt-{number}", "triage"), f"asset {number}")
+    await advising.refresh()
+    request = check_request(use_case="triage", estimated_input_tokens=4)
+    answer = await advising.stub.CheckQuota(request, metadata=advising.metadata())
+    named = [each.asset_id for each in answer.nudge.reusable_assets]
+    assert named == ["prompt-0", "prompt-1", "prompt-2"]
+    (kept,) = advising.decisions.kept
+    event = decision_event(DecisionRecord("d", kept, 1, kept.answer.estimate.cost_micro_usd, NOW))
+    assert json.loads(event.value or b"")["advice"]["asset_ids"] == named
+
+
+async def test_a_reload_finds_the_same_users(advising: Served, tmp_path: Path) -> None:
+    await advising.quota.tell(shared("prompt-1", "triage"), "1")
+    for number, subject in enumerate(("ada", "bob")):
+        await advising.quota.tell(reused(subject), f"reuse {number}")
+    await advising.refresh()
+    assert await assets(advising) == [("prompt-1", 2)]
+    async with serve(advising.quota, tmp_path) as anew:
+        await anew.refresh()
+        assert await assets(anew) == [("prompt-1", 2)]

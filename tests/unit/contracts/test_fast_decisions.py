@@ -91,6 +91,7 @@ advice = st.builds(
     cached_input_saving_micro_usd=savings,
     batch_saving_micro_usd=savings,
     shorter_context_saving_micro_usd=savings,
+    asset_ids=st.lists(identifiers, max_size=3).map(tuple),
 )
 decisions = st.builds(
     DecisionRecordedData,
@@ -159,6 +160,7 @@ ODD_ADVICE: dict[str, st.SearchStrategy[Any]] = {
     "cached_input_saving_micro_usd": odd_numbers,
     "batch_saving_micro_usd": odd_numbers,
     "shorter_context_saving_micro_usd": odd_numbers,
+    "asset_ids": st.lists(odd_texts, max_size=2).map(tuple),
 }
 ODD_IN_ACCOUNT: dict[str, st.SearchStrategy[Any]] = {
     "account_id": odd_texts | st.sampled_from(["subject/p-1/all/2026-13", "subject/p-1/all/2026-11\n"]),
@@ -231,7 +233,7 @@ def test_an_odd_value_in_advice_is_written_or_refused_as_by_the_model(
     in_model = field in AdvisedModelData.__struct_fields__
     good: dict[str, Any] = {"provider": "openai", "model": "gpt-5-nano", "saving_micro_usd": 1}
     models = (AdvisedModelData(**(good | (drawn if in_model else {}))),)
-    advised = AdvisedData(cheaper_models=models, **({} if in_model else drawn))
+    advised = AdvisedData(**({"cheaper_models": models, "asset_ids": ()} | ({} if in_model else drawn)))
     decided = odd_decision({"advice": advised}, {})
     assert by_fast_encoder(decided) == by_model(msgspec.to_builtins(decided))
 

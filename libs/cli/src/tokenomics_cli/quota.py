@@ -202,7 +202,12 @@ def _print_advice(nudge: quota_pb2.Nudge) -> bool:
             ("cheaper ways", "costs about", "saves"),
             ((what, usd(cost), usd(saving)) for what, cost, saving in ways),
         )
-    return bool(ways)
+    if nudge.reusable_assets:
+        print_table(
+            ("shared for", "asset", "used by others"),
+            ((each.use_case, each.asset_id, each.distinct_users) for each in nudge.reusable_assets),
+        )
+    return bool(ways or nudge.reusable_assets)
 
 
 @commands.command("balance")

@@ -175,6 +175,7 @@ class AdvisedData(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     cached_input_saving_micro_usd: MicroUsd | None = None
     batch_saving_micro_usd: MicroUsd | None = None
     shorter_context_saving_micro_usd: MicroUsd | None = None
+    asset_ids: tuple[str, ...]
 
 
 class DecisionRecordedData(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
@@ -326,6 +327,7 @@ def _is_good_advice(advice: AdvisedData) -> bool:
         min(savings) >= 0
         and max(savings) <= MAX_TOTAL_MICRO_USD
         and all(_are_labels(model.provider, model.model) for model in advice.cheaper_models)
+        and all(_identifier(asset_id) is not None for asset_id in advice.asset_ids)
     )
 
 

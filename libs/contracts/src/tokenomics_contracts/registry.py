@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from tokenomics_contracts import audit
 from tokenomics_contracts.cloudevents import Envelope
-from tokenomics_contracts.events import approvals, directory, policy, quota, usage
+from tokenomics_contracts.events import approvals, directory, nominations, policy, quota, usage
 from tokenomics_contracts.events.base import Event
 from tokenomics_contracts.events.policy import problems_of
 from tokenomics_contracts.json_data import load_json
@@ -74,6 +74,7 @@ EVENT_MODELS: Final[tuple[type[Event], ...]] = (
     approvals.ApprovalRevoked,
     approvals.ApprovalLapsed,
     quota.DecisionRecorded,
+    nominations.AssetPublished,
     quota.ThresholdCrossed,
     quota.ForecastExceeded,
     quota.PeriodClosed,

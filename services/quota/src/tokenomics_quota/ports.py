@@ -16,7 +16,7 @@ from tokenomics_quota.domain.holds import Change, HeldNow, Hold, HoldState, Ledg
 from tokenomics_quota.domain.looks import Look, RecordedLook
 from tokenomics_quota.domain.policies import Proposal
 from tokenomics_quota.domain.trail import Reported, Used
-from tokenomics_quota.projections.facts import Fact, Postings, Received
+from tokenomics_quota.projections.facts import AssetReuse, Fact, Postings, Received
 from tokenomics_quota.projections.governance import GoverningEvent, Scope
 
 
@@ -105,6 +105,10 @@ class Ledger(Protocol):
 
     async def take_repeats(self, topic: str, identities: Iterable[bytes]) -> Sequence[LogOrder]:
         """Forget the repeats of these identities and return where they stand."""
+        ...
+
+    async def put_reuses(self, reuses: Iterable[AssetReuse], source: Source) -> None:
+        """Remember who used which asset, for each source of them; what is known stays as it is."""
         ...
 
     async def post(self, postings: Postings, source: Source) -> None:

@@ -78,6 +78,8 @@ class Advised(Value):
     cached_input_saving_micro_usd: Total | None = None
     batch_saving_micro_usd: Total | None = None
     shorter_context_saving_micro_usd: Total | None = None
+    asset_ids: tuple[Identifier, ...] = ()
+    """What others shared for the use case."""
 
 
 class DecisionRecorded(Event):

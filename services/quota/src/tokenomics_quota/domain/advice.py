@@ -1,5 +1,6 @@
 """Better ways to make a call: what would cost less, how much less, and from when on it pays."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from operator import attrgetter
 from typing import Final
@@ -7,7 +8,17 @@ from typing import Final
 from tokenomics_contracts.units import MicroUsd
 from tokenomics_quota.domain.approvals import Unlocks
 from tokenomics_quota.domain.balance import Headroom
-from tokenomics_quota.domain.checks import Advice, Batched, CachedInput, Call, CheaperModel, ShorterContext
+from tokenomics_quota.domain.checks import (
+    NO_ADVICE,
+    Advice,
+    Batched,
+    CachedInput,
+    Call,
+    CheaperModel,
+    ReusableAsset,
+    ShorterContext,
+)
+from tokenomics_quota.domain.findings import Rule
 from tokenomics_quota.domain.permits import Permits
 from tokenomics_quota.domain.pricing import PriceBook, Quantities, Steps, Tariff, counted, in_micro_usd
 
@@ -28,6 +39,7 @@ def advise(  # noqa: PLR0917 - what it rests on
     permits: Permits | None,
     unlocks: Unlocks,
     headroom: Headroom | None,
+    assets: Sequence[ReusableAsset] = (),
     *,
     most: int = DEFAULT_MOST,
 ) -> Advice:
@@ -42,21 +54,27 @@ def advise(  # noqa: PLR0917 - what it rests on
         and so names none that would do as well.
     headroom
         Of the accounts that the caller may see.
+    assets
+        What is offered for the call's use case, the best first.
     """
     exact_cost = tariff.exact_cost(call.quantities)
     cost = in_micro_usd(exact_cost)
     models: tuple[CheaperModel, ...] = ()
+    best = tuple(assets[:most])
     if permits is not None:
         models = _cheaper_models(call, cost, book, now, permits, unlocks)[:most]
-        if permits.objections(call.provider, call.model, call.data_class, None):
-            return Advice(models)  # nothing else makes it permitted
+        if objections := permits.objections(call.provider, call.model, call.data_class, None):
+            if objections[0].rule is Rule.PROHIBITED_DATA:
+                return NO_ADVICE
+            return Advice(models, assets=best)  # nothing else makes it permitted
     if tariff.pricing == "fallback":
-        return Advice(models)  # what isn't known of a model can't be said to cost less
+        return Advice(models, assets=best)  # what isn't known of a model can't be said to cost less
     return Advice(
         models,
         _cached_input(call.quantities, tariff, exact_cost, cost),
         _batched(call, cost, book, now),
         _shorter_context(call, cost, book, now, headroom),
+        best,
     )
 
 

@@ -94,6 +94,15 @@ class ShorterContext(NamedTuple):
     """Whether with so few no account asks for more than now."""
 
 
+class ReusableAsset(NamedTuple):
+    """Something that somebody shared for a use case."""
+
+    asset_id: str
+    use_case: str
+    distinct_users: int
+    """How many others have used it."""
+
+
 class Advice(NamedTuple):
     """What there is to say about a call."""
 
@@ -102,6 +111,8 @@ class Advice(NamedTuple):
     cached_input: CachedInput | None = None
     batched: Batched | None = None
     shorter_context: ShorterContext | None = None
+    assets: tuple[ReusableAsset, ...] = ()
+    """What most have used first."""
 
 
 NO_ADVICE: Final = Advice()

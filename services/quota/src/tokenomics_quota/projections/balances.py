@@ -64,6 +64,8 @@ class QuotaView:
         Append time of the newest event applied.
     ledger_change_seq
         How far the hold ledger is applied.
+    asset_users
+        How many others used each asset that somebody shared; replaced as a whole, never changed.
     refreshed_at
         When the view last equalled the committed state, by a clock that never steps; ``None`` before the
         first load.
@@ -77,6 +79,7 @@ class QuotaView:
         self.next_offsets: dict[str, int] = {}
         self.as_of: datetime | None = None
         self.ledger_change_seq = 0
+        self.asset_users: Mapping[str, int] = {}
         self.refreshed_at: datetime | None = None
         self.refresh_began: float | None = None
         self._kept: dict[_Key, _Kept] = {}

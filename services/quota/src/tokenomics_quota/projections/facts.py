@@ -92,6 +92,14 @@ class LateUsage:
     received: Received
 
 
+class AssetReuse(NamedTuple):
+    """Somebody used what somebody shared."""
+
+    asset_id: str
+    subject: str
+    """Subject id or alias, as the tool named it."""
+
+
 class Derived(NamedTuple):
     """What follows from the event and from what governs it: the last columns of ``fact``, in order."""
 

@@ -20,6 +20,7 @@ from tokenomics_contracts.events.directory import (
     ServiceUpserted,
     TeamUpserted,
 )
+from tokenomics_contracts.events.nominations import AssetPublished
 from tokenomics_contracts.events.policy import (
     BaselineDocument,
     PolicyDocument,
@@ -49,6 +50,7 @@ from tokenomics_quota.domain.approvals import (
     unlocked_over_time,
     while_reached,
 )
+from tokenomics_quota.domain.assets import NO_ASSETS, AssetVersion
 from tokenomics_quota.domain.degradation import Degrade
 from tokenomics_quota.domain.directory import (
     Attribution,
@@ -110,9 +112,10 @@ POLICY_KINDS = frozenset({"quota", "price_book", "sources", "baseline", "use_cas
 
 
 class GoverningEvent(NamedTuple):
-    """An event of the directory, of policies or approvals, or a closed period that carries something over.
+    """An event that others depend on, as log and ledger hold it; a state keeps what it says.
 
-    As log and ledger hold it; a state keeps what it says.
+    Of the directory, of policies, approvals and what people share, or a closed period that carries something
+    over.
     """
 
     topic: str
@@ -171,6 +174,7 @@ class Governance:
         )
         self.use_cases: Timeline[UseCasesPolicy] = Timeline((), before=NO_USE_CASES)
         self.sources: Timeline[SourcesPolicy] = Timeline((), before=NO_SOURCES)
+        self.assets = NO_ASSETS
         self._permits: dict[tuple[int, int, str | None], Permits | None] = {}
         """By version of the quota policy, version of the use cases policy, and role."""
 
@@ -183,6 +187,7 @@ class Governance:
         described = [each for each in known if isinstance(each.event, DIRECTORY_EVENTS)]
         published = [each for each in known if isinstance(each.event, PolicyPublished)]
         decided = [each for each in known if isinstance(each.event, GRANTING_EVENTS)]
+        shared = [each for each in known if isinstance(each.event, AssetPublished)]
         after, grants_changed = copy(self), False
         after.version = version
         if described:
@@ -192,6 +197,8 @@ class Governance:
             after._publish(published)
         if decided:
             grants_changed = after._decide(decided)
+        if shared:
+            after.assets = self.assets.with_versions(map(_asset, shared))
         if described or published or grants_changed:
             after.limits_version = version
         return after
@@ -483,9 +490,10 @@ class Governance:
     def scopes(self, before: "Governance", events: Iterable[GoverningEvent]) -> list[Scope]:
         """Return which facts these events may have changed since another state: one scope of a kind.
 
-        What grants something changes none: it is about limits.
+        What grants something changes none, for it is about limits; nor does what is shared.
         """
-        described = [event for event in events if not isinstance(event.event, GRANTING_EVENTS)]
+        of_no_fact = (*GRANTING_EVENTS, AssetPublished)
+        described = [event for event in events if not isinstance(event.event, of_no_fact)]
         found = [scope for event in described if (scope := self._scope(before, event)) is not None]
         merged = []
         if of_subjects := [scope for scope in found if scope.subjects]:
@@ -533,6 +541,15 @@ def _union(sets: Iterable[Iterable[str]]) -> frozenset[str]:
 def _effective(governing: GoverningEvent, value: Value) -> Effective[Value]:
     assert isinstance(governing.event, PolicyPublished | DirectoryEvent)
     return effective(value, governing.event.effective_from, governing.order, governing.identity)
+
+
+def _asset(governing: GoverningEvent) -> AssetVersion:
+    event = governing.event
+    assert isinstance(event, AssetPublished)
+    use_cases = frozenset(event.use_cases)
+    return AssetVersion(
+        event.asset_id, event.nominee, use_cases, event.published_at, governing.order, governing.identity
+    )
 
 
 def _approval(governing: GoverningEvent, event: ApprovalApproved, one: Callable[[str], str]) -> Approval:

@@ -56,7 +56,10 @@ class Advice:
         cost = in_micro_usd(tariff.exact_cost(call.quantities))
         check_bound(cost, "call.estimated_input_tokens", "call.estimated_output_tokens")
         headroom = headroom_of(touched.balances, standing, sees)
-        advice = advise(call, tariff, book, now, standing.permits, standing.unlocks, headroom, most=most)
+        assets = view.governance.assets.serving(call.use_case_id, view.asset_users, now)
+        advice = advise(
+            call, tariff, book, now, standing.permits, standing.unlocks, headroom, assets, most=most
+        )
         answer = pb.SuggestAlternativesResponse(
             estimated_cost_micro_usd=cost,
             pricing=pricing_to_pb(tariff.pricing),

@@ -448,6 +448,9 @@ def write_advice(advice: Advice, nudge: pb.Nudge) -> None:
             advice.shorter_context
         )
         shorter.within_bands = within
+    for asset_id, use_case, users in advice.assets:
+        asset = nudge.reusable_assets.add()
+        asset.asset_id, asset.use_case, asset.distinct_users = asset_id, use_case, users
 
 
 @memo(1_000)

@@ -63,7 +63,7 @@ class Moments:
         return self._kept.moment
 
     def _keep(self, view: QuotaView, now: datetime) -> _Kept:
-        lag, terms = self._meter.lag(self._clock.steady()), Terms.at(view.governance, now)
+        lag, terms = self._meter.lag(self._clock.steady()), Terms.at(view.governance, now, view.asset_users)
         degrade = terms.quota_policy.degrade
         stale = degrade.is_stale(lag)
         turns = [terms.until]

@@ -7,7 +7,7 @@ from tokenomics_chassis.projection import Connection, Source
 from tokenomics_contracts.units import HoldId
 from tokenomics_quota.domain.effective import LogOrder
 from tokenomics_quota.ports import Corrections, GoverningVersion
-from tokenomics_quota.projections.facts import Fact, Postings
+from tokenomics_quota.projections.facts import AssetReuse, Fact, Postings
 from tokenomics_quota.projections.governance import GoverningEvent, Scope
 from tokenomics_quota.storage.mapping import (
     FACT_COLUMNS,
@@ -59,6 +59,11 @@ SELECT owner, day, $4, posted_micro_usd
 FROM unnest($1::text[], $2::date[], $3::bigint[]) AS amount (owner, day, posted_micro_usd)
 ON CONFLICT (owner, day, source_id) DO UPDATE
 SET posted_micro_usd = daily.posted_micro_usd + excluded.posted_micro_usd
+"""
+_PUT_REUSES = """
+INSERT INTO asset_user (asset_id, subject, source_id, change_seq)
+SELECT asset_id, subject, $3, $4 FROM unnest($1::text[], $2::text[]) AS reuse (asset_id, subject)
+ON CONFLICT DO NOTHING
 """
 _SCOPED = f"""
 SELECT {_COLUMNS} FROM fact
@@ -196,6 +201,11 @@ class PostgresLedger:
         """Delete and return."""
         rows = await self._connection.fetch(_TAKE_REPEATS, topic, list(identities))
         return [LogOrder(*row) for row in rows]
+
+    async def put_reuses(self, reuses: Iterable[AssetReuse], source: Source) -> None:
+        """Insert what isn't there."""
+        assets, subjects = zip(*sorted(set(reuses)), strict=True)
+        await self._connection.execute(_PUT_REUSES, assets, subjects, source.source_id, source.change_seq)
 
     async def post(self, postings: Postings, source: Source) -> None:
         """Upsert in one statement each, sorted so that the index is walked once."""

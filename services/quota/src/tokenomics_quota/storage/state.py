@@ -30,6 +30,7 @@ DERIVED_TABLES = (
     HashedTable("fact", _FACTS),
     HashedTable("posted", _POSTED.format(""), _POSTED_LEFT_OUT),
     HashedTable("daily", _DAILY.format(""), _DAILY_LEFT_OUT),
+    HashedTable("asset_user", "SELECT DISTINCT asset_id, subject FROM asset_user", _POSTED_LEFT_OUT),
     HashedTable(
         "governing_event",
         "SELECT topic, identity, digest, append_ms, partition, record_offset, event_type, data"
@@ -46,7 +47,14 @@ NOT_DERIVED = {
 """Tables of the derived schema that the hash leaves out, with the reason."""
 
 _OF_NO_ACCOUNT = dict.fromkeys(
-    ("position", "parked", "skipped", *(each.table for each in EVENT_SOURCES), "governing_event"),
+    (
+        "position",
+        "parked",
+        "skipped",
+        *(each.table for each in EVENT_SOURCES),
+        "asset_user",
+        "governing_event",
+    ),
     "is of no single account",
 )
 _OWNERS: Final[Mapping[AccountKind, str]] = {

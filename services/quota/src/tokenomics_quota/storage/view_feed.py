@@ -18,6 +18,7 @@ from tokenomics_quota.domain.accounts import AccountKind
 from tokenomics_quota.domain.spikes import DayUse, SpikeRule
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.governance import Governance
+from tokenomics_quota.storage.assets import asset_users
 from tokenomics_quota.storage.ledger import PostgresLedger
 from tokenomics_quota.storage.pending import pending_changes
 from tokenomics_quota.storage.totals import committed_totals, daily_totals
@@ -125,6 +126,8 @@ class ViewFeed:
                 changes = await follower.poll(connection)
             moved = {each.position.source_id: each.old_change_seq for each in changes if each.has_rows}
             totals = await committed_totals(connection, None if whole else moved, since=horizon)
+            anew = whole or governance.assets is not view.governance.assets
+            of_assets = await asset_users(connection, governance.assets.nominees, None if anew else moved)
             known_change_seq = None if whole else view.ledger_change_seq
             held = await pending_changes(connection, known_change_seq, since=horizon)
             looking_for = now.astimezone(UTC).date(), governance.quota_policies.at(now).spikes
@@ -141,6 +144,7 @@ class ViewFeed:
         if whole or looking_for != self._looked_for:
             view.clear_day_uses()
         view.governance = governance
+        view.asset_users = of_assets if anew else {**view.asset_users, **of_assets}
         view.put_totals(totals)
         view.put_pending(held.pending)
         view.put_day_uses(users, day_uses)

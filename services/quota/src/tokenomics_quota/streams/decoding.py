@@ -4,15 +4,16 @@ from tokenomics_chassis.records import Record
 from tokenomics_contracts.catalogue import topics_of
 from tokenomics_contracts.cloudevents import Envelope, EventRejected, RejectionCode, decode
 from tokenomics_contracts.events.base import Event
+from tokenomics_contracts.events.nominations import AssetPublished
 from tokenomics_contracts.events.policy import PolicyPublished
 from tokenomics_contracts.events.quota import HoldSettled, PeriodClosed
-from tokenomics_contracts.events.usage import UsageCorrected, UsageRecorded
+from tokenomics_contracts.events.usage import AssetReused, UsageCorrected, UsageRecorded
 from tokenomics_contracts.fast import UsageRecordedData, parse_usage_recorded
 from tokenomics_contracts.identity import identity, payload_digest
 from tokenomics_contracts.registry import parse
 from tokenomics_quota.domain.effective import LATENESS_BOUND, LogOrder
 from tokenomics_quota.domain.trail import Reported
-from tokenomics_quota.projections.facts import LateUsage, Received
+from tokenomics_quota.projections.facts import AssetReuse, LateUsage, Received
 from tokenomics_quota.projections.governance import (
     APPROVAL_EVENTS,
     DIRECTORY_EVENTS,
@@ -33,7 +34,7 @@ def is_late(record: Record, envelope: Envelope) -> bool:
     return record.append_ms - envelope.time.timestamp() * 1000 > _LATENESS_BOUND_MS
 
 
-def usage_from_record(record: Record) -> Received | LateUsage | None:
+def usage_from_record(record: Record) -> Received | LateUsage | AssetReuse | None:
     """Read a record of the usage topic; ``None`` for types that quota passes by.
 
     Raises
@@ -52,7 +53,7 @@ def usage_from_record(record: Record) -> Received | LateUsage | None:
             received = _corrected(record, envelope, event)
         else:
             _refuse_foreign(record, event)
-            return None
+            return _reuse(record, envelope, event)
     return LateUsage(envelope.source, received) if is_late(record, envelope) else received
 
 
@@ -126,7 +127,7 @@ def governing_event_from_record(record: Record) -> GoverningEvent | None:
     _refuse_foreign(record, event)
     if is_late(record, envelope):
         raise EventRejected(RejectionCode.TOO_LATE, f"{_LATE}; publish it anew")
-    if not isinstance(event, (*DIRECTORY_EVENTS, *APPROVAL_EVENTS)) and not (
+    if not isinstance(event, (*DIRECTORY_EVENTS, *APPROVAL_EVENTS, AssetPublished)) and not (
         isinstance(event, PolicyPublished) and event.kind in POLICY_KINDS
     ):
         return None
@@ -164,6 +165,13 @@ def report_from_record(record: Record) -> Reported | None:
     if not isinstance(event, UsageRecorded):
         return None
     return Reported(envelope.source, envelope.id, event.tool, event.use_case)
+
+
+def _reuse(record: Record, envelope: Envelope, event: Event) -> AssetReuse | None:
+    """Return who used what somebody shared; ``None`` for other events, and for one that came too late."""
+    if not isinstance(event, AssetReused) or is_late(record, envelope):
+        return None
+    return AssetReuse(event.asset_id, event.subject)
 
 
 def _recorded(record: Record, envelope: Envelope, usage: UsageRecordedData) -> Received:

@@ -112,7 +112,7 @@ def decision_event(record: DecisionRecord) -> OutboxEvent:
 def _advised(advice: Advice) -> AdvisedData | None:
     if advice == NO_ADVICE:
         return None
-    models, cached, batched, shorter = advice
+    models, cached, batched, shorter, assets = advice
     return AdvisedData(
         cheaper_models=tuple(
             AdvisedModelData(provider=each.provider, model=each.model, saving_micro_usd=each.saving_micro_usd)
@@ -121,6 +121,7 @@ def _advised(advice: Advice) -> AdvisedData | None:
         cached_input_saving_micro_usd=cached.saving_micro_usd if cached else None,
         batch_saving_micro_usd=batched.saving_micro_usd if batched else None,
         shorter_context_saving_micro_usd=shorter.saving_micro_usd if shorter else None,
+        asset_ids=tuple(each.asset_id for each in assets),
     )
 
 

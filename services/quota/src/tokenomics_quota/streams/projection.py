@@ -8,7 +8,7 @@ from tokenomics_chassis.records import Place, Record
 from tokenomics_contracts.cloudevents import EventRejected, RejectionCode
 from tokenomics_quota.domain.effective import LogOrder
 from tokenomics_quota.ports import Ledger
-from tokenomics_quota.projections.facts import LateUsage, Received
+from tokenomics_quota.projections.facts import AssetReuse, LateUsage, Received
 from tokenomics_quota.projections.governance import GoverningEvent
 from tokenomics_quota.streams.decoding import (
     TOO_LATE,
@@ -30,6 +30,7 @@ USAGE = "tokenomics.usage.v1"
 DIRECTORY = "tokenomics.directory.v1"
 POLICY = "tokenomics.policy.v1"
 APPROVALS = "tokenomics.approvals.v1"
+NOMINATIONS = "tokenomics.nominations.v1"
 
 Read = TypeVar("Read")
 
@@ -41,7 +42,7 @@ class QuotaProjection:
     """Implements the chassis' ``Projection``."""
 
     name = "quota"
-    topics = frozenset({USAGE, DIRECTORY, POLICY, APPROVALS})
+    topics = frozenset({USAGE, DIRECTORY, POLICY, APPROVALS, NOMINATIONS})
     # A policy is judged against the one before it, so none may overtake one of its kind that can't be read.
     ordered_topics = frozenset({POLICY})
     understood_codes = frozenset(
@@ -62,7 +63,7 @@ class QuotaProjection:
         return await self._apply_governing(self._ledger_on(connection), batch)
 
     async def _apply_usage(self, ledger: Ledger, batch: Batch) -> Outcome:
-        events: list[Received | LateUsage]
+        events: list[Received | LateUsage | AssetReuse]
         events, rejected = _read(batch.records, usage_from_record)
         if not events:
             return Outcome(rejected, changed=False)

@@ -1,6 +1,6 @@
 """Checking: may this call go ahead, at what price, and what unblocks the caller."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple, Self
 
@@ -34,6 +34,9 @@ _JUSTIFY: Final = "Give a business reason; it opens this band for a while."
 _JUSTIFY_SPIKE: Final = "Give a business reason; it lets you go on for a while."
 
 
+NOBODY: Final[Mapping[str, int]] = {}
+
+
 class Terms(NamedTuple):
     """What governs a check."""
 
@@ -42,13 +45,15 @@ class Terms(NamedTuple):
     price_book: PriceBook
     until: datetime
     """When time alone may put others of them in force; nothing says that it will."""
+    asset_users: Mapping[str, int] = NOBODY
+    """How many others used what somebody shared."""
 
     @classmethod
-    def at(cls, governance: Governance, now: datetime) -> Self:
+    def at(cls, governance: Governance, now: datetime, asset_users: Mapping[str, int] = NOBODY) -> Self:
         """Return the terms that are in force now."""
         policies, books = governance.quota_policies, governance.price_books
         until = min(policies.until(now), books.until(now))
-        return cls(governance, policies.at(now), books.at(now), until)
+        return cls(governance, policies.at(now), books.at(now), until, asset_users)
 
 
 def check(
@@ -64,7 +69,7 @@ def check(
     through from below a threshold; the balances tell where they stand without it. All accounts decide; the
     caps are those of the accounts that may be seen, for a cap tells how much is left.
     """
-    governance, quota_policy, book, _ = terms
+    governance, quota_policy, book, _, asset_users = terms
     quantities = call.quantities
     tariff = book.tariff(call.provider, call.model, quantities, now)
     exact_cost = tariff.exact_cost(quantities)
@@ -110,7 +115,16 @@ def check(
             book.version,
             Shadow(max(decision, shadow[0].decision), [_reason(each) for each in shadow]) if shadow else None,
             standing.cohort,
-            advise(call, tariff, book, now, standing.permits, standing.unlocks, headroom)
+            advise(
+                call,
+                tariff,
+                book,
+                now,
+                standing.permits,
+                standing.unlocks,
+                headroom,
+                governance.assets.serving(call.use_case_id, asset_users, now),
+            )
             if findings
             else NO_ADVICE,
         )

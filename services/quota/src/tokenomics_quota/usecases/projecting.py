@@ -10,7 +10,7 @@ from tokenomics_contracts.units import HoldId
 from tokenomics_quota.domain.effective import LogOrder
 from tokenomics_quota.domain.identity import Verdict, judge
 from tokenomics_quota.ports import GoverningVersion, Ledger
-from tokenomics_quota.projections.facts import LateUsage, Line, Received
+from tokenomics_quota.projections.facts import AssetReuse, LateUsage, Line, Received
 from tokenomics_quota.projections.governance import Governance, GoverningEvent
 from tokenomics_quota.projections.usage import UsageFold, rederive, spread
 
@@ -67,14 +67,17 @@ async def apply_usage(
     ledger: Ledger,
     known: KnownGovernance,
     source: Source,
-    events: Sequence[Received | LateUsage],
+    events: Sequence[Received | LateUsage | AssetReuse],
 ) -> UsageApplied:
     """Fold usage events into facts and post what they cost, in the ledger's transaction."""
     governance = await known.locked(ledger)
-    received, too_late = list[Received](), list[LogOrder]()
+    received, too_late, reuses = list[Received](), list[LogOrder](), list[AssetReuse]()
     for event in events:
         if isinstance(event, Received):
             received.append(event)
+            continue
+        if isinstance(event, AssetReuse):
+            reuses.append(event)
             continue
         permission = governance.backfill(event.source, event.received.order.appended_at)
         if permission.allowed:
@@ -83,7 +86,9 @@ async def apply_usage(
             too_late.append(event.received.order)
     fold, conflicts = await _fold(ledger, governance, received)
     displaced, changed = await _write(ledger, source, fold)
-    return UsageApplied(too_late, conflicts, displaced, changed)
+    if reuses:
+        await ledger.put_reuses(reuses, source)
+    return UsageApplied(too_late, conflicts, displaced, changed or bool(reuses))
 
 
 async def _judge_provisional(ledger: Ledger, fold: UsageFold) -> None:

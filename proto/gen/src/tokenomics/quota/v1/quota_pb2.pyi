@@ -673,7 +673,7 @@ class Nudge(_message.Message):
 
     @_builtins.property
     def reusable_assets(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReusableAsset]:
-        """Shared assets for the use case."""
+        """Shared assets for the use case, those that most have used first; at most 3 in a check."""
 
     @_builtins.property
     def cached_input(self) -> Global___CachedInput:
@@ -847,7 +847,7 @@ class ReusableAsset(_message.Message):
     use_case: _builtins.str
     """Use case that it serves."""
     distinct_users: _builtins.int
-    """How many others used it."""
+    """How many others used it, by the names that tools gave them."""
     def __init__(
         self,
         *,
