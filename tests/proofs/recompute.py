@@ -225,6 +225,10 @@ class Directory:
         departed = _latest(self._departures.get(subject, ()), at)
         return departed is not None and (described is None or described.precedence < departed.precedence)
 
+    def subjects(self) -> list[str]:
+        """Name every person and service there ever was."""
+        return [entity_id for kind, entity_id in self._versions if kind == "subject"]
+
     def is_member(self, group_id: str, subject: str, at: datetime) -> bool:
         """Whether somebody was in a group then."""
         group = self.in_force("group", group_id, at)
@@ -508,6 +512,60 @@ class Recomputation:
         _, ends = self.bounds(period, at)
         quota = self.policies.in_force("quota", ends - timedelta(microseconds=1)) or {}
         return ends + timedelta(days=quota.get("close_after_days", 5)) <= at
+
+    def owner(self, account_id: str, at: datetime) -> str | None:
+        """Return who decides about a shared account at an instant."""
+        kind, owner_id, _, _ = account_id.split("/")
+        unit = self.directory.in_force(kind, owner_id, at)
+        return None if unit is None else unit.get("owner_id")
+
+    def members(self, kind: str, owner_id: str, at: datetime) -> list[str]:
+        """Return who belongs to a team, project or cost centre at an instant and has not left."""
+        found = []
+        for subject in self.directory.subjects():
+            described = self.directory.in_force("subject", subject, at)
+            if described is None or self.directory.has_left(subject, at):
+                continue
+            team = self.directory.in_force("team", described["team_id"], at) or {}
+            centre = described.get("cost_centre_id") or team.get("cost_centre_id")
+            belongs = {
+                "team": [described["team_id"]],
+                "project": described.get("project_ids") or [],
+                "cost_centre": [centre],
+            }
+            if owner_id in belongs[kind]:
+                found.append(subject)
+        return found
+
+    def asking(
+        self, subject: str, project: str | None, cost_micro_usd: int, at: datetime
+    ) -> tuple[set[str], set[str]]:
+        """Return which shared accounts ask for an approval of a call, and which spare the caller for now.
+
+        One asks once it has reached its limit with the call: a member who then has used a fair share, an
+        equal part of the limit; who is no member; and all from where policy says so on. What somebody has
+        used is all of it, wherever.
+        """
+        person, period = self.directory.resolve(subject, at), self.period_of(at)
+        stated = (self.policies.in_force("quota", at) or {}).get("thresholds", {})
+        approve = stated.get("approve_basis_points", BASIS)
+        everybody = stated.get("everybody_basis_points")
+        asking, spared = set[str](), set[str]()
+        for account_id in _accounts({"project": project}, person, at, self):
+            kind, owner_id, purpose, _ = account_id.split("/")
+            limit = self.limit_micro_usd(account_id, at) if purpose == "all" else None
+            used = self.totals.get(account_id, 0) + cost_micro_usd
+            if kind == "subject" or limit is None or used <= 0 or used * BASIS < limit * approve:
+                continue
+            own = self.totals.get(f"subject/{person}/all/{period}", 0) + cost_micro_usd
+            members = self.members(kind, owner_id, at)
+            is_spared = (
+                person in members
+                and own * len(members) < limit
+                and (everybody is None or used * BASIS < limit * everybody)
+            )
+            (spared if is_spared else asking).add(account_id)
+        return asking, spared
 
     def thresholds_due(self, at: datetime) -> dict[tuple[str, int], tuple[int, int]]:
         """Return (account id, threshold) to (limit, posted) for each threshold the totals have reached."""

@@ -22,6 +22,7 @@ from tests.proofs import (
     reprice_is_visible,
     restart_storm,
     restored_backup,
+    shared_budget_fairness,
     slow_and_full,
     stale_view,
     thresholds_once,
@@ -109,6 +110,14 @@ async def test_abandoned_holds_fails_when_they_count_until_it_is_written_down_th
 ) -> None:
     verdict = await abandoned_holds.endure(lab_with("ends-unseen", resources), 400)
     assert any("placed=False" in failure for failure in verdict.failures)
+
+
+async def test_shared_budget_fairness_fails_when_a_budget_that_is_used_up_asks_everybody(
+    resources: AsyncExitStack,
+) -> None:
+    verdict = await shared_budget_fairness.prove(lab_with("everybody-is-asked", resources))
+    assert verdict.failures
+    assert all("decision 4 by" in failure and "recomputed" in failure for failure in verdict.failures)
 
 
 async def test_restored_backup_fails_when_kafkas_commits_are_believed(resources: AsyncExitStack) -> None:

@@ -27,6 +27,7 @@ from tokenomics_chassis.rpc.errors import UnavailableError
 from tokenomics_contracts.registry import REGISTRY
 from tokenomics_contracts.units import MicroUsd, Purpose
 from tokenomics_contracts.upcast import Upcast
+from tokenomics_quota.domain.balance import Balance
 from tokenomics_quota.domain.periods import MonthCalendar
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.rpc.views import Views
@@ -212,6 +213,11 @@ def lingering_grants() -> list[Change]:
     return [Change(QuotaView, "_governed", linger)]
 
 
+def everybody_is_asked() -> list[Change]:
+    """shared-budget-fairness: a budget that is used up asks all of its members, whatever they have used."""
+    return [Change(Balance, "room_of_member", lambda *_: None)]
+
+
 def clocks_never_change() -> list[Change]:
     """period-turn: a zone's periods turn as if it had its January's offset from UTC all year."""
     make = MonthCalendar.__init__
@@ -300,6 +306,7 @@ VARIANTS: dict[str, Callable[[], list[Change]]] = {
         loading_is_denied,
         lanes_without_a_measure,
         lingering_grants,
+        everybody_is_asked,
         clocks_never_change,
         set_clock,
         stepped_clock,
