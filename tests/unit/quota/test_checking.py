@@ -18,17 +18,19 @@ from tests.support.quota_events import (
     person,
     price_book,
     project,
+    published,
     quota_policy,
     team,
 )
 from tokenomics_contracts.events.directory import PersonLeft
-from tokenomics_contracts.units import MAX_TOKENS, AccountId, MicroUsd, PeriodId
+from tokenomics_contracts.units import MAX_TOKENS, AccountId, MicroUsd, PeriodId, ServiceTier
 from tokenomics_quota.domain.accounts import AccountKind, parse_account_id
 from tokenomics_quota.domain.balance import headroom_of
 from tokenomics_quota.domain.checks import Answer, Call, Decided
 from tokenomics_quota.domain.decision_records import DecisionRecord
 from tokenomics_quota.domain.friction import Band, Decision, ask
 from tokenomics_quota.domain.pricing import Quantities
+from tokenomics_quota.domain.timeline import Timeline
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.streams.events import decision_event
@@ -187,6 +189,53 @@ def test_what_fits_the_caps_stays_in_its_decision_and_more_leaves_it(
     assert check(made, call(output=fits), NOW).decision is without
     if without is not Decision.APPROVAL_REQUIRED and fits < MAX_TOKENS:
         assert check(made, call(output=fits + 1), NOW).decision > without
+
+
+@given(
+    used=st.integers(0, 1_200_000),
+    held=st.integers(0, 400_000),
+    team_held=st.integers(0, 400_000),
+    output=st.integers(0, 500_000),
+    tier=st.sampled_from(["standard", "batch", "priority"]),
+)
+def test_the_caps_count_what_is_held_and_the_price_of_the_service_tier(
+    used: int, held: int, team_held: int, output: int, tier: ServiceTier
+) -> None:
+    rates = {"input": 1_000_003, "output": 3_000_017}
+    prices = {
+        "prices": [{"provider": "acme", "model": "*", "rates": rates}],
+        "service_tier_basis_points": {"batch": 5_000, "priority": 17_501},
+        "fallback": rates,
+    }
+    budget = {"kind": "team", "owner_id": "red", "limit_micro_usd": 900_000}
+    made = view({"subject/ada/operational": used, "team/red/operational": used}, budgets=[budget])
+    book = governing(published("price_book", 2, LONG_AGO, prices), 100)
+    made.governance = made.governance.with_events([book], 2)
+    made.put_pending(
+        {
+            AccountId(f"subject/ada/all/{PERIOD}"): Timeline((), before=MicroUsd(held)),
+            AccountId(f"team/red/all/{PERIOD}"): Timeline((), before=MicroUsd(team_held)),
+        }
+    )
+
+    def answer(output_tokens: int) -> Answer:
+        quantities = Quantities(1_000, 0, 0, output_tokens, 0, tier)
+        return check(made, call()._replace(quantities=quantities), NOW)
+
+    asked = answer(output)
+    assert [each.pending_micro_usd for each in asked.balances[:2]] == [held, team_held]
+    without = answer(0).decision
+    assert asked.caps is not None
+    within_band, within_limit = asked.caps
+    assert answer(within_band).decision is without
+    if without is not Decision.APPROVAL_REQUIRED:
+        assert answer(within_band + 1).decision > without
+    left = min(LIMIT - used - held, 900_000 - used - team_held)
+    if answer(0).estimate.cost_micro_usd <= left:
+        assert answer(within_limit).estimate.cost_micro_usd <= left
+        assert answer(within_limit + 1).estimate.cost_micro_usd > left
+    else:
+        assert within_limit == 0
 
 
 @given(
