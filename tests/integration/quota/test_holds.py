@@ -425,6 +425,27 @@ async def test_holds_are_listed_newest_first_page_by_page(holds: Served) -> None
     assert (found, token) == ([["h4", "h3"], ["h2", "h1"], ["h0"]], "")
 
 
+async def test_a_page_looks_at_so_many_holds_at_the_most(
+    holds: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokenomics_quota.storage.hold_ledger.LOOKED_AT", 3)
+    for number in range(8):
+        await place(holds, f"h{number}", 10, subject="eve" if number == 1 else "ada")
+    await holds.stub.ReleaseHold(pb.ReleaseHoldRequest(hold_id="h2"), metadata=holds.metadata())
+    for wanted, expected in (
+        ({"state": pb.HOLD_STATE_RELEASED}, [[], ["h2"], []]),
+        ({"state": pb.HOLD_STATE_LIVE}, [["h7", "h6"], ["h5", "h4"], ["h3", "h1"], ["h0"]]),
+        ({"account_id": RED, "subject": "eve"}, [[], [], ["h1"]]),
+    ):
+        pages, token = list[list[str]](), ""
+        while not pages or token:
+            request = pb.ListHoldsRequest(page_size=2, page_token=token, **wanted)
+            page = await holds.stub.ListHolds(request, metadata=holds.metadata())
+            pages.append([hold.hold_id for hold in page.holds])
+            token = page.next_page_token
+        assert pages == expected
+
+
 async def test_holds_are_listed_as_they_stand_at_the_ledgers_now(holds: Served) -> None:
     await place(holds, "gone", ttl=timedelta(seconds=1))
     await place(holds, "agent", 500)

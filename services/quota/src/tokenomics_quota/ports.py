@@ -413,9 +413,17 @@ class HoldsWanted(NamedTuple):
     """At most so many."""
 
 
+class HoldPage(NamedTuple):
+    """Some of the holds that are wanted, the newest first."""
+
+    holds: Sequence[HeldNow]
+    before_no: int | None
+    """Where the next page begins, which may have nothing; ``None``: there are no more."""
+
+
 class HoldList(Protocol):
     """Where holds are looked up, outside any turn."""
 
-    async def page(self, wanted: HoldsWanted) -> Sequence[HeldNow]:
-        """Return holds as they stand, the newest first."""
+    async def page(self, wanted: HoldsWanted) -> HoldPage:
+        """Return holds as they stand: fewer than wanted where most are left out, so that it takes no long."""
         ...

@@ -149,8 +149,12 @@ class Hold(NamedTuple):
 
     def state_at(self, now: datetime) -> HoldState:
         """Where it stands at the ledger's now, whether that is written down or not."""
-        past = self.state is HoldState.LIVE and self.expires_at <= now
-        return HoldState.EXPIRED if past else self.state
+        return state_at(self.state, self.expires_at, now)
+
+
+def state_at(written: HoldState, expires_at: datetime, now: datetime) -> HoldState:
+    """Return where a hold stands at the ledger's now of which something is written down."""
+    return HoldState.EXPIRED if written is HoldState.LIVE and expires_at <= now else written
 
 
 class HeldNow(NamedTuple):

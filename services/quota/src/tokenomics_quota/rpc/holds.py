@@ -135,12 +135,10 @@ class Holds:
         if subject is not None:
             subject = view.governance.directory.attribution(subject).at(now).subject_id or SubjectId(subject)
             authorize(sees, account_of(subject))
-        found = await self._listed.page(wanted._replace(subject=subject, size=wanted.size + 1))
-        page = found[: wanted.size]
-        await self._desk.look_at([each.hold.subject for each in page], "ListHolds")
+        page = await self._listed.page(wanted._replace(subject=subject))
+        await self._desk.look_at([each.hold.subject for each in page.holds], "ListHolds")
         return pb.ListHoldsResponse(
-            holds=map(hold_to_pb, page),
-            next_page_token=str(page[-1].hold.hold_no) if len(found) > wanted.size else "",
+            holds=map(hold_to_pb, page.holds), next_page_token=str(page.before_no or "")
         )
 
     def _placing(self, request: pb.PlaceHoldRequest) -> Placing:

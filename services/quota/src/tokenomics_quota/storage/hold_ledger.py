@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final
 
 from tokenomics_chassis import outbox
 from tokenomics_chassis.outbox import OutboxEvent
@@ -20,8 +20,9 @@ from tokenomics_quota.domain.holds import (
     Hold,
     HoldState,
     LedgerAccount,
+    state_at,
 )
-from tokenomics_quota.ports import Committed, HoldLedger, HoldsWanted, Turn
+from tokenomics_quota.ports import Committed, HoldLedger, HoldPage, HoldsWanted, Turn
 from tokenomics_quota.storage.mapping import (
     ENDED_HOLD,
     HOLD_COLUMNS,
@@ -49,20 +50,31 @@ RETURNING change_seq - $1 + 1, last_now, coalesce(open_for = {INCARNATION}, fals
 _BEGIN_AGAIN = """
 UPDATE ledger SET change_seq = greatest(change_seq, $1), last_now = greatest(last_now, $2)
 """
+# OFFSET 0 keeps a sub-select apart: it is looked up by index for each row, whatever the planner knows of the
+# tables, and however long they are.
 _HOLDS = f"""
 WITH RECURSIVE named AS (
     SELECT hold_no, parent_no, root_no FROM placed_hold WHERE hold_id = ANY($1::text[])
     UNION
-    SELECT above.hold_no, above.parent_no, above.root_no
-    FROM named JOIN placed_hold AS above ON above.hold_no = named.parent_no
+    SELECT above.* FROM named CROSS JOIN LATERAL (
+        SELECT hold_no, parent_no, root_no FROM placed_hold WHERE hold_no = named.parent_no OFFSET 0
+    ) AS above
+    WHERE named.parent_no IS NOT NULL
 ), wanted AS (
     SELECT hold_no FROM named
     UNION
-    SELECT part.hold_no
-    FROM named JOIN live_hold AS part ON part.root_no = coalesce(named.root_no, named.hold_no)
+    SELECT part.hold_no FROM named CROSS JOIN LATERAL (
+        SELECT hold_no FROM live_hold WHERE root_no = coalesce(named.root_no, named.hold_no) OFFSET 0
+    ) AS part
 )
-SELECT {", ".join((*HOLD_COLUMNS, *LEASE_COLUMNS))}
-FROM wanted JOIN hold USING (hold_no) LEFT JOIN lease USING (hold_no) ORDER BY hold_no
+SELECT hold.*, lease.* FROM wanted
+CROSS JOIN LATERAL (
+    SELECT {", ".join(HOLD_COLUMNS)} FROM hold WHERE hold.hold_no = wanted.hold_no OFFSET 0
+) AS hold
+LEFT JOIN LATERAL (
+    SELECT {", ".join(LEASE_COLUMNS)} FROM lease WHERE lease.hold_no = wanted.hold_no OFFSET 0
+) AS lease ON true
+ORDER BY hold.hold_no
 """
 _ACCOUNTS = """
 SELECT account_no, account_id, state, placements,
@@ -152,30 +164,35 @@ VALUES ({", ".join(f"${place}" for place in range(1, len(LEASE_COLUMNS) + 2))})
 ON CONFLICT (hold_no) DO UPDATE SET {_assigned(LEASE_COLUMNS)}
 """
 
-_PAGE = f"""
-SELECT {", ".join(f"hold.{column}" for column in HOLD_COLUMNS)}, now.state,
+_NEWEST = "SELECT hold_no FROM placed_hold WHERE hold_no < $1 ORDER BY hold_no DESC LIMIT $2"
+_NEWEST_OF_SUBJECT = """
+SELECT hold_no FROM placed_hold WHERE subject = $3 AND hold_no < $1 ORDER BY hold_no DESC LIMIT $2
+"""
+_NEWEST_ON_ACCOUNT = """
+SELECT hold_no FROM placement
+WHERE account_no = (SELECT account_no FROM ledger_account WHERE account_id = $3) AND hold_no < $1
+ORDER BY sequence DESC LIMIT $2
+"""
+_STANDING = """
+SELECT hold.hold_no, hold.subject, hold.state, hold.expires_at, greatest(last_now, clock_timestamp())
+FROM unnest($1::bigint[]) AS wanted (hold_no)
+CROSS JOIN LATERAL (SELECT * FROM hold WHERE hold.hold_no = wanted.hold_no OFFSET 0) AS hold
+CROSS JOIN ledger
+"""
+_LISTED = f"""
+SELECT {", ".join(f"hold.{column}" for column in HOLD_COLUMNS)}, now.instant,
     ARRAY(SELECT account_id FROM unnest(hold.account_nos) WITH ORDINALITY AS place (account_no, number)
           JOIN ledger_account USING (account_no) ORDER BY number),
-    (SELECT parent.hold_id FROM hold AS parent WHERE parent.hold_no = hold.parent_no),
-    CASE WHEN now.state = 'live' THEN hold.amount_micro_usd - hold.covered_micro_usd - coalesce(
-        (SELECT sum(part.amount_micro_usd - part.covered_micro_usd)
-         FROM live_hold JOIN hold AS part USING (hold_no)
-         WHERE live_hold.root_no = coalesce(hold.root_no, hold.hold_no) AND part.parent_no = hold.hold_no
-             AND part.expires_at > ledger_now.instant), 0)::bigint ELSE 0 END
-FROM (SELECT greatest(last_now, clock_timestamp()) AS instant FROM ledger) AS ledger_now
-CROSS JOIN hold
-CROSS JOIN LATERAL (
-    SELECT CASE WHEN hold.state = 'live' AND hold.expires_at <= ledger_now.instant THEN 'expired'
-           ELSE hold.state END
-) AS now (state)
-WHERE hold.hold_no < $1 AND ($3::text IS NULL OR hold.subject = $3) AND ($4::text IS NULL OR now.state = $4)
+    (SELECT parent.hold_id FROM placed_hold AS parent WHERE parent.hold_no = hold.parent_no),
+    (SELECT coalesce(sum(part.amount_micro_usd - part.covered_micro_usd), 0)::bigint
+     FROM live_hold AS part
+     WHERE part.root_no = coalesce(hold.root_no, hold.hold_no) AND part.expires_at > now.instant
+         AND hold.hold_no = (SELECT parent_no FROM placed_hold WHERE placed_hold.hold_no = part.hold_no))
+FROM unnest($1::bigint[]) AS wanted (hold_no)
+CROSS JOIN LATERAL (SELECT * FROM hold WHERE hold.hold_no = wanted.hold_no OFFSET 0) AS hold
+CROSS JOIN (SELECT greatest(last_now, clock_timestamp()) AS instant FROM ledger) AS now
+ORDER BY hold.hold_no DESC
 """
-_ON_ACCOUNT = """
-    AND hold.hold_no IN (
-        SELECT hold_no FROM placement JOIN ledger_account USING (account_no) WHERE account_id = $5
-    )
-"""
-_PAGE_ORDER = "ORDER BY hold.hold_no DESC LIMIT $2"
 
 Describe = Callable[[Happened, str | None], OutboxEvent]
 """Encodes what happened to a hold, in a trace."""
@@ -328,27 +345,53 @@ def hold_transactions(
     return transaction
 
 
+LOOKED_AT: Final = 5_000
+"""Holds that are looked at for one page when not all of them are wanted: some tens of milliseconds."""
+
+
 class PostgresHoldList:
     """Implements :class:`tokenomics_quota.ports.HoldList`."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def page(self, wanted: HoldsWanted) -> Sequence[HeldNow]:
-        """Go backwards by number, through the placements on an account where one is named."""
-        by_account = wanted.account_id is not None
-        rows = await self._pool.fetch(
-            _PAGE + (_ON_ACCOUNT if by_account else "") + _PAGE_ORDER,
-            wanted.before_no,
-            wanted.size,
-            wanted.subject,
-            wanted.state,
-            *([wanted.account_id] if by_account else []),
-        )
-        return [
-            HeldNow(hold_from_row(row[:-4]), HoldState(row[-4]), tuple(row[-3]), row[-2], row[-1])
-            for row in rows
-        ]
+    async def page(self, wanted: HoldsWanted) -> HoldPage:
+        """Go backwards by number over some holds, along an index, and read those of them that are wanted."""
+        on_account = wanted.account_id is not None
+        sifted = wanted.state is not None or (on_account and wanted.subject is not None)
+        most = max(LOOKED_AT, wanted.size) if sifted else wanted.size + 1
+        if on_account:
+            rows = await self._pool.fetch(_NEWEST_ON_ACCOUNT, wanted.before_no, most, wanted.account_id)
+        elif wanted.subject is not None:
+            rows = await self._pool.fetch(_NEWEST_OF_SUBJECT, wanted.before_no, most, wanted.subject)
+        else:
+            rows = await self._pool.fetch(_NEWEST, wanted.before_no, most)
+        looked_at = [row[0] for row in rows]
+        fitting = await self._fitting(looked_at, wanted) if sifted else looked_at
+        page, before_no = fitting[: wanted.size], None
+        if len(fitting) > wanted.size:
+            before_no = page[-1]
+        elif sifted and len(looked_at) == most:
+            before_no = looked_at[-1]
+        listed = await self._pool.fetch(_LISTED, page) if page else []
+        return HoldPage(list(map(_held_from_row, listed)), before_no)
+
+    async def _fitting(self, hold_nos: Sequence[int], wanted: HoldsWanted) -> list[int]:
+        """Return those of the subject that stand as wanted, in the same order."""
+        fitting = {
+            hold_no
+            for hold_no, subject, state, expires_at, now in await self._pool.fetch(_STANDING, hold_nos)
+            if wanted.subject in {None, subject}
+            and wanted.state in {None, state_at(HoldState(state), expires_at, now)}
+        }
+        return [hold_no for hold_no in hold_nos if hold_no in fitting]
+
+
+def _held_from_row(row: Any) -> HeldNow:
+    *columns, now, account_ids, parent_id, kept_for_parts = row
+    hold = hold_from_row(columns)
+    left = hold.left_micro_usd - kept_for_parts if hold.is_live(now) else 0
+    return HeldNow(hold, hold.state_at(now), tuple(account_ids), parent_id, MicroUsd(left))
 
 
 async def open_ledger(connection: Connection) -> None:

@@ -64,7 +64,7 @@ CROSS JOIN LATERAL (
     WHERE hold_id IS NOT NULL AND event_kind = source.event_kind AND partition = source.partition
         AND record_offset >= source.since AND record_offset < source.until
         AND (counted OR event_kind = 'provisional')
-        AND EXISTS (SELECT FROM hold WHERE hold.hold_id = fact.hold_id)
+        AND (SELECT true FROM placed_hold WHERE placed_hold.hold_id = fact.hold_id)
     ORDER BY record_offset LIMIT $6
 ) AS fact
 ORDER BY source.topic, source.partition, fact.record_offset
@@ -76,9 +76,10 @@ ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset
 _DRAWN = "SELECT usage_identity FROM lease_draw WHERE usage_identity = ANY($1::bytea[])"
 _DRAW = "INSERT INTO lease_draw SELECT * FROM unnest($1::bytea[], $2::bigint[])"
 _PAST = """
-SELECT hold_id FROM (
+SELECT (SELECT hold_id FROM placed_hold WHERE placed_hold.hold_no = past.hold_no)
+FROM (
     SELECT hold_no FROM live_hold WHERE expires_at <= clock_timestamp() ORDER BY expires_at LIMIT $1
-) AS past JOIN hold USING (hold_no)
+) AS past
 """
 _COUNTS = """
 SELECT count(*) FILTER (WHERE expires_at > clock_timestamp()),

@@ -2582,7 +2582,7 @@ class ListHoldsResponse(_message.Message):
     """For the next page; empty: this was the last one."""
     @_builtins.property
     def holds(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hold]:
-        """Newest first."""
+        """Newest first. Fewer than asked for, even none, where filters leave most out of what was looked at."""
 
     def __init__(
         self,

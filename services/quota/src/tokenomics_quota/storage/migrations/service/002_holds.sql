@@ -55,7 +55,7 @@ CREATE TABLE placed_hold (
     hold_id text NOT NULL UNIQUE,
     subject text NOT NULL,
     project_id text,
-    purpose text NOT NULL CHECK (purpose IN ('operational', 'experiment')),
+    is_experiment boolean NOT NULL,
     account_nos int[] NOT NULL,
     digest bytea NOT NULL,
     answer bytea NOT NULL,
@@ -69,7 +69,7 @@ COMMENT ON COLUMN placed_hold.digest IS
     'over what was asked for, and each of its fields: tells a repeated call from another one with its id';
 COMMENT ON COLUMN placed_hold.answer IS
     'what the call that placed it was answered beside the hold, as its writer reads it';
-CREATE INDEX placed_hold_subject ON placed_hold (subject);
+CREATE INDEX placed_hold_subject ON placed_hold (subject, hold_no);
 
 -- Where holds stand whose end nobody wrote down: some are past it already. Rows come and go all the time.
 CREATE TABLE live_hold (
@@ -115,7 +115,8 @@ SELECT placed.hold_no, placed.hold_id, placed.kind,
          WHEN ended.ended_by = 'release' THEN 'released'
          WHEN ended.ended_by = 'expiry' THEN 'expired'
          ELSE 'live' END AS state,
-    placed.subject, placed.project_id, placed.purpose,
+    placed.subject, placed.project_id,
+    CASE WHEN placed.is_experiment THEN 'experiment' ELSE 'operational' END AS purpose,
     coalesce(live.amount_micro_usd, ended.amount_micro_usd) AS amount_micro_usd,
     placed.account_nos, placed.placed_at,
     coalesce(live.expires_at, ended.expires_at, placed.placed_until) AS expires_at,
