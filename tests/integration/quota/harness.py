@@ -8,13 +8,17 @@ from datetime import datetime
 from tests.support.quota_events import NOW, NoPrices, record
 from tokenomics_chassis.audit import AuditTrail
 from tokenomics_chassis.parking import Parking, Skips
-from tokenomics_chassis.postgres import Pool, Schemas
+from tokenomics_chassis.postgres import Connection, Pool, Schemas
 from tokenomics_chassis.projector import Projector
 from tokenomics_chassis.records import Place, Record
 from tokenomics_contracts.events.base import Event
 from tokenomics_quota.projections.governance import Governance
+from tokenomics_quota.storage.hold_ledger import PostgresHoldLedger
+from tokenomics_quota.storage.interventions import PostgresInterventions
 from tokenomics_quota.storage.ledger import PostgresLedger
 from tokenomics_quota.streams.events import OWN_TOPIC, SOURCE, skip_from_record, skipped_event
+from tokenomics_quota.streams.hold_events import hold_event
+from tokenomics_quota.streams.intervention_events import intervention_event
 from tokenomics_quota.streams.projection import OwnEvents, QuotaProjection
 from tokenomics_quota.usecases.projecting import KnownGovernance
 
@@ -76,3 +80,13 @@ class Quota:
 
     async def parked(self) -> list[str]:
         return [row[0] for row in await self.pool.fetch("SELECT error_code FROM parked ORDER BY 1")]
+
+
+def hold_ledger(connection: Connection) -> PostgresHoldLedger:
+    """Return the hold ledger on a connection with an open transaction."""
+    return PostgresHoldLedger(connection, Schemas("quota", None), hold_event)
+
+
+def intervention_ledger(connection: Connection) -> PostgresInterventions:
+    """Return account states and bypasses on a connection with an open transaction."""
+    return PostgresInterventions(connection, hold_ledger(connection), TRAIL, intervention_event)

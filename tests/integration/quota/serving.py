@@ -12,7 +12,7 @@ import pytest
 from google.rpc.error_details_pb2 import BadRequest
 from grpc_status import rpc_status
 
-from tests.integration.quota.harness import TRAIL, Quota
+from tests.integration.quota.harness import TRAIL, Quota, intervention_ledger
 from tests.support.clocks import SetClock
 from tests.support.grpc import TokenIssuer, bearer, rpc_settings, served
 from tests.support.quota_events import NoPrices, person, price_book, quota_policy, usage
@@ -32,6 +32,7 @@ from tokenomics_quota.rpc.budgets import Budgets
 from tokenomics_quota.rpc.checks import Checks
 from tokenomics_quota.rpc.desk import LedgerDesk
 from tokenomics_quota.rpc.holds import Holds
+from tokenomics_quota.rpc.interventions import Interventions
 from tokenomics_quota.rpc.leases import Leases
 from tokenomics_quota.rpc.looks import Looks
 from tokenomics_quota.rpc.moments import Moments
@@ -42,6 +43,7 @@ from tokenomics_quota.rpc.trails import Trails
 from tokenomics_quota.rpc.views import Views
 from tokenomics_quota.storage.history import ServedHistory
 from tokenomics_quota.storage.hold_ledger import PostgresHoldList, hold_transactions
+from tokenomics_quota.storage.interventions import interventions
 from tokenomics_quota.storage.looks import AuditedLooks
 from tokenomics_quota.storage.proposals import PostgresProposals
 from tokenomics_quota.storage.usage_trail import ServedUsageTrail
@@ -51,6 +53,7 @@ from tokenomics_quota.streams.hold_events import hold_event
 from tokenomics_quota.streams.projection import USAGE
 from tokenomics_quota.usecases.budgeting import Budgeting
 from tokenomics_quota.usecases.freshening import Freshening
+from tokenomics_quota.usecases.intervening import Intervening
 from tokenomics_quota.usecases.refreshes import Refreshes
 from tokenomics_quota.usecases.turns import Turns
 
@@ -162,6 +165,7 @@ async def serve(quota: Quota, folder: Path) -> AsyncIterator[Served]:
         Holds(views, desk, PostgresHoldList(quota.pool)),
         Leases(desk),
         looks,
+        Interventions(views, Intervening(interventions(quota.pool, intervention_ledger))),
         Trails(views, ServedUsageTrail(lambda: quota.pool, quota.read_records, USAGE, report_from_record)),
     )
     async with (

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.integration.quota.harness import Quota
+from tests.integration.quota.harness import Quota, hold_ledger, intervention_ledger
 from tests.support.holds import (
     Command,
     Outcome,
@@ -20,25 +20,19 @@ from tests.support.holds import (
     take_turn,
 )
 from tests.support.quota_events import settled, usage
-from tokenomics_chassis.postgres import Connection, Schemas, create_pool
+from tokenomics_chassis.postgres import create_pool
 from tokenomics_chassis.records import Record
 from tokenomics_quota.bootstrap import migrations
 from tokenomics_quota.domain.holds import Change
 from tokenomics_quota.ports import ToldChange
-from tokenomics_quota.storage.hold_ledger import PostgresHoldLedger
 from tokenomics_quota.storage.settling import Settler
 from tokenomics_quota.storage.told_changes import ToldChanges
 from tokenomics_quota.streams.events import OWN_TOPIC
-from tokenomics_quota.streams.hold_events import hold_event
 from tokenomics_quota.streams.ledger_events import told_change_from_record
 from tokenomics_quota.streams.projection import USAGE
 from tokenomics_tools.stack import Stack
 
 SOURCES = {USAGE: "recorded", OWN_TOPIC: "provisional"}
-
-
-def hold_ledger(connection: Connection) -> PostgresHoldLedger:
-    return PostgresHoldLedger(connection, Schemas("quota", None), hold_event)
 
 
 @asynccontextmanager
@@ -50,8 +44,10 @@ async def settler(quota: Quota, ends: Mapping[tuple[str, int], int] | None = Non
 
     stopping = asyncio.Event()
     async with quota.pool.acquire() as connection:
-        await ToldChanges(hold_ledger).do_again(connection)
-    work = Settler(quota.url, quota.schemas, hold_ledger, read_ends, SOURCES).run(stopping)
+        await ToldChanges(hold_ledger, intervention_ledger).do_again(connection)
+    work = Settler(
+        quota.url, quota.schemas, hold_ledger, intervention_ledger, ends=read_ends, sources=SOURCES
+    ).run(stopping)
     running = asyncio.create_task(work)
     try:
         yield
@@ -185,7 +181,9 @@ async def test_a_ledger_that_may_lack_something_is_neither_settled_nor_opened(qu
     await quota.pool.execute("UPDATE ledger SET recalled_for = 'another', open_for = 'another'")
     stopping = asyncio.Event()
     running = asyncio.create_task(
-        Settler(quota.url, quota.schemas, hold_ledger, no_ends, SOURCES).run(stopping)
+        Settler(
+            quota.url, quota.schemas, hold_ledger, intervention_ledger, ends=no_ends, sources=SOURCES
+        ).run(stopping)
     )
     await asyncio.sleep(0.5)
     assert await states(quota) == {"a": "settled", "b": "live"}
@@ -287,7 +285,7 @@ async def test_a_lost_or_restored_ledger_does_again_what_its_topic_tells_and_set
     async with await create_pool(url, quota.schemas, application_name="test") as pool:
         other = Quota(url, quota.schemas, pool)
         async with pool.acquire() as connection:
-            told_again = ToldChanges(hold_ledger)
+            told_again = ToldChanges(hold_ledger, intervention_ledger)
             early = sorted(changes)[:known]
             assert await told_again.keep(connection, early) == known
             await told_again.do_again(connection)
@@ -311,5 +309,5 @@ async def test_what_is_too_old_to_be_asked_for_is_not_kept(quota: Quota) -> None
     await quota.pool.execute("UPDATE ledger SET change_seq = 0")
     async with quota.pool.acquire() as connection:
         old = change._replace(told_at=change.told_at - timedelta(days=96))
-        assert await ToldChanges(hold_ledger).keep(connection, [old]) == 0
-        assert await ToldChanges(hold_ledger).keep(connection, [change]) == 1
+        assert await ToldChanges(hold_ledger, intervention_ledger).keep(connection, [old]) == 0
+        assert await ToldChanges(hold_ledger, intervention_ledger).keep(connection, [change]) == 1

@@ -14,7 +14,8 @@ from tokenomics_quota.domain.friction import Decision
 from tokenomics_quota.domain.rollout import ENFORCED, Rollout, Stage, Stages, judge
 
 DAY = timedelta(days=1)
-STAGED = [rule for rule in Rule if rule is not Rule.PROHIBITED_DATA]
+UNSTAGED = (Rule.PROHIBITED_DATA, Rule.SHUT_ACCOUNTS)
+STAGED = [rule for rule in Rule if rule not in UNSTAGED]
 
 
 def rollout(**stated: Any) -> Rollout:
@@ -117,10 +118,10 @@ def test_who_belongs_to_no_team_is_as_far_as_everybody() -> None:
     )
 
 
-def test_every_rule_but_prohibited_data_has_a_stage_and_a_name_in_policies() -> None:
+def test_every_rule_but_prohibited_data_and_shut_accounts_has_a_stage_and_a_name_in_policies() -> None:
     assert list(Stages._fields) == [rule.value for rule in STAGED] == list(get_args(policy.RuleName))
     for stage in Stage:
-        assert Stages.all(stage).of(Rule.PROHIBITED_DATA) is Stage.ENFORCE
+        assert [Stages.all(stage).of(rule) for rule in UNSTAGED] == [Stage.ENFORCE] * 2
 
 
 steps = st.lists(

@@ -53,6 +53,7 @@ from tokenomics_chassis.versions import (
 )
 from tokenomics_contracts.catalogue import topics
 from tokenomics_contracts.cloudevents import RejectionCode
+from tokenomics_quota.domain.interventions import Intervention
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.freshness import FreshnessMeter
 from tokenomics_quota.projections.governance import Governance
@@ -62,6 +63,7 @@ from tokenomics_quota.rpc.budgets import Budgets
 from tokenomics_quota.rpc.checks import Checks
 from tokenomics_quota.rpc.desk import LedgerDesk
 from tokenomics_quota.rpc.holds import Holds
+from tokenomics_quota.rpc.interventions import Interventions
 from tokenomics_quota.rpc.leases import Leases
 from tokenomics_quota.rpc.looks import Looks
 from tokenomics_quota.rpc.moments import Moments
@@ -76,6 +78,7 @@ from tokenomics_quota.storage.decision_log import OutboxDecisionLog
 from tokenomics_quota.storage.default_price_book import DefaultPriceBook
 from tokenomics_quota.storage.history import ServedHistory
 from tokenomics_quota.storage.hold_ledger import PostgresHoldLedger, PostgresHoldList, hold_transactions
+from tokenomics_quota.storage.interventions import PostgresInterventions, interventions
 from tokenomics_quota.storage.late_usage import LateUsageMender
 from tokenomics_quota.storage.ledger import PostgresLedger
 from tokenomics_quota.storage.looks import AuditedLooks
@@ -100,12 +103,14 @@ from tokenomics_quota.streams.events import (
     skipped_event,
 )
 from tokenomics_quota.streams.hold_events import hold_event
+from tokenomics_quota.streams.intervention_events import intervention_event
 from tokenomics_quota.streams.ledger_events import told_change_from_record
 from tokenomics_quota.streams.log_ends import LogEnds
 from tokenomics_quota.streams.projection import USAGE, OwnEvents, QuotaProjection
 from tokenomics_quota.usecases.announcing import TotalsJudge
 from tokenomics_quota.usecases.budgeting import Budgeting
 from tokenomics_quota.usecases.freshening import Freshening
+from tokenomics_quota.usecases.intervening import Intervening
 from tokenomics_quota.usecases.projecting import KnownGovernance
 from tokenomics_quota.usecases.refreshes import Refreshes
 from tokenomics_quota.usecases.silences import LogLevel, SilenceAnnouncer
@@ -163,7 +168,7 @@ def recall(settings: ServiceSettings) -> Recall:
     """Return what a term of the announcer begins with."""
     announcements = Kind(announcement_from_record, remember)
     audit = Kind(TRAIL.from_record, TRAIL.remember, TRAIL.open)
-    changes = ToldChanges(hold_ledger)
+    changes = ToldChanges(hold_ledger, intervention_ledger)
     ledger = Kind(told_change_from_record, changes.keep, changes.do_again)
     return Recall(settings.kafka_bootstrap, OWN_TOPIC, QuotaProjection.topics, [announcements, audit, ledger])
 
@@ -171,6 +176,11 @@ def recall(settings: ServiceSettings) -> Recall:
 def hold_ledger(connection: Connection) -> PostgresHoldLedger:
     """Return the hold ledger on a connection with an open transaction."""
     return PostgresHoldLedger(connection, _OWN, hold_event)
+
+
+def intervention_ledger(connection: Connection) -> PostgresInterventions:
+    """Return what people do by hand in the ledger's line, on a connection with an open transaction."""
+    return PostgresInterventions(connection, hold_ledger(connection), TRAIL, _intervention_event)
 
 
 def operations(settings: ServiceSettings, pool: Pool, schemas: Schemas) -> Operations:
@@ -283,8 +293,9 @@ def _settler(settings: ServiceSettings, version: int) -> VersionWork:
         settings.database_url,
         Schemas(SERVICE, version),
         hold_ledger,
-        lambda: end_offsets(settings.kafka_bootstrap, TOPICS),
-        {USAGE: "recorded", OWN_TOPIC: "provisional"},
+        intervention_ledger,
+        ends=lambda: end_offsets(settings.kafka_bootstrap, TOPICS),
+        sources={USAGE: "recorded", OWN_TOPIC: "provisional"},
     )
     return VersionWork(settler.run, _ready)
 
@@ -392,6 +403,7 @@ def serve() -> ExitCode:
                 Holds(views, desk, PostgresHoldList(pool)),
                 Leases(desk),
                 looks,
+                Interventions(views, Intervening(interventions(pool, intervention_ledger))),
                 Trails(
                     views,
                     ServedUsageTrail(
@@ -506,6 +518,10 @@ async def _version_pool(
 
 def _group(settings: ServiceSettings, version: int) -> str:
     return f"{settings.consumer_group or SERVICE}_v{version}"
+
+
+def _intervention_event(done: Intervention) -> OutboxEvent:
+    return intervention_event(done, current_traceparent())
 
 
 def _skipped_event(skip: Skip) -> OutboxEvent:

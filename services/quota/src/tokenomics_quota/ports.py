@@ -12,7 +12,16 @@ from tokenomics_contracts.units import AccountId, HoldId, MicroUsd, PeriodId, Su
 from tokenomics_quota.domain.accounts import Account
 from tokenomics_quota.domain.checks import Decided
 from tokenomics_quota.domain.effective import LogOrder
-from tokenomics_quota.domain.holds import Change, HeldNow, Hold, HoldState, LedgerAccount, Moment
+from tokenomics_quota.domain.holds import (
+    AccountState,
+    Change,
+    HeldNow,
+    Hold,
+    HoldState,
+    LedgerAccount,
+    Moment,
+)
+from tokenomics_quota.domain.interventions import Bypass, Intervention
 from tokenomics_quota.domain.looks import Look, RecordedLook
 from tokenomics_quota.domain.policies import Proposal
 from tokenomics_quota.domain.trail import Reported, Used
@@ -329,6 +338,8 @@ class Turn(NamedTuple):
     """Whether nothing can be missing from the ledger: it isn't while a lost database is being recalled."""
     active_version: int
     """Of the derived state."""
+    bypass_seq: int = 0
+    """Number of the newest change of a bypass."""
 
     def moment(self, number: int) -> Moment:
         """Return the moment of the transaction's command with this number, from 0."""
@@ -396,6 +407,48 @@ class HoldLedger(Protocol):
         ----------
         traceparents
             Traces of the calls that gave commands, by the command's number in the ledger.
+        """
+        ...
+
+
+class InterventionLedger(Protocol):
+    """Account states and bypasses, inside one open transaction of the ledger's line."""
+
+    async def begin(self, commands: int) -> Turn:
+        """See :meth:`HoldLedger.begin`; it comes first."""
+        ...
+
+    async def account(self, account_id: AccountId) -> LedgerAccount:
+        """Return an account as of the turn's now; one that no command ever named begins with nothing."""
+        ...
+
+    async def set_state(self, account_id: AccountId, state: AccountState, change_seq: int) -> None:
+        """Open or shut an account to holds."""
+        ...
+
+    async def bypass(self, bypass_id: str) -> Bypass | None:
+        """Return the bypass with this id."""
+        ...
+
+    async def put_bypass(self, bypass: Bypass, change_seq: int) -> None:
+        """Write a bypass, or when one ended."""
+        ...
+
+    async def past_bypasses(self, limit: int) -> Sequence[Bypass]:
+        """Return bypasses whose time has come and of which nobody has written that down."""
+        ...
+
+    async def tell(self, done: Intervention) -> None:
+        """Tell what was done as an event."""
+        ...
+
+    async def record(self, done: Intervention) -> None:
+        """Record in the audit trail what somebody did; nothing is to follow in the transaction.
+
+        Raises
+        ------
+        UnavailableError
+            It can't be recorded now.
         """
         ...
 

@@ -582,6 +582,50 @@ class AccountClosed(AccountEvent):
     type_name: ClassVar[str] = "tokenomics.account.closed.v1"
 
 
+class BypassEvent(Event):
+    """A bypass began to hold, or ended."""
+
+    key_field: ClassVar[str] = "bypass_id"
+
+    bypass_id: Identifier
+    scope_kind: AccountKind
+    scope_owner_id: Identifier
+    started_at: UtcTime
+    until: UtcTime
+    """By itself it ends then, by the ledger's clock."""
+
+    reason_code: Slug
+    """Why it was started, and so the ticket."""
+
+    ticket_id: Identifier
+    started_by: Caller
+    change_seq: SequenceNumber
+    """Number of the ledger's transaction."""
+
+
+class BypassStarted(BypassEvent):
+    """Calls counted on the scope's accounts pass every rule but prohibited data, and are recorded."""
+
+    type_name: ClassVar[str] = "tokenomics.bypass.started.v1"
+
+
+class BypassEnded(BypassEvent):
+    """An operator ended it before its time."""
+
+    type_name: ClassVar[str] = "tokenomics.bypass.ended.v1"
+
+    ended_at: UtcTime
+    ended_by: Caller
+    end_reason_code: Slug
+    end_ticket_id: Identifier
+
+
+class BypassExpired(BypassEvent):
+    """Its time had come. It stopped holding at that instant, not when this was written."""
+
+    type_name: ClassVar[str] = "tokenomics.bypass.expired.v1"
+
+
 class ParkedSkipped(Event):
     """An operator gave a parked event up. It holds in every rebuild."""
 

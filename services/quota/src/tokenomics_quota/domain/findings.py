@@ -18,6 +18,8 @@ class Rule(StrEnum):
     USE_CASES = "use_cases"
     SPIKES = "spikes"
     PROHIBITED_DATA = "prohibited_data"
+    SHUT_ACCOUNTS = "shut_accounts"
+    """Accounts that somebody froze or closed; no policy rolls that out, and no bypass lifts it."""
 
 
 class Finding(NamedTuple):

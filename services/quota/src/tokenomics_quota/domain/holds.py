@@ -487,8 +487,8 @@ def place(books: Books, asked: Place, at: Moment) -> Change | Refusal:
     if asked.kind is HoldKind.PART:
         return _place_part(books, asked, at)
     accounts = [books.account(limited.account_id) for limited in asked.accounts]
-    if shut := _shut(accounts):
-        return Refusal(Why.ACCOUNT_SHUT, accounts=shut)
+    if refusing := shut(accounts):
+        return Refusal(Why.ACCOUNT_SHUT, accounts=refusing)
     if refusal := _over_limits(accounts, asked.accounts, asked.amount_micro_usd):
         return refusal
     account_nos = tuple(account.account_no for account in accounts)
@@ -570,8 +570,8 @@ def _place_part(books: Books, asked: Place, at: Moment) -> Change | Refusal:
     if parent is None or parent.kind is HoldKind.LEASE or not parent.is_live(at.now):
         return Refusal(Why.PARENT_ENDED, parent)
     root = books.root_of(parent)
-    if shut := _shut(books.accounts_of(root)):
-        return Refusal(Why.ACCOUNT_SHUT, accounts=shut)
+    if refusing := shut(books.accounts_of(root)):
+        return Refusal(Why.ACCOUNT_SHUT, accounts=refusing)
     if len(books.above(parent)) >= DEEPEST_PART or len(books.below(root, at.now)) >= MOST_LIVE_PARTS:
         return Refusal(Why.TOO_MANY_PARTS, parent)
     if asked.amount_micro_usd > (left := books.left_of(parent, at.now)):
@@ -613,7 +613,8 @@ def _new_hold(
     )
 
 
-def _shut(accounts: Iterable[LedgerAccount]) -> list[tuple[AccountId, str]]:
+def shut(accounts: Iterable[LedgerAccount]) -> list[tuple[AccountId, str]]:
+    """Return which of these accounts take no holds, and what each says of that."""
     return [
         (account.account_id, f"is {account.state}")
         for account in accounts
@@ -775,8 +776,8 @@ def _not_renewable(
         return Refusal(Why.OUT_OF_TURN, hold)
     if tuple(account.account_no for account in accounts) != hold.account_nos:
         return Refusal(Why.MOVED, hold)
-    if shut := _shut(accounts):
-        return Refusal(Why.ACCOUNT_SHUT, accounts=shut)
+    if refusing := shut(accounts):
+        return Refusal(Why.ACCOUNT_SHUT, accounts=refusing)
     return _over_limits(accounts, asked.accounts, asked.amount_micro_usd)
 
 

@@ -25,8 +25,11 @@ _MOST: Final = (Decision.ALLOW, Decision.ALLOW_WITH_NUDGE, Decision.DENIED)
 """What a rule may ask for at most, by stage."""
 
 
+_ALWAYS_ENFORCED_RULES: Final = frozenset({Rule.PROHIBITED_DATA, Rule.SHUT_ACCOUNTS})
+
+
 class Stages(NamedTuple):
-    """The stage of each rule, by its name. Prohibited data has none: it is always refused."""
+    """The stage of each rule, by its name. Prohibited data and shut accounts have none: always refused."""
 
     allowances: Stage
     budgets: Stage
@@ -41,7 +44,7 @@ class Stages(NamedTuple):
 
     def of(self, rule: Rule) -> Stage:
         """Return the stage of a rule."""
-        return Stage.ENFORCE if rule is Rule.PROHIBITED_DATA else cast("Stage", getattr(self, rule))
+        return Stage.ENFORCE if rule in _ALWAYS_ENFORCED_RULES else cast("Stage", getattr(self, rule))
 
 
 ENFORCED: Final = Stages.all(Stage.ENFORCE)

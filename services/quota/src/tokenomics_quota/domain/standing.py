@@ -1,12 +1,13 @@
 """What a caller is to the rules that decide beside balances."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from tokenomics_contracts.units import Cohort, TeamId
 from tokenomics_quota.domain.accounts import AccountKind
 from tokenomics_quota.domain.approvals import NOTHING_UNLOCKED, Unlocks
+from tokenomics_quota.domain.interventions import Bypass, Shut
 from tokenomics_quota.domain.permits import Permits
-from tokenomics_quota.domain.rollout import ENFORCED, Stages
+from tokenomics_quota.domain.rollout import ENFORCED, Stage, Stages
 
 
 class Standing(NamedTuple):
@@ -25,3 +26,12 @@ class Standing(NamedTuple):
     member_of: frozenset[AccountKind] = frozenset()
     """Kinds of the shared accounts that the caller has a fair share of: who has left has none, nor has who
     isn't a member of the project that a call is for."""
+    shut: tuple[Shut, ...] = ()
+    """Accounts that its calls are counted on and that take nothing."""
+    bypass: Bypass | None = None
+    """Lets its calls pass."""
+
+    def intervened(self, shut: tuple[Shut, ...], bypass: Bypass | None) -> Self:
+        """Return the same with what people did by hand: where a bypass is in force every rule is observed."""
+        stages = self.stages if bypass is None else Stages.all(Stage.OBSERVE)
+        return self._replace(shut=shut, bypass=bypass, stages=stages)

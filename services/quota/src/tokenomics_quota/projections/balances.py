@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from tokenomics_contracts.units import (
@@ -18,6 +19,8 @@ from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose, pars
 from tokenomics_quota.domain.approvals import NOTHING_GRANTED
 from tokenomics_quota.domain.balance import Balance, Bounds, Touched, headroom_of
 from tokenomics_quota.domain.directory import Attribution
+from tokenomics_quota.domain.holds import AccountState
+from tokenomics_quota.domain.interventions import Bypass, Shut
 from tokenomics_quota.domain.spikes import DayUse
 from tokenomics_quota.domain.standing import Standing
 from tokenomics_quota.domain.timeline import EVER, NEVER, Timeline
@@ -64,6 +67,8 @@ class QuotaView:
         Append time of the newest event applied.
     ledger_change_seq
         How far the hold ledger is applied.
+    bypass_seq
+        The newest change of a bypass that is applied.
     asset_users
         How many others used each asset that somebody shared; replaced as a whole, never changed.
     refreshed_at
@@ -78,7 +83,7 @@ class QuotaView:
         self.horizon = PeriodId("")
         self.next_offsets: dict[str, int] = {}
         self.as_of: datetime | None = None
-        self.ledger_change_seq = 0
+        self.ledger_change_seq = self.bypass_seq = 0
         self.asset_users: Mapping[str, int] = {}
         self.refreshed_at: datetime | None = None
         self.refresh_began: float | None = None
@@ -93,6 +98,9 @@ class QuotaView:
         self._totals: dict[PeriodId, PeriodTotals] = {}
         self._pending: dict[Account, Timeline[MicroUsd]] = {}
         self._day_uses: dict[str, DayUse] = {}
+        self._shut: dict[Account, AccountState] = {}
+        """Accounts that take no holds; few."""
+        self._bypasses: tuple[Bypass, ...] = ()
         self._amounts_version = 0
 
     def put_totals(self, totals: Mapping[AccountId, MicroUsd]) -> None:
@@ -144,10 +152,25 @@ class QuotaView:
             return use, start, end
         return (None, EVER, start) if now < start else (None, end, NEVER)
 
+    def put_interventions(self, states: Mapping[AccountId, AccountState], bypasses: Sequence[Bypass]) -> None:
+        """Replace the states of these accounts, and all bypasses."""
+        shut = dict(self._shut)
+        for account_id, state in states.items():
+            account = parse_account_id(account_id)
+            if state is AccountState.OPEN:
+                shut.pop(account, None)
+            else:
+                shut[account] = state
+        if shut != self._shut or tuple(bypasses) != self._bypasses:
+            self._shut, self._bypasses = shut, tuple(bypasses)
+            self._kept.clear()  # it happens seldom, and may concern many callers
+
     def clear_pending(self) -> None:
-        """Forget all that pends."""
+        """Forget all that pends, and which accounts are shut."""
         self._amounts_version += 1
         self._pending.clear()
+        self._shut = {}
+        self._kept.clear()
 
     def pending(self, account: Account) -> Timeline[MicroUsd]:
         """Return what pends on an account over time: held, or settled by call and not shown as posted yet."""
@@ -166,6 +189,8 @@ class QuotaView:
             del self._totals[earlier]
         for account in [known for known in self._pending if known.period < period]:
             del self._pending[account]
+        for account in [known for known in self._shut if known.period < period]:
+            del self._shut[account]
 
     def posted(self, account: Account) -> MicroUsd:
         """Return what is posted to an account; for purpose ``all`` both purposes together."""
@@ -277,6 +302,16 @@ class QuotaView:
         since = max(start, *(timeline.since(now) for timeline in timelines))
         until = min(end, *(timeline.until(now) for timeline in timelines))
         standing = governance.standing(carrier, project_id, now)
+        shut = tuple(Shut(each, self._shut[each]) for each in accounts if each in self._shut)
+        bypass = None
+        if covering := [each for each in self._bypasses if each.covers(accounts)]:
+            turns = sorted({instant for each in covering for instant in (each.started_at, each.ends_at)})
+            since = max(since, *(instant for instant in turns if instant <= now), since)
+            until = min(until, *(instant for instant in turns if instant > now), until)
+            in_force = [each for each in covering if each.started_at <= now < each.ends_at]
+            bypass = max(in_force, key=attrgetter("ends_at"), default=None)
+        if shut or bypass:
+            standing = standing.intervened(shut, bypass)
         standing = self._standings.setdefault(standing, standing)
         touched = Touched(balances, headroom_of(balances, standing), standing)
         return _Kept(since, until, touched, -1, since, until)

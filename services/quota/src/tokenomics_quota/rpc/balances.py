@@ -49,10 +49,10 @@ class Balances:
         if request.WhichOneof("target") == "account_id":
             if request.project:
                 raise InvalidRequestError({"project": "goes with subject only"})
-            accounts = [_account("account_id", request.account_id)]
+            accounts = [account_from_text("account_id", request.account_id)]
             # Before looking whether it exists: that, too, would tell whether somebody has used anything.
             authorize(sees, accounts[0])
-            _require_existing(view, accounts[0], now)
+            require_existing(view, accounts[0], now)
         else:
             carrying = _accounts_of(view, request.subject, request.project, now)
             asked_for = 2 if request.project else 1
@@ -80,7 +80,7 @@ class Balances:
         size = min(request.page_size or _PAGE_SIZE, _LARGEST_PAGE_SIZE)
         if size < 0:
             raise InvalidRequestError({"page_size": "must not be negative"})
-        if request.page_token and _account("page_token", request.page_token).period != period:
+        if request.page_token and account_from_text("page_token", request.page_token).period != period:
             raise InvalidRequestError({"page_token": "is of another period"})
         sees = sight(view, now)
         may_list = sees
@@ -144,7 +144,14 @@ def _accounts_of(view: QuotaView, subject: str, project: str, now: datetime) -> 
     return view.accounts_of(subject, project or None, now)
 
 
-def _require_existing(view: QuotaView, account: Account, now: datetime) -> None:
+def require_existing(view: QuotaView, account: Account, now: datetime) -> None:
+    """Refuse an account that nothing ever touched, or that is of a period no longer at hand.
+
+    Raises
+    ------
+    NotFoundError
+        It is one.
+    """
     _require_at_hand(view, account.period)
     limit = view.governance.limit(account.kind, account.owner_id, now, account.purpose)
     held = view.pending(account).at(now)
@@ -157,7 +164,14 @@ def _require_at_hand(view: QuotaView, period: PeriodId) -> None:
         raise NotFoundError(f"balances are at hand from {view.horizon} on")
 
 
-def _account(field: str, account_id: str) -> Account:
+def account_from_text(field: str, account_id: str) -> Account:
+    """Read an account's id.
+
+    Raises
+    ------
+    InvalidRequestError
+        It is none.
+    """
     try:
         account = parse_account_id(account_id)
         parse_period(account.period)

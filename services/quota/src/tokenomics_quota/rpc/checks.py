@@ -190,7 +190,7 @@ class Checks:
             authorize(sees, touched.balances[0].account)
         check_bound(answer.estimate.cost_micro_usd, "estimated_input_tokens", "estimated_output_tokens")
         degraded = None
-        if tab is not None:
+        if tab is not None and touched.standing.bypass is None:
             degraded = tab.admit(answer, terms.quota_policy.degrade, lag, sees)
         if answer.decision is Decision.ALLOW and answer.shadow is None:
             decision_id = self._new_id()

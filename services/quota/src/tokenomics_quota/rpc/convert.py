@@ -12,8 +12,10 @@ from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics_chassis.memo import memo
 from tokenomics_chassis.rpc.errors import InvalidRequestError, RpcError
 from tokenomics_contracts.units import (
+    EARLIEST_TIME,
     IDENTIFIER_PATTERN,
     LABEL_PATTERN,
+    LATEST_TIME,
     MAX_COST_MICRO_USD,
     MAX_TOKENS,
     SLUG_PATTERN,
@@ -247,6 +249,18 @@ def time_from_pb(timestamp: Timestamp, field: str) -> datetime:
         return timestamp.ToDatetime(tzinfo=UTC)
     except (ValueError, OverflowError) as error:
         raise InvalidRequestError({field: f"is not a time: {error}"}) from error
+
+
+def instant_from_pb(timestamp: Timestamp, field: str, wrong: dict[str, str]) -> datetime:
+    """Read a time within the bounds of the contract, or note what is wrong with it."""
+    try:
+        instant = time_from_pb(timestamp, field)
+    except InvalidRequestError as error:
+        wrong |= error.violations
+        return EARLIEST_TIME
+    if not EARLIEST_TIME <= instant < LATEST_TIME:
+        wrong[field] = "must be a time between the years 2000 and 2199"
+    return instant
 
 
 def kind_from_pb(kind: pb.AccountKind.ValueType) -> AccountKind | None:

@@ -7,13 +7,14 @@ from tokenomics_quota.rpc.balances import Balances
 from tokenomics_quota.rpc.budgets import Budgets
 from tokenomics_quota.rpc.checks import Checks
 from tokenomics_quota.rpc.holds import Holds
+from tokenomics_quota.rpc.interventions import Interventions
 from tokenomics_quota.rpc.leases import Leases
 from tokenomics_quota.rpc.looks import Looks
 from tokenomics_quota.rpc.policies import Policies
 from tokenomics_quota.rpc.sources import Sources
 from tokenomics_quota.rpc.trails import Trails
 
-PARTS = (Checks, Balances, Budgets, Advice, Policies, Holds, Leases, Looks, Trails, Sources)
+PARTS = (Checks, Balances, Budgets, Advice, Policies, Holds, Leases, Looks, Trails, Sources, Interventions)
 """Each method of the contract is served by one of them; what none has answers UNIMPLEMENTED."""
 
 

@@ -5,22 +5,20 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics_chassis.rpc.errors import InvalidRequestError, PermissionDeniedError
 from tokenomics_chassis.rpc.identity import current_identity
-from tokenomics_contracts.units import EARLIEST_TIME, LATEST_TIME
 from tokenomics_quota.domain.trail import Reported, Used
 from tokenomics_quota.ports import UsageTrail
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.rpc.convert import (
     IDENTIFIER,
     call_purpose_to_pb,
+    instant_from_pb,
     is_identifier,
     pricing_to_pb,
     service_tier_to_pb,
-    time_from_pb,
     timestamp_to_pb,
 )
 from tokenomics_quota.rpc.views import Views
@@ -84,9 +82,9 @@ def _asked(
     since, _ = calendar.bounds(calendar.period_of(now))
     before = now + _MICROSECOND
     if request.HasField("since"):
-        since = _instant(request.since, "since", wrong)
+        since = instant_from_pb(request.since, "since", wrong)
     if request.HasField("before"):
-        before = _instant(request.before, "before", wrong)
+        before = instant_from_pb(request.before, "before", wrong)
     if request.HasField("since") and not wrong and since >= before:
         wrong["since"] = "must lie before `before`"
     if wrong:
@@ -95,18 +93,6 @@ def _asked(
     if match := _TOKEN.fullmatch(request.page_token):
         behind = (_EPOCH + int(match[1]) * _MICROSECOND, bytes.fromhex(match[2]))
     return since, before, behind
-
-
-def _instant(timestamp: Timestamp, field: str, wrong: dict[str, str]) -> datetime:
-    """Read a time, or note what is wrong with it."""
-    try:
-        instant = time_from_pb(timestamp, field)
-    except InvalidRequestError as error:
-        wrong |= error.violations
-        return EARLIEST_TIME
-    if not EARLIEST_TIME <= instant < LATEST_TIME:
-        wrong[field] = "must be a time between the years 2000 and 2199"
-    return instant
 
 
 def _token(last: Used) -> str:

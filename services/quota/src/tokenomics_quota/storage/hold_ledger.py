@@ -45,7 +45,7 @@ _OPEN = f"UPDATE ledger SET open_for = {INCARNATION} WHERE open_for IS DISTINCT 
 _BEGIN = f"""
 UPDATE ledger SET change_seq = change_seq + $1, last_now = greatest(last_now, clock_timestamp())
 RETURNING change_seq - $1 + 1, last_now, coalesce(open_for = {INCARNATION}, false),
-    (SELECT version FROM derived_version WHERE state = 'active')
+    (SELECT version FROM derived_version WHERE state = 'active'), bypass_seq
 """
 _BEGIN_AGAIN = """
 UPDATE ledger SET change_seq = greatest(change_seq, $1), last_now = greatest(last_now, $2)

@@ -18,8 +18,9 @@ from tokenomics_quota.metrics import (
     LEDGER_SHUT,
     SETTLING_BACKLOG,
 )
-from tokenomics_quota.ports import HoldLedger
+from tokenomics_quota.ports import HoldLedger, InterventionLedger
 from tokenomics_quota.storage.hold_ledger import INCARNATION, open_ledger
+from tokenomics_quota.usecases.intervening import expire_bypasses
 from tokenomics_quota.usecases.settling import Naming, Settled, expire_holds, settle_facts
 
 log = logging.getLogger(__name__)
@@ -142,6 +143,8 @@ class Settler:
         url: str,
         schemas: Schemas,
         ledger_on: Callable[[Connection], HoldLedger],
+        interventions_on: Callable[[Connection], InterventionLedger],
+        *,
         ends: Callable[[], Awaitable[Ends]],
         sources: Mapping[str, str],
     ) -> None:
@@ -160,6 +163,7 @@ class Settler:
         self._url = url
         self._schemas = schemas
         self._ledger_on = ledger_on
+        self._interventions_on = interventions_on
         self._ends = ends
         self._sources = sources
 
@@ -168,7 +172,7 @@ class Settler:
         await lead(self._url, self._schemas, "settler", self._lead, stopping)
 
     async def _lead(self, connection: Session, stopping: asyncio.Event) -> None:
-        term = _Term(connection, self._schemas, self._ledger_on, self._sources)
+        term = _Term(connection, self._schemas, self._ledger_on, self._interventions_on, self._sources)
         while not await term.is_recalled():
             if await wait_for(stopping, POLL_SECONDS):
                 return
@@ -192,12 +196,14 @@ class _Term:
         connection: Session,
         schemas: Schemas,
         ledger_on: Callable[[Connection], HoldLedger],
+        interventions_on: Callable[[Connection], InterventionLedger],
         sources: Mapping[str, str],
     ) -> None:
         assert schemas.version is not None
         self._connection = connection
         self._version = schemas.version
         self._ledger_on = ledger_on
+        self._interventions_on = interventions_on
         self._sources = sources
         self._now = asyncio.get_running_loop().time
         self._read_to: dict[tuple[str, int], int] = {}
@@ -298,7 +304,7 @@ class _Term:
             log.info("the hold ledger is open")
 
     async def sweep(self) -> float:
-        """Do a little of what nobody waits for: write down which holds ended, and forget old ones.
+        """Do a little of what nobody waits for: write down what ended, and forget old holds.
 
         Returns
         -------
@@ -311,6 +317,8 @@ class _Term:
             async with self._connection.transaction():
                 past = [row[0] for row in await self._connection.fetch(_PAST, SWEEP_GROUP)]
                 ended = await expire_holds(self._ledger_on(self._connection), past) if past else 0
+            async with self._connection.transaction():
+                await expire_bypasses(self._interventions_on(self._connection))
             HOLDS_ENDED.add(ended, {"by": "time"})
             if len(past) == SWEEP_GROUP:
                 rest = SWEEP_REST * (self._now() - begun)

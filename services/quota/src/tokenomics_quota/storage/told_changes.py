@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from tokenomics_chassis.postgres import Connection
-from tokenomics_quota.ports import HoldLedger, ToldChange
+from tokenomics_quota.ports import HoldLedger, InterventionLedger, ToldChange
 from tokenomics_quota.storage.hold_ledger import INCARNATION
-from tokenomics_quota.usecases.recalling import Again, do_again
+from tokenomics_quota.usecases.intervening import intervene_again
+from tokenomics_quota.usecases.recalling import Again, do_again, interventions
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +46,13 @@ class ToldChanges:
     before anything new is.
     """
 
-    def __init__(self, ledger_on: Callable[[Connection], HoldLedger]) -> None:
+    def __init__(
+        self,
+        ledger_on: Callable[[Connection], HoldLedger],
+        interventions_on: Callable[[Connection], InterventionLedger],
+    ) -> None:
         self._ledger_on = ledger_on
+        self._interventions_on = interventions_on
 
     async def keep(self, connection: Connection, told: Sequence[ToldChange]) -> int:
         """Keep those that the ledger lacks, unless nobody would ask for them any more; return how many."""
@@ -76,6 +82,9 @@ class ToldChanges:
                 await connection.execute(_RECALLED)
                 return None
             again = await do_again(self._ledger_on(connection), changes)
+            by_hand = interventions(changes)
+            await intervene_again(self._interventions_on(connection), by_hand)
+            again = again.with_others(len(by_hand))
             if again.draws:
                 await connection.execute(_DREW, *zip(*again.draws, strict=True))
             return again

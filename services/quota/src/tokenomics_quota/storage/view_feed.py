@@ -148,7 +148,8 @@ class ViewFeed:
         view.put_totals(totals)
         view.put_pending(held.pending)
         view.put_day_uses(users, day_uses)
-        view.ledger_change_seq = held.change_seq
+        view.put_interventions(held.states, held.bypasses)
+        view.ledger_change_seq, view.bypass_seq = held.change_seq, held.bypass_seq
         if horizon != view.horizon:
             view.drop_before(horizon)
         positions = [change.position for change in changes]

@@ -11,7 +11,8 @@ from tokenomics_contracts.registry import EVENT_MODELS
 from tokenomics_contracts.rejection import EventRejected, RejectionCode
 from tokenomics_quota.ports import ToldChange
 
-_TYPES: Final = frozenset(model.type_name for model in EVENT_MODELS if issubclass(model, events.HoldEvent))
+_MODELS: Final = (events.HoldEvent, events.AccountEvent, events.BypassEvent)
+_TYPES: Final = frozenset(model.type_name for model in EVENT_MODELS if issubclass(model, _MODELS))
 
 
 class _Numbered(msgspec.Struct):

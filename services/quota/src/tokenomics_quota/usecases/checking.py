@@ -12,6 +12,8 @@ from tokenomics_quota.domain.balance import Touched, headroom_of, own_use
 from tokenomics_quota.domain.checks import NO_ADVICE, Answer, Call, Reason, Shadow, Unblock, answered, capped
 from tokenomics_quota.domain.findings import Finding, Rule
 from tokenomics_quota.domain.friction import Band, Decision, ask
+from tokenomics_quota.domain.holds import AccountState
+from tokenomics_quota.domain.interventions import Bypass, Shut
 from tokenomics_quota.domain.policies import QuotaPolicy
 from tokenomics_quota.domain.pricing import PriceBook, in_micro_usd, priced
 from tokenomics_quota.domain.rollout import judge
@@ -84,10 +86,11 @@ def check(
     day_use = touched.day_use
     if (
         objections
+        or standing.shut
         or (headroom is not None and cost > headroom.before_asking)
         or (day_use is not None and cost > day_use.room_micro_usd)
     ):
-        of_call = _not_unlocked(objections, call, standing.unlocks)
+        of_call = (*_not_unlocked(objections, call, standing.unlocks), *_of_shut(standing.shut))
         findings, shadow = judge(
             (*of_call, *_of_accounts(touched, cost), *_of_day(touched, cost)), standing.stages
         )
@@ -106,7 +109,7 @@ def check(
     return answered(
         (
             decision,
-            [_reason(each) for each in findings] if findings else (),
+            [_reason(each) for each in findings] if findings else _bypassed(standing.bypass, shadow),
             balances,
             priced((cost, tariff.pricing)),
             caps,
@@ -137,6 +140,38 @@ def _not_unlocked(objections: Iterable[Finding], call: Call, unlocks: Unlocks) -
         awaits_approval = objection.rule is Rule.MODELS and objection.decision is Decision.APPROVAL_REQUIRED
         if not (awaits_approval and unlocks.open(call.provider, call.model, call.data_class)):
             yield objection
+
+
+def _of_shut(shut: Iterable[Shut]) -> Iterator[Finding]:
+    """Return what accounts ask that take nothing."""
+    for account, state in shut:
+        account_id = account.account_id
+        if state is AccountState.FROZEN:
+            yield Finding(
+                Rule.SHUT_ACCOUNTS,
+                Decision.APPROVAL_REQUIRED,
+                "account_frozen",
+                "An account that this call is counted on is frozen.",
+                f"Its owner or an operator can unfreeze {account_id}.",
+                account,
+            )
+        else:
+            yield Finding(
+                Rule.SHUT_ACCOUNTS,
+                Decision.DENIED,
+                "account_closed",
+                "An account that this call is counted on is closed for good.",
+                f"Use another project or team than that of {account_id}.",
+                account,
+            )
+
+
+def _bypassed(bypass: Bypass | None, shadow: Sequence[Finding]) -> Sequence[Reason]:
+    """Say of a call that would have been held back why it isn't."""
+    if bypass is None or not shadow:
+        return ()
+    until = f"An operator lets calls pass until {bypass.ends_at:%Y-%m-%d %H:%M} UTC."
+    return [Reason("bypassed", until, None)]
 
 
 def _of_accounts(touched: Touched, cost_micro_usd: MicroUsd) -> Iterator[Finding]:

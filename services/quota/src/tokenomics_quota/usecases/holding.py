@@ -254,7 +254,7 @@ async def _governing(
     version, view = served()
     if view is None:
         return UnavailableError("the view is being loaded")
-    if version != turn.active_version:
+    if version != turn.active_version or view.bypass_seq != turn.bypass_seq:
         return Behind.BEHIND
     governance = view.governance  # the view may have another one after the wait
     touched = {
@@ -311,6 +311,9 @@ class _Performing:
         governing = self._terms()
         parent = self._visible_parent(asked)
         touched = self._as_of_ledger(governing.touched[number], governing.posted, parent, at)
+        shut = holds.shut(self.books.account(each.account.account_id) for each in touched.balances)
+        if shut and asked.sees(touched.balances[0].account):  # who may not see it is told nothing of it
+            raise _refused(Refusal(Why.ACCOUNT_SHUT, accounts=shut), asked.sees)
         answer = check(governing.terms, touched, asked.call, at.now, asked.sees)
         told = asked.tell(asked.call, answer, touched, at)
         if answer.decision is Decision.DENIED:

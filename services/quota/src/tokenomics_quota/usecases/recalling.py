@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 from tokenomics_contracts.cloudevents import Envelope
 from tokenomics_contracts.events import quota as events
+from tokenomics_contracts.events.base import Event
 from tokenomics_contracts.registry import parse
 from tokenomics_contracts.rejection import EventRejected
 from tokenomics_contracts.units import AccountId, HoldId, MicroUsd
+from tokenomics_quota.domain.accounts import AccountKind
 from tokenomics_quota.domain.holds import (
     Books,
     Change,
@@ -31,6 +33,7 @@ from tokenomics_quota.domain.holds import (
     settle,
     settle_by_usage,
 )
+from tokenomics_quota.domain.interventions import Bypass, Intervention, What
 from tokenomics_quota.ports import HoldLedger, ToldChange
 from tokenomics_quota.usecases.holding import books_of
 
@@ -47,6 +50,10 @@ class Again(NamedTuple):
     draws: Sequence[tuple[bytes, int]]
     """Usage that settled some of a lease, by its identity, and that lease's number."""
 
+    def with_others(self, done: int) -> "Again":
+        """Return the same when of those left out so many were done by others."""
+        return self._replace(done=self.done + done, left_out=self.left_out - done)
+
 
 async def do_again(ledger: HoldLedger, changes: Sequence[ToldChange]) -> Again:
     """Do in the open transaction what the ledger did in these changes, in the order of their numbers.
@@ -54,7 +61,7 @@ async def do_again(ledger: HoldLedger, changes: Sequence[ToldChange]) -> Again:
     They are all that the ledger lacks up to the last of them. The rules are those by which it was done, so
     that the books come out as they were. Nothing is told anew.
     """
-    told = [(change, event) for change in changes if (event := _read(change)) is not None]
+    told = [(change, event) for change in changes if isinstance(event := _read(change), events.HoldEvent)]
     await ledger.begin_again(changes[-1].change_seq, min(change.told_at for change in changes))
     books = await books_of(ledger, *_named(event for _, event in told))
     done, draws = list[Change](), list[tuple[bytes, int]]()
@@ -69,7 +76,43 @@ async def do_again(ledger: HoldLedger, changes: Sequence[ToldChange]) -> Again:
     return Again(len(done), len(changes) - len(done), draws)
 
 
-def _read(change: ToldChange) -> events.HoldEvent | None:
+def interventions(changes: Sequence[ToldChange]) -> list[Intervention]:
+    """Return which of these changes are people's interventions, in the order of their numbers."""
+    found = []
+    for change in changes:
+        event = _read(change)
+        if isinstance(event, events.AccountEvent):
+            account_id: AccountId | None = event.account_id
+            bypass = None
+        elif isinstance(event, events.BypassEvent):
+            account_id, bypass = None, _bypass(event)
+        else:
+            continue
+        what = What(event.type_name.removeprefix("tokenomics.").removesuffix(".v1"))
+        found.append(Intervention(what, change.change_seq, change.told_at, None, account_id, bypass))
+    return found
+
+
+def _bypass(event: events.BypassEvent) -> Bypass:
+    ended_at = None
+    if isinstance(event, events.BypassEnded):
+        ended_at = event.ended_at
+    elif isinstance(event, events.BypassExpired):
+        ended_at = event.until
+    return Bypass(
+        event.bypass_id,
+        AccountKind(event.scope_kind),
+        event.scope_owner_id,
+        event.started_at,
+        event.until,
+        event.reason_code,
+        event.ticket_id,
+        event.started_by,
+        ended_at,
+    )
+
+
+def _read(change: ToldChange) -> Event | None:
     envelope = Envelope(
         id=change.event_id,
         source="",
@@ -89,7 +132,6 @@ def _read(change: ToldChange) -> events.HoldEvent | None:
             rejection.message,
         )
         return None
-    assert isinstance(event, events.HoldEvent)
     return event
 
 

@@ -2258,7 +2258,7 @@ class FreezeAccountRequest(_message.Message):
     REASON_CODE_FIELD_NUMBER: _builtins.int
     TICKET_ID_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
-    """Id of the account."""
+    """Id of the account, one for purpose `all`."""
     reason_code: _builtins.str
     """Code of the reason."""
     ticket_id: _builtins.str
@@ -2312,7 +2312,7 @@ class UnfreezeAccountRequest(_message.Message):
     REASON_CODE_FIELD_NUMBER: _builtins.int
     TICKET_ID_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
-    """Id of the account."""
+    """Id of the account, one for purpose `all`."""
     reason_code: _builtins.str
     """Code of the reason."""
     ticket_id: _builtins.str
@@ -2366,7 +2366,7 @@ class CloseAccountRequest(_message.Message):
     REASON_CODE_FIELD_NUMBER: _builtins.int
     TICKET_ID_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
-    """Id of the account."""
+    """Id of the account, one for purpose `all`."""
     reason_code: _builtins.str
     """Code of the reason."""
     ticket_id: _builtins.str
@@ -2434,7 +2434,7 @@ class StartBypassRequest(_message.Message):
     """Ticket that asks for it."""
     @_builtins.property
     def until(self) -> _timestamp_pb2.Timestamp:
-        """When it ends; required."""
+        """When it ends, exclusive; required; at most 24 hours ahead."""
 
     def __init__(
         self,

@@ -392,41 +392,48 @@ class QuotaServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FreezeAccount(self, request, context):
-        """Stops new holds on an account; usage is still counted. Idempotent. Operators and the account's owner; audited.
-        Errors: NOT_FOUND; FAILED_PRECONDITION when closed.
+        """Stops new holds on an account, at once on every server; usage is still counted, and holds that are live go on.
+        Checks answer APPROVAL_REQUIRED (`account_frozen`). An account is of one period: the next one is open.
+        Idempotent. Operators and who decides about the account (owner, manager); audited.
+        Errors: NOT_FOUND for an account that nothing ever touched; FAILED_PRECONDITION (`ACCOUNT_CLOSED`) when closed;
+        UNAVAILABLE (`LEDGER_SHUT`, `AUDIT_NOT_OPEN`) for a moment after the database came back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnfreezeAccount(self, request, context):
-        """Lets a frozen account place holds again. Idempotent. Operators and the account's owner; audited.
-        Errors: NOT_FOUND; FAILED_PRECONDITION when closed.
+        """Lets a frozen account place holds again. Idempotent. Operators and who decides about the account; audited.
+        Errors: as FreezeAccount.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CloseAccount(self, request, context):
-        """Ends an account for good: later usage is still counted, nothing is placed. Idempotent. Governance; audited.
-        Errors: NOT_FOUND; FAILED_PRECONDITION while holds are live.
+        """Ends an account for good: later usage is still counted, nothing is placed, checks answer DENIED
+        (`account_closed`). Idempotent. Governance; audited.
+        Errors: as FreezeAccount; FAILED_PRECONDITION (`LIVE_HOLDS`) while amounts are held on it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StartBypass(self, request, context):
-        """Lets a scope pass every rule but prohibited data until a time: it records, blocks nothing, and expires.
-        Idempotent on `bypass_id`. Operators; audited.
-        Errors: ALREADY_EXISTS for the same id with another payload.
+        """Lets calls that are counted on an account of the scope pass every rule but prohibited data until a time, hard
+        limits and a stale view included. What would have been asked leaves a decision record (`bypassed`). It opens no
+        account that was frozen or closed, and ends at its instant by itself. Idempotent on `bypass_id`. Operators;
+        audited.
+        Errors: ALREADY_EXISTS for the same id with another payload (ErrorInfo names the difference); UNAVAILABLE as
+        FreezeAccount.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EndBypass(self, request, context):
-        """Ends a bypass before its time. Idempotent. Operators; audited.
-        Errors: NOT_FOUND.
+        """Ends a bypass before its time. Idempotent: one that has ended stays as it is. Operators; audited.
+        Errors: NOT_FOUND (`NO_SUCH_BYPASS`); UNAVAILABLE as FreezeAccount.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

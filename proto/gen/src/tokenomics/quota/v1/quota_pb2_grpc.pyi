@@ -147,25 +147,32 @@ class QuotaServiceStub:
     Errors: PERMISSION_DENIED for a person who asks about another one without having to decide about it.
     """
     FreezeAccount: _grpc.UnaryUnaryMultiCallable[_quota_pb2.FreezeAccountRequest, _quota_pb2.FreezeAccountResponse]
-    """Stops new holds on an account; usage is still counted. Idempotent. Operators and the account's owner; audited.
-    Errors: NOT_FOUND; FAILED_PRECONDITION when closed.
+    """Stops new holds on an account, at once on every server; usage is still counted, and holds that are live go on.
+    Checks answer APPROVAL_REQUIRED (`account_frozen`). An account is of one period: the next one is open.
+    Idempotent. Operators and who decides about the account (owner, manager); audited.
+    Errors: NOT_FOUND for an account that nothing ever touched; FAILED_PRECONDITION (`ACCOUNT_CLOSED`) when closed;
+    UNAVAILABLE (`LEDGER_SHUT`, `AUDIT_NOT_OPEN`) for a moment after the database came back.
     """
     UnfreezeAccount: _grpc.UnaryUnaryMultiCallable[_quota_pb2.UnfreezeAccountRequest, _quota_pb2.UnfreezeAccountResponse]
-    """Lets a frozen account place holds again. Idempotent. Operators and the account's owner; audited.
-    Errors: NOT_FOUND; FAILED_PRECONDITION when closed.
+    """Lets a frozen account place holds again. Idempotent. Operators and who decides about the account; audited.
+    Errors: as FreezeAccount.
     """
     CloseAccount: _grpc.UnaryUnaryMultiCallable[_quota_pb2.CloseAccountRequest, _quota_pb2.CloseAccountResponse]
-    """Ends an account for good: later usage is still counted, nothing is placed. Idempotent. Governance; audited.
-    Errors: NOT_FOUND; FAILED_PRECONDITION while holds are live.
+    """Ends an account for good: later usage is still counted, nothing is placed, checks answer DENIED
+    (`account_closed`). Idempotent. Governance; audited.
+    Errors: as FreezeAccount; FAILED_PRECONDITION (`LIVE_HOLDS`) while amounts are held on it.
     """
     StartBypass: _grpc.UnaryUnaryMultiCallable[_quota_pb2.StartBypassRequest, _quota_pb2.StartBypassResponse]
-    """Lets a scope pass every rule but prohibited data until a time: it records, blocks nothing, and expires.
-    Idempotent on `bypass_id`. Operators; audited.
-    Errors: ALREADY_EXISTS for the same id with another payload.
+    """Lets calls that are counted on an account of the scope pass every rule but prohibited data until a time, hard
+    limits and a stale view included. What would have been asked leaves a decision record (`bypassed`). It opens no
+    account that was frozen or closed, and ends at its instant by itself. Idempotent on `bypass_id`. Operators;
+    audited.
+    Errors: ALREADY_EXISTS for the same id with another payload (ErrorInfo names the difference); UNAVAILABLE as
+    FreezeAccount.
     """
     EndBypass: _grpc.UnaryUnaryMultiCallable[_quota_pb2.EndBypassRequest, _quota_pb2.EndBypassResponse]
-    """Ends a bypass before its time. Idempotent. Operators; audited.
-    Errors: NOT_FOUND.
+    """Ends a bypass before its time. Idempotent: one that has ended stays as it is. Operators; audited.
+    Errors: NOT_FOUND (`NO_SUCH_BYPASS`); UNAVAILABLE as FreezeAccount.
     """
     ListHolds: _grpc.UnaryUnaryMultiCallable[_quota_pb2.ListHoldsRequest, _quota_pb2.ListHoldsResponse]
     """Lists holds, newest first, as they stand at the ledger's now: lost ones are found here instead of by retrying.
@@ -342,25 +349,32 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     Errors: PERMISSION_DENIED for a person who asks about another one without having to decide about it.
     """
     FreezeAccount: _aio.UnaryUnaryMultiCallable[_quota_pb2.FreezeAccountRequest, _quota_pb2.FreezeAccountResponse]  # type: ignore[assignment]
-    """Stops new holds on an account; usage is still counted. Idempotent. Operators and the account's owner; audited.
-    Errors: NOT_FOUND; FAILED_PRECONDITION when closed.
+    """Stops new holds on an account, at once on every server; usage is still counted, and holds that are live go on.
+    Checks answer APPROVAL_REQUIRED (`account_frozen`). An account is of one period: the next one is open.
+    Idempotent. Operators and who decides about the account (owner, manager); audited.
+    Errors: NOT_FOUND for an account that nothing ever touched; FAILED_PRECONDITION (`ACCOUNT_CLOSED`) when closed;
+    UNAVAILABLE (`LEDGER_SHUT`, `AUDIT_NOT_OPEN`) for a moment after the database came back.
     """
     UnfreezeAccount: _aio.UnaryUnaryMultiCallable[_quota_pb2.UnfreezeAccountRequest, _quota_pb2.UnfreezeAccountResponse]  # type: ignore[assignment]
-    """Lets a frozen account place holds again. Idempotent. Operators and the account's owner; audited.
-    Errors: NOT_FOUND; FAILED_PRECONDITION when closed.
+    """Lets a frozen account place holds again. Idempotent. Operators and who decides about the account; audited.
+    Errors: as FreezeAccount.
     """
     CloseAccount: _aio.UnaryUnaryMultiCallable[_quota_pb2.CloseAccountRequest, _quota_pb2.CloseAccountResponse]  # type: ignore[assignment]
-    """Ends an account for good: later usage is still counted, nothing is placed. Idempotent. Governance; audited.
-    Errors: NOT_FOUND; FAILED_PRECONDITION while holds are live.
+    """Ends an account for good: later usage is still counted, nothing is placed, checks answer DENIED
+    (`account_closed`). Idempotent. Governance; audited.
+    Errors: as FreezeAccount; FAILED_PRECONDITION (`LIVE_HOLDS`) while amounts are held on it.
     """
     StartBypass: _aio.UnaryUnaryMultiCallable[_quota_pb2.StartBypassRequest, _quota_pb2.StartBypassResponse]  # type: ignore[assignment]
-    """Lets a scope pass every rule but prohibited data until a time: it records, blocks nothing, and expires.
-    Idempotent on `bypass_id`. Operators; audited.
-    Errors: ALREADY_EXISTS for the same id with another payload.
+    """Lets calls that are counted on an account of the scope pass every rule but prohibited data until a time, hard
+    limits and a stale view included. What would have been asked leaves a decision record (`bypassed`). It opens no
+    account that was frozen or closed, and ends at its instant by itself. Idempotent on `bypass_id`. Operators;
+    audited.
+    Errors: ALREADY_EXISTS for the same id with another payload (ErrorInfo names the difference); UNAVAILABLE as
+    FreezeAccount.
     """
     EndBypass: _aio.UnaryUnaryMultiCallable[_quota_pb2.EndBypassRequest, _quota_pb2.EndBypassResponse]  # type: ignore[assignment]
-    """Ends a bypass before its time. Idempotent. Operators; audited.
-    Errors: NOT_FOUND.
+    """Ends a bypass before its time. Idempotent: one that has ended stays as it is. Operators; audited.
+    Errors: NOT_FOUND (`NO_SUCH_BYPASS`); UNAVAILABLE as FreezeAccount.
     """
     ListHolds: _aio.UnaryUnaryMultiCallable[_quota_pb2.ListHoldsRequest, _quota_pb2.ListHoldsResponse]  # type: ignore[assignment]
     """Lists holds, newest first, as they stand at the ledger's now: lost ones are found here instead of by retrying.
@@ -636,8 +650,11 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.FreezeAccountRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.FreezeAccountResponse, _abc.Awaitable[_quota_pb2.FreezeAccountResponse]]:
-        """Stops new holds on an account; usage is still counted. Idempotent. Operators and the account's owner; audited.
-        Errors: NOT_FOUND; FAILED_PRECONDITION when closed.
+        """Stops new holds on an account, at once on every server; usage is still counted, and holds that are live go on.
+        Checks answer APPROVAL_REQUIRED (`account_frozen`). An account is of one period: the next one is open.
+        Idempotent. Operators and who decides about the account (owner, manager); audited.
+        Errors: NOT_FOUND for an account that nothing ever touched; FAILED_PRECONDITION (`ACCOUNT_CLOSED`) when closed;
+        UNAVAILABLE (`LEDGER_SHUT`, `AUDIT_NOT_OPEN`) for a moment after the database came back.
         """
 
     @_abc_1.abstractmethod
@@ -646,8 +663,8 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.UnfreezeAccountRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.UnfreezeAccountResponse, _abc.Awaitable[_quota_pb2.UnfreezeAccountResponse]]:
-        """Lets a frozen account place holds again. Idempotent. Operators and the account's owner; audited.
-        Errors: NOT_FOUND; FAILED_PRECONDITION when closed.
+        """Lets a frozen account place holds again. Idempotent. Operators and who decides about the account; audited.
+        Errors: as FreezeAccount.
         """
 
     @_abc_1.abstractmethod
@@ -656,8 +673,9 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.CloseAccountRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.CloseAccountResponse, _abc.Awaitable[_quota_pb2.CloseAccountResponse]]:
-        """Ends an account for good: later usage is still counted, nothing is placed. Idempotent. Governance; audited.
-        Errors: NOT_FOUND; FAILED_PRECONDITION while holds are live.
+        """Ends an account for good: later usage is still counted, nothing is placed, checks answer DENIED
+        (`account_closed`). Idempotent. Governance; audited.
+        Errors: as FreezeAccount; FAILED_PRECONDITION (`LIVE_HOLDS`) while amounts are held on it.
         """
 
     @_abc_1.abstractmethod
@@ -666,9 +684,12 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.StartBypassRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.StartBypassResponse, _abc.Awaitable[_quota_pb2.StartBypassResponse]]:
-        """Lets a scope pass every rule but prohibited data until a time: it records, blocks nothing, and expires.
-        Idempotent on `bypass_id`. Operators; audited.
-        Errors: ALREADY_EXISTS for the same id with another payload.
+        """Lets calls that are counted on an account of the scope pass every rule but prohibited data until a time, hard
+        limits and a stale view included. What would have been asked leaves a decision record (`bypassed`). It opens no
+        account that was frozen or closed, and ends at its instant by itself. Idempotent on `bypass_id`. Operators;
+        audited.
+        Errors: ALREADY_EXISTS for the same id with another payload (ErrorInfo names the difference); UNAVAILABLE as
+        FreezeAccount.
         """
 
     @_abc_1.abstractmethod
@@ -677,8 +698,8 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.EndBypassRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.EndBypassResponse, _abc.Awaitable[_quota_pb2.EndBypassResponse]]:
-        """Ends a bypass before its time. Idempotent. Operators; audited.
-        Errors: NOT_FOUND.
+        """Ends a bypass before its time. Idempotent: one that has ended stays as it is. Operators; audited.
+        Errors: NOT_FOUND (`NO_SUCH_BYPASS`); UNAVAILABLE as FreezeAccount.
         """
 
     @_abc_1.abstractmethod
