@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from operator import attrgetter
+from functools import partial
+from operator import itemgetter
 from typing import Final
 
 from tokenomics_contracts.units import MicroUsd
@@ -28,7 +29,13 @@ DEFAULT_MOST: Final = 3
 _WORTH_CACHING_TOKENS: Final = 1_024
 """Providers cache no shorter beginning."""
 
-_SAVING = attrgetter("saving_micro_usd")
+_SAVING: Final = itemgetter(3)
+
+_cheaper = partial(tuple.__new__, CheaperModel)
+_cached = partial(tuple.__new__, CachedInput)
+_batch = partial(tuple.__new__, Batched)
+_advised = partial(tuple.__new__, Advice)
+"""Constructors for where they run once an answer: a named tuple's own is Python code."""
 
 
 def advise(  # noqa: PLR0917 - what it rests on
@@ -69,12 +76,14 @@ def advise(  # noqa: PLR0917 - what it rests on
             return Advice(models, assets=best)  # nothing else makes it permitted
     if tariff.pricing == "fallback":
         return Advice(models, assets=best)  # what isn't known of a model can't be said to cost less
-    return Advice(
-        models,
-        _cached_input(call.quantities, tariff, exact_cost, cost),
-        _batched(call, cost, book, now),
-        _shorter_context(call, cost, book, now, headroom),
-        best,
+    return _advised(
+        (
+            models,
+            _cached_input(call.quantities, tariff, exact_cost, cost),
+            _batched(call, cost, book, now),
+            _shorter_context(call, cost, book, now, headroom),
+            best,
+        )
     )
 
 
@@ -90,7 +99,7 @@ def _cheaper_models(  # noqa: PLR0917 - what it rests on
         tariff = book.tariff(provider, model, call.quantities, now)
         theirs = in_micro_usd(tariff.exact_cost(call.quantities))
         if theirs < cost and tariff.pricing == "book":
-            found.append(CheaperModel(provider, model, theirs, MicroUsd(cost - theirs)))
+            found.append(_cheaper((provider, model, theirs, cost - theirs)))
     found.sort(key=_SAVING, reverse=True)
     return tuple(found)
 
@@ -104,7 +113,7 @@ def _cached_input(
     cached_cost = in_micro_usd(exact_cost + uncached * tariff.cached_input)
     # One call writes, the others read: dear(write) <= (calls - 1) * saved(read).
     pays_from_calls = max(2, 1 - tariff.cache_creation // tariff.cached_input)
-    return CachedInput(cached_cost, MicroUsd(cost - cached_cost), pays_from_calls)
+    return _cached((cached_cost, cost - cached_cost, pays_from_calls))
 
 
 def _batched(call: Call, cost: MicroUsd, book: PriceBook, now: datetime) -> Batched | None:
@@ -114,7 +123,7 @@ def _batched(call: Call, cost: MicroUsd, book: PriceBook, now: datetime) -> Batc
     quantities = counted((*amounts, "batch"))
     tariff = book.tariff(call.provider, call.model, quantities, now)
     batch_cost = in_micro_usd(tariff.exact_cost(quantities))
-    return Batched(batch_cost, MicroUsd(cost - batch_cost)) if batch_cost < cost else None
+    return _batch((batch_cost, cost - batch_cost)) if batch_cost < cost else None
 
 
 def _shorter_context(

@@ -353,7 +353,8 @@ class PriceBook:
         """Return what requests are charged by at a time, in UTC, by their input tokens."""
         key = (provider, model, service_tier)
         by_date = self._tariffs.get(key) or self._remember(key)
-        return by_date.at(at.toordinal()).at(second_of_day(at))
+        by_time = by_date.at(at.toordinal()) if by_date.borders else by_date.values[0]
+        return by_time.at(second_of_day(at)) if by_time.borders else by_time.values[0]
 
     def same_until(self, provider: str, model: str, service_tier: ServiceTier, at: datetime) -> datetime:
         """Return until when, exclusive, a model's price of a time, in UTC, surely holds by this book.
