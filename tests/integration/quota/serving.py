@@ -159,7 +159,7 @@ async def serve(quota: Quota, folder: Path) -> AsyncIterator[Served]:
         ),
         Balances(views, moments, looks),
         Budgets(views, moments, Budgeting(ServedHistory(lambda: quota.pool, clock)), refreshes, draining),
-        Advice(views),
+        Advice(views, looks),
         Sources(views, moments, lambda at, sources: source_states(quota.pool, at, sources)),
         Policies(views, PostgresProposals(quota.pool)),
         Holds(views, desk, PostgresHoldList(quota.pool)),

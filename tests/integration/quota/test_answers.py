@@ -135,6 +135,21 @@ async def test_an_experiment_is_answered_with_the_accounts_for_experiments(servi
     assert balance.accounts[0] == answer.accounts[3]
 
 
+async def test_an_experiment_is_checked_on_the_same_accounts_whoever_asks(service: Served) -> None:
+    await company(service.quota)
+    budget = {"kind": "team", "owner_id": "red", "limit_micro_usd": 500, "experiment_limit_micro_usd": 100}
+    await service.quota.tell(quota_policy(2, budgets=[budget]), "2")
+    await service.refresh()
+    request = check_request(purpose=pb.PURPOSE_EXPERIMENT)
+    found = [
+        [each.account_id for each in answer.accounts]
+        for person_id in (None, "ada")
+        for answer in [await service.stub.CheckQuota(request, metadata=service.metadata(person_id))]
+    ]
+    assert found[0] == found[1]
+    assert "team/red/experiment/2026-11" in found[0]
+
+
 async def test_a_person_sees_their_own_balance_and_no_others(service: Served) -> None:
     await company(service.quota)
     await service.refresh()

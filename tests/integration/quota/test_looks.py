@@ -90,6 +90,12 @@ async def check_on_a_stream(served: Served, viewer: str | None) -> list[str]:
     return shown_in(answer.result)
 
 
+async def suggest(served: Served, viewer: str | None) -> list[str]:
+    request = pb.SuggestAlternativesRequest(call=check_request("ada"))
+    await served.stub.SuggestAlternatives(request, metadata=served.metadata(viewer))
+    return [ADA]  # how much shorter a call must be to fit tells how much is left
+
+
 def shown(accounts: Any) -> list[str]:
     return [account.account_id for account in accounts if account.HasField("resets_at")]
 
@@ -128,6 +134,7 @@ ASKED: dict[str, tuple[Ask, str]] = {
     "a check": (check, "CheckQuota"),
     "a batch": (check_many, "BatchCheckQuota"),
     "a stream": (check_on_a_stream, "StreamCheckQuota"),
+    "a suggestion": (suggest, "SuggestAlternatives"),
 }
 SHOWN: dict[str, dict[str | None, list[str]]] = {
     "her account": {None: [ADA], "ada": [ADA], "red-0": NO, "boss": [ADA], "eve": NO, "governance": [ADA]},
@@ -169,6 +176,7 @@ SHOWN: dict[str, dict[str | None, list[str]]] = {
         "governance": [ADA, RED],
     },
     "a batch": {None: [ADA, RED], "ada": [ADA, RED], "red-0": NO, "boss": [ADA, RED], "auditor": NO},
+    "a suggestion": {None: [ADA], "ada": [ADA], "red-0": NO, "boss": [ADA], "governance": [ADA]},
     "a stream": {None: [ADA, RED], "ada": [ADA, RED], "red-0": NO, "boss": [ADA, RED], "operator": NO},
 }
 

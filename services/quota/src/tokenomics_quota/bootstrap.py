@@ -397,7 +397,7 @@ def serve() -> ExitCode:
                     refreshes,
                     process.draining,
                 ),
-                Advice(views),
+                Advice(views, looks),
                 Sources(views, moments, lambda at, sources: source_states(serving_pool(), at, sources)),
                 Policies(views, PostgresProposals(pool)),
                 Holds(views, desk, PostgresHoldList(pool)),

@@ -16,6 +16,7 @@ from tokenomics_quota.rpc.convert import (
     time_from_pb,
     write_advice,
 )
+from tokenomics_quota.rpc.looks import Looks
 from tokenomics_quota.rpc.views import Views, authorize, sight
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -24,8 +25,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Advice:
     """Prices calls from the in-memory view, and what could be made instead."""
 
-    def __init__(self, views: Views) -> None:
+    def __init__(self, views: Views, looks: Looks) -> None:
         self._views = views
+        self._looks = looks
 
     async def EstimateCost(  # noqa: N802 - the contract's name
         self, request: pb.EstimateCostRequest, _context: Context
@@ -49,7 +51,7 @@ class Advice:
         """Name what would make a call cheaper, whatever a check would decide about it."""
         view, now = self._views.at_hand()
         (call, most), sees = suggestion_from_pb(request), sight(view, now)
-        touched = view.touched_by(call.subject, call.project_id, now)
+        touched = view.touched_by(call.subject, call.project_id, now, call.purpose)
         authorize(sees, touched.balances[0].account)
         book, standing = view.governance.price_books.at(now), touched.standing
         tariff = book.tariff(call.provider, call.model, call.quantities, now)
@@ -67,4 +69,5 @@ class Advice:
             price_book_version=book.version,
         )
         write_advice(advice, answer.nudge)
+        await self._looks.record(sees, [touched.balances[0].account], "SuggestAlternatives")
         return answer

@@ -162,7 +162,7 @@ class Checks:
         """Decide one call, and record that it shows who asks another's account where it does."""
         view, now = self._views.at_hand()
         call, sees = call_from_pb(request), sight(view, now)
-        touched = view.touched_by(call.subject, call.project_id, now)
+        touched = view.touched_by(call.subject, call.project_id, now, call.purpose)
         answer = self._decide((call, touched), self._moments.at(view, now), sees, now)
         await self._looks.record(sees, [touched.balances[0].account], method)
         return answer
