@@ -90,6 +90,8 @@ COMPLETE: dict[str, dict[str, Any]] = {
                     {"account": "subject", "basis_points": 5_000},
                     {"account": "team", "micro_usd": 1},
                 ],
+                "usual_day_micro_usd": 1_000_000,
+                "used_today_micro_usd": 1_000_000,
                 "granted": [{"account": "subject", "micro_usd": 1}],
                 "justified": True,
                 "model_unlocked": True,

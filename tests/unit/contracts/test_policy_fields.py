@@ -200,6 +200,12 @@ FIELDS: list[tuple[str, object, str]] = [
     ("quota.examples[].spent[].micro_usd", 0.5, INTEGER),
     ("quota.examples[].spent[].micro_usd", -1, FROM_0),
     ("quota.examples[].spent[].micro_usd", 10**16, TO_A_BILLION_USD),
+    ("quota.examples[].usual_day_micro_usd", 0.5, INTEGER),
+    ("quota.examples[].usual_day_micro_usd", -1, FROM_0),
+    ("quota.examples[].usual_day_micro_usd", 10**16, TO_A_BILLION_USD),
+    ("quota.examples[].used_today_micro_usd", 0.5, INTEGER),
+    ("quota.examples[].used_today_micro_usd", -1, FROM_0),
+    ("quota.examples[].used_today_micro_usd", 10**16, TO_A_BILLION_USD),
     ("quota.examples[].granted", "?", LIST),
     (
         "quota.examples[].granted[].account",

@@ -183,3 +183,35 @@ def test_a_rollout_is_as_far_as_it_is_when_the_call_is_made() -> None:
     new = {"at": "2026-12-15T00:00:00Z", "team_since": "2026-12-01T00:00:00Z"}
     assert decided_then(**new) == "ALLOW"
     assert decided_then(**new | {"at": "2026-12-31T00:00:00Z"}) == "APPROVAL_REQUIRED"
+
+
+@pytest.mark.parametrize(
+    ("usual_day", "used_today", "cost", "decision"),
+    [
+        (2_000_000, 9_000_000, 0, "ALLOW"),
+        (2_000_000, 9_000_000, 1_000_000, "JUSTIFICATION_REQUIRED"),
+        (2_000_000, 10_000_000, 0, "JUSTIFICATION_REQUIRED"),
+        (4_000_000, 10_000_000, 0, "ALLOW"),
+        (0, 20_000_000, 0, "ALLOW"),
+    ],
+)
+def test_a_day_far_above_the_usual_asks_for_a_reason(
+    usual_day: int, used_today: int, cost: int, decision: str
+) -> None:
+    policy = POLICY | {"spikes": {"factor_basis_points": 50_000, "minimum_micro_usd": 8_000_000}}
+    example = {
+        "name": "x",
+        "role": "support",
+        "usual_day_micro_usd": usual_day,
+        "used_today_micro_usd": used_today,
+        "cost_micro_usd": cost,
+        "expect": decision,
+    }
+    (one,) = judge_examples(QuotaDocument.model_validate(policy | {"examples": [example]}), {}, NOW)
+    assert isinstance(one, Judged)
+    assert one.holds, one
+    (justified,) = judge_examples(
+        QuotaDocument.model_validate(policy | {"examples": [example | {"justified": True}]}), {}, NOW
+    )
+    assert isinstance(justified, Judged)
+    assert justified.actual in {"ALLOW", "ALLOW_WITH_NUDGE"}

@@ -496,6 +496,12 @@ class Example(Value):
     spent: tuple[Spent, ...] = ()
     """What had been used before; of an account that isn't named, nothing."""
 
+    usual_day_micro_usd: Limit = MicroUsd(0)
+    """What the caller used on each day before, for as long as `spikes` looks back."""
+
+    used_today_micro_usd: Limit = MicroUsd(0)
+    """What the caller has used on the day of the call, in UTC."""
+
     granted: tuple[Granted, ...] = ()
     justified: Annotated[bool, Field(strict=True)] = False
     """The caller has given a reason, which holds."""

@@ -1,7 +1,7 @@
 """Judging a quota policy's examples by the very rules of a check, on a company made up for each."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from tokenomics_contracts.events.approvals import (
@@ -26,6 +26,7 @@ from tokenomics_quota.domain.accounts import Account, Purpose
 from tokenomics_quota.domain.checks import Call
 from tokenomics_quota.domain.effective import LogOrder
 from tokenomics_quota.domain.pricing import ModelPrice, Quantities, Rates
+from tokenomics_quota.domain.spikes import DayUse, SpikeRule, usual
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.governance import Governance, GoverningEvent
 from tokenomics_quota.usecases.checking import Terms, check
@@ -95,6 +96,7 @@ def _judge(policies: Governance, example: Example, now: datetime) -> Judged | Pr
             problem = f"should be micro_usd: the {spent.account} has no limit to be a share of"
             return Problem(f"spent.{place}.basis_points", problem)
         view.put_totals({account.for_purpose(Purpose(example.purpose)).account_id: posted})
+    view.put_day_uses((_CALLER,), _day_uses(example, at, view.governance.quota_policies.at(at).spikes))
     touched = view.touched_by(_CALLER, example.project_id, at, example.purpose)
     answer = check(Terms.at(view.governance, at), touched, _call(example), at)
     codes = tuple(reason.code for reason in answer.reasons)
@@ -175,6 +177,17 @@ def _posted(governance: Governance, account: Account, spent: Spent, at: datetime
     assert spent.basis_points is not None
     limit = governance.limit(account.kind, account.owner_id, at)
     return None if limit is None else MicroUsd(-(-limit.micro_usd * spent.basis_points // FULL))
+
+
+def _day_uses(example: Example, at: datetime, rule: SpikeRule | None) -> dict[str, DayUse]:
+    if rule is None or example.used_today_micro_usd < rule.watched_from_micro_usd:
+        return {}
+    today = at.astimezone(UTC).date()
+    before = {
+        today - timedelta(days=ago): example.usual_day_micro_usd for ago in range(1, rule.window.days + 1)
+    }
+    known = usual(before, today, rule)
+    return {} if known is None else {_CALLER: DayUse(today, example.used_today_micro_usd, known)}
 
 
 def _call(example: Example) -> Call:
