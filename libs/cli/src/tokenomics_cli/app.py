@@ -8,7 +8,19 @@ from types import FrameType
 
 import typer
 
-from tokenomics_cli import approvals, audit, budgets, directory, emit, holds, ops, policy, quota
+from tokenomics_cli import (
+    approvals,
+    audit,
+    budgets,
+    directory,
+    emit,
+    holds,
+    interventions,
+    ops,
+    policy,
+    quota,
+    trails,
+)
 from tokenomics_cli.failures import CommandError, Exit
 from tokenomics_cli.output import print_failure
 
@@ -30,7 +42,13 @@ quota.commands.command("settle")(holds.settle_command)
 quota.commands.command("release")(holds.release_command)
 quota.commands.command("extend")(holds.extend_command)
 quota.commands.command("holds")(holds.holds_command)
+quota.commands.command("freeze")(interventions.freeze_command)
+quota.commands.command("unfreeze")(interventions.unfreeze_command)
+quota.commands.command("close")(interventions.close_command)
+quota.commands.command("usage")(trails.usage_command)
+quota.commands.command("looks")(trails.looks_command)
 app.add_typer(quota.commands, name="quota")
+ops.commands.add_typer(interventions.bypass_commands, name="bypass")
 app.add_typer(ops.commands, name="ops")
 app.add_typer(audit.commands, name="audit")
 

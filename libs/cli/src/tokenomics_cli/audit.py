@@ -2,9 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import Iterator
 from datetime import UTC
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -25,7 +24,6 @@ from tokenomics_contracts.rejection import EventRejected
 commands = typer.Typer(no_args_is_help=True, help="What was done and looked at, and whether that is all.")
 
 _CHAIN = "quota"
-_PAGE = 1_000
 _EXPECTED = re.compile(r"([1-9][0-9]{0,17}):([0-9a-f]{64})")
 
 
@@ -104,8 +102,9 @@ def list_command(
 ) -> None:
     """List the audit trail, newest first; for auditors."""
     with connect(token_file, on_behalf_of) as service:
-        listing = _listed(service, pb.ListAuditRequest(action=action, target=target, actor=actor), limit)
-        entries = [entry for entry, _ in zip(listing, range(limit), strict=False)]
+        request = pb.ListAuditRequest(action=action, target=target, actor=actor)
+        listed = OperationsServiceStub(service.channel).ListAudit
+        entries = list(service.pages(listed, request, "entries", limit))
     if as_json:
         print_json([message_as_dict(entry) for entry in entries])
         return
@@ -165,21 +164,11 @@ def _head(service: Service) -> Head:
 
 def _compare(chain: Chain, service: Service, head: Head) -> None:
     expected = 1
-    for entry in _listed(service, pb.ListAuditRequest(oldest_first=True), _PAGE):
+    listed = OperationsServiceStub(service.channel).ListAudit
+    for entry in service.pages(listed, pb.ListAuditRequest(oldest_first=True), "entries"):
         chain.in_database(_from_pb(chain.name, entry), expected)
         expected = entry.sequence + 1
     chain.database_ends(expected - 1, head)
-
-
-def _listed(service: Service, request: pb.ListAuditRequest, page_size: int) -> Iterator[pb.AuditEntry]:
-    method = OperationsServiceStub(service.channel).ListAudit
-    request.page_size = min(page_size, _PAGE)
-    while True:
-        page: Any = service.call(method, request)
-        yield from page.entries
-        if not page.next_page_token:
-            return
-        request.page_token = page.next_page_token
 
 
 def _from_pb(chain: str, entry: pb.AuditEntry) -> AuditRecorded:

@@ -1,6 +1,6 @@
 """``tokenomics quota hold|settle|release|extend|holds``: amounts that are kept free for calls under way."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated
 
@@ -28,10 +28,9 @@ from tokenomics_cli.calls import (
 from tokenomics_cli.failures import CommandError, Exit
 from tokenomics_cli.output import JsonFlag, message_as_dict, out, print_json, print_table, usd
 from tokenomics_cli.quota import EXIT_OF_DECISION, print_answer
-from tokenomics_cli.rpc import OnBehalfOf, Service, TokenFile, connect
+from tokenomics_cli.rpc import OnBehalfOf, TokenFile, connect
 from tokenomics_contracts.units import MAX_COST_MICRO_USD, parse_time
 
-_PAGE_SIZE = 1_000
 _LONGEST_TTL_SECONDS = 86_400
 
 HoldId = Annotated[str, typer.Argument(metavar="HOLD", help="the hold's id")]
@@ -175,23 +174,11 @@ def holds_command(
         state=quota_pb2.HoldState.Value(f"HOLD_STATE_{state.name if state else 'UNSPECIFIED'}"),
     )
     with connect(token_file, on_behalf_of) as quota:
-        holds = list(_listed(quota, request, limit))
+        holds = list(quota.pages(QuotaServiceStub(quota.channel).ListHolds, request, "holds", limit))
     if as_json:
         print_json({"holds": [message_as_dict(hold) for hold in holds]})
     else:
         _print_holds(holds)
-
-
-def _listed(quota: Service, request: quota_pb2.ListHoldsRequest, limit: int) -> Iterator[quota_pb2.Hold]:
-    """Go through pages until there are as many as wanted, or no more."""
-    while limit:
-        request.page_size = min(limit, _PAGE_SIZE)
-        page = quota.call(QuotaServiceStub(quota.channel).ListHolds, request)
-        yield from page.holds
-        limit -= len(page.holds)
-        request.page_token = page.next_page_token
-        if not page.next_page_token:
-            return
 
 
 def _amount(option: str, text: str) -> int:

@@ -28,6 +28,8 @@ OnBehalfOf = Annotated[
 Reason = Annotated[str, typer.Option("--reason", help="code of the reason, e.g. source_permitted")]
 Ticket = Annotated[str, typer.Option("--ticket", help="id of the ticket")]
 
+_PAGE_SIZE = 1_000
+
 _EXITS = {
     grpc.StatusCode.UNAUTHENTICATED: Exit.PERMISSION,
     grpc.StatusCode.PERMISSION_DENIED: Exit.PERMISSION,
@@ -74,6 +76,33 @@ class Service:
             return method(request, timeout=self._settings.rpc_timeout_seconds, metadata=self._metadata)
         except grpc.RpcError as error:
             raise _failure(error, self._settings.quota_address) from error
+
+    def pages(
+        self, method: Callable[..., Any], request: Any, field: str, limit: int | None = None
+    ) -> Iterator[Any]:
+        """Call a method that lists page by page, and return what a field of its answers holds.
+
+        Parameters
+        ----------
+        request
+            Is changed from page to page.
+        limit
+            How many at most; ``None``: all.
+
+        Raises
+        ------
+        CommandError
+            When a call fails, with the service's own reason.
+        """
+        while limit is None or limit > 0:
+            request.page_size = _PAGE_SIZE if limit is None else min(limit, _PAGE_SIZE)
+            page = self.call(method, request)
+            found = getattr(page, field)
+            yield from found
+            limit = None if limit is None else limit - len(found)
+            request.page_token = page.next_page_token
+            if not page.next_page_token:
+                return
 
     def watch(self, method: Callable[..., Any], request: Message) -> Iterator[Any]:
         """Call a method that answers with a stream, for as long as it goes on.

@@ -61,6 +61,10 @@ LOCAL_CALLERS = (
                 "SuggestAlternatives",
                 "GetBalance",
                 "ListBalances",
+                "ListUsage",
+                "ListLooks",
+                "FreezeAccount",
+                "UnfreezeAccount",
                 "GetSourceStatus",
                 "ListPolicies",
             )
@@ -72,7 +76,16 @@ LOCAL_CALLERS = (
         methods=frozenset(
             {
                 "/tokenomics.operations.v1.OperationsService/*",
-                f"{_QUOTA}/GetSourceStatus",
+                *(
+                    f"{_QUOTA}/{method}"
+                    for method in (
+                        "GetSourceStatus",
+                        "FreezeAccount",
+                        "UnfreezeAccount",
+                        "StartBypass",
+                        "EndBypass",
+                    )
+                ),
                 "/grpc.reflection.v1alpha.ServerReflection/*",
             }
         ),
@@ -81,7 +94,13 @@ LOCAL_CALLERS = (
         subject=GOVERNANCE,
         methods=frozenset(
             f"{_QUOTA}/{method}"
-            for method in ("ListPolicies", "TestPolicy", "ProposePolicy", "ListPolicyProposals")
+            for method in (
+                "ListPolicies",
+                "TestPolicy",
+                "ProposePolicy",
+                "ListPolicyProposals",
+                "CloseAccount",
+            )
         ),
         may_act_for_people=True,
     ),
