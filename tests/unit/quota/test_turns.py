@@ -211,11 +211,12 @@ async def test_what_breaks_a_transaction_breaks_that_command_alone(scene: Scene)
     assert await errors(tasks) == [None, ZeroDivisionError, NotFoundError]
 
 
-async def test_a_database_that_is_away_is_told_to_all_at_once_and_the_next_turn_is_taken(
-    scene: Scene,
+@pytest.mark.parametrize("error", [asyncpg.ConnectionDoesNotExistError, asyncpg.UndefinedTableError])
+async def test_a_database_that_is_away_or_new_is_told_to_all_at_once_and_the_next_turn_is_taken(
+    scene: Scene, error: type[Exception]
 ) -> None:
     def away() -> None:
-        raise asyncpg.ConnectionDoesNotExistError
+        raise error
 
     scene.breaks = away
     tasks = scene.soon(placing("h1"), placing("h2"), settling("x"))

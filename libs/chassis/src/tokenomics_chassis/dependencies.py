@@ -29,6 +29,11 @@ def is_database_missing(error: BaseException) -> bool:
     return state in _MISSING_STATES
 
 
+def may_pass(error: BaseException) -> bool:
+    """Whether a caller may be told to try again later: a dependency is away, or has to be set up anew."""
+    return is_dependency_away(error) or is_database_missing(error)
+
+
 def is_about_data(error: Exception) -> bool:
     """Whether single records can be to blame: no dependency's own trouble, no wrong schema or role."""
     if isinstance(error, asyncpg.PostgresError):

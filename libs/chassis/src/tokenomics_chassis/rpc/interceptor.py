@@ -19,7 +19,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from tokenomics_chassis.dependencies import is_dependency_away
+from tokenomics_chassis.dependencies import may_pass
 from tokenomics_chassis.metrics import RPC_DURATION, Series
 from tokenomics_chassis.rpc.errors import (
     DeadlineExceededError,
@@ -183,7 +183,7 @@ def to_rpc_error(method: str, error: Exception) -> RpcError:
     """Return what a caller may learn of an error; what it may not is logged."""
     if isinstance(error, RpcError):
         return error
-    if is_dependency_away(error):
+    if may_pass(error):
         log.warning("a dependency failed", extra={"method": method, "error": repr(error), **_who()})
         return DependencyUnavailableError("a dependency is unavailable")
     error_id = uuid.uuid4().hex

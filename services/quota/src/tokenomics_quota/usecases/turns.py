@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Final
 
-from tokenomics_chassis.dependencies import is_dependency_away
+from tokenomics_chassis.dependencies import may_pass
 from tokenomics_chassis.failpoints import failpoint
 from tokenomics_chassis.rpc.errors import OverloadedError, RpcError, StoppingError, UnavailableError
 from tokenomics_quota.ports import HoldLedger
@@ -141,7 +141,7 @@ class Turns:
                 failpoint("turn.before_commit")
             failpoint("turn.after_commit")
         except Exception as error:  # noqa: BLE001 - whatever it is, each caller is told
-            if is_dependency_away(error):
+            if may_pass(error):
                 log.warning(
                     "a turn of the ledger failed", extra={"commands": len(group), "error": repr(error)}
                 )
