@@ -31,6 +31,7 @@ from tokenomics_quota.rpc.balances import Balances
 from tokenomics_quota.rpc.budgets import Budgets
 from tokenomics_quota.rpc.checks import Checks
 from tokenomics_quota.rpc.desk import LedgerDesk
+from tokenomics_quota.rpc.drifts import Drifts
 from tokenomics_quota.rpc.holds import Holds
 from tokenomics_quota.rpc.interventions import Interventions
 from tokenomics_quota.rpc.leases import Leases
@@ -41,6 +42,7 @@ from tokenomics_quota.rpc.servicer import quota_servicer
 from tokenomics_quota.rpc.sources import Sources
 from tokenomics_quota.rpc.trails import Trails
 from tokenomics_quota.rpc.views import Views
+from tokenomics_quota.storage.drift import PostgresDrifts
 from tokenomics_quota.storage.history import ServedHistory
 from tokenomics_quota.storage.hold_ledger import PostgresHoldList, hold_transactions
 from tokenomics_quota.storage.interventions import interventions
@@ -161,6 +163,7 @@ async def serve(quota: Quota, folder: Path) -> AsyncIterator[Served]:
         Budgets(views, moments, Budgeting(ServedHistory(lambda: quota.pool, clock)), refreshes, draining),
         Advice(views, looks),
         Sources(views, moments, lambda at, sources: source_states(quota.pool, at, sources)),
+        Drifts(views, PostgresDrifts(quota.url, lambda: quota.schemas).compare, draining),
         Policies(views, PostgresProposals(quota.pool)),
         Holds(views, desk, PostgresHoldList(quota.pool)),
         Leases(desk),

@@ -186,6 +186,12 @@ OUTBOX_EVENTS = _meter.create_gauge(
     "tokenomics.outbox.events", unit="{event}", description="Events that the relay has not sent yet."
 )
 
+DRIFTING_TOTALS = _meter.create_gauge(
+    "tokenomics.totals.drifting",
+    unit="{total}",
+    description="Kept totals that were not what their parts add up to when both were last compared.",
+)
+
 ANNOUNCEMENTS_HELD_UP = _meter.create_gauge(
     "tokenomics.announcements.held_up",
     unit="{record}",

@@ -13,6 +13,7 @@ from tokenomics_cli import (
     audit,
     budgets,
     directory,
+    drift,
     emit,
     holds,
     interventions,
@@ -37,6 +38,7 @@ app.add_typer(directory.commands, name="directory")
 app.add_typer(approvals.commands, name="approvals")
 quota.commands.command("budget")(budgets.budget_command)
 quota.commands.command("watch")(budgets.watch_command)
+quota.commands.command("drift")(drift.drift_command)
 quota.commands.command("hold")(holds.hold_command)
 quota.commands.command("settle")(holds.settle_command)
 quota.commands.command("release")(holds.release_command)

@@ -62,6 +62,7 @@ from tokenomics_quota.rpc.balances import Balances
 from tokenomics_quota.rpc.budgets import Budgets
 from tokenomics_quota.rpc.checks import Checks
 from tokenomics_quota.rpc.desk import LedgerDesk
+from tokenomics_quota.rpc.drifts import Drifts
 from tokenomics_quota.rpc.holds import Holds
 from tokenomics_quota.rpc.interventions import Interventions
 from tokenomics_quota.rpc.leases import Leases
@@ -76,6 +77,7 @@ from tokenomics_quota.settings import ProjectSettings, ServeSettings
 from tokenomics_quota.storage.announcements import PostgresAnnouncements, remember
 from tokenomics_quota.storage.decision_log import OutboxDecisionLog
 from tokenomics_quota.storage.default_price_book import DefaultPriceBook
+from tokenomics_quota.storage.drift import DriftWatch, PostgresDrifts
 from tokenomics_quota.storage.history import ServedHistory
 from tokenomics_quota.storage.hold_ledger import PostgresHoldLedger, PostgresHoldList, hold_transactions
 from tokenomics_quota.storage.interventions import PostgresInterventions, interventions
@@ -269,6 +271,8 @@ def relay() -> ExitCode:
         process.supervise("announcer", announcers.run)
         settlers = EachVersion(pool, {VersionState.ACTIVE}, lambda version: _settler(settings, version))
         process.supervise("settler", settlers.run)
+        watches = EachVersion(pool, {VersionState.ACTIVE}, lambda version: _drift_watch(settings, version))
+        process.supervise("drift watch", watches.run)
         process.supervise("audit anchors", Anchors(settings.database_url, _OWN, TRAIL).run)
 
     return run(SERVICE, settings, start)
@@ -298,6 +302,10 @@ def _settler(settings: ServiceSettings, version: int) -> VersionWork:
         sources={USAGE: "recorded", OWN_TOPIC: "provisional"},
     )
     return VersionWork(settler.run, _ready)
+
+
+def _drift_watch(settings: ServiceSettings, version: int) -> VersionWork:
+    return VersionWork(DriftWatch(settings.database_url, Schemas(SERVICE, version), _CLOCK.now).run, _ready)
 
 
 async def _ready() -> None:
@@ -359,6 +367,11 @@ def serve() -> ExitCode:
                 raise UnavailableError("the view is being loaded")
             return held.pools[serving.version]
 
+        def serving_schemas() -> Schemas:
+            if serving.version is None:
+                raise UnavailableError("the view is being loaded")
+            return Schemas(SERVICE, serving.version)
+
         feeds = EachVersion(
             pool,
             FED,
@@ -399,6 +412,9 @@ def serve() -> ExitCode:
                 ),
                 Advice(views, looks),
                 Sources(views, moments, lambda at, sources: source_states(serving_pool(), at, sources)),
+                Drifts(
+                    views, PostgresDrifts(settings.database_url, serving_schemas).compare, process.draining
+                ),
                 Policies(views, PostgresProposals(pool)),
                 Holds(views, desk, PostgresHoldList(pool)),
                 Leases(desk),

@@ -65,6 +65,8 @@ LOCAL_CALLERS = (
                 "ListLooks",
                 "FreezeAccount",
                 "UnfreezeAccount",
+                "GetBudget",
+                "WatchBudget",
                 "GetSourceStatus",
                 "ListPolicies",
             )
@@ -80,6 +82,7 @@ LOCAL_CALLERS = (
                     f"{_QUOTA}/{method}"
                     for method in (
                         "GetSourceStatus",
+                        "CheckDrift",
                         "FreezeAccount",
                         "UnfreezeAccount",
                         "StartBypass",

@@ -6,6 +6,7 @@ from tokenomics_quota.rpc.advice import Advice
 from tokenomics_quota.rpc.balances import Balances
 from tokenomics_quota.rpc.budgets import Budgets
 from tokenomics_quota.rpc.checks import Checks
+from tokenomics_quota.rpc.drifts import Drifts
 from tokenomics_quota.rpc.holds import Holds
 from tokenomics_quota.rpc.interventions import Interventions
 from tokenomics_quota.rpc.leases import Leases
@@ -14,7 +15,20 @@ from tokenomics_quota.rpc.policies import Policies
 from tokenomics_quota.rpc.sources import Sources
 from tokenomics_quota.rpc.trails import Trails
 
-PARTS = (Checks, Balances, Budgets, Advice, Policies, Holds, Leases, Looks, Trails, Sources, Interventions)
+PARTS = (
+    Checks,
+    Balances,
+    Budgets,
+    Advice,
+    Policies,
+    Holds,
+    Leases,
+    Looks,
+    Trails,
+    Sources,
+    Interventions,
+    Drifts,
+)
 """Each method of the contract is served by one of them; what none has answers UNIMPLEMENTED."""
 
 

@@ -64,9 +64,18 @@ def require_governance(view: QuotaView, now: datetime) -> None:
     PermissionDeniedError
         The call is made for somebody else.
     """
+    _require(view, now, "governance", "only governance may do this")
+
+
+def require_operators(view: QuotaView, now: datetime) -> None:
+    """Refuse people without the privilege `operator`, as :func:`require_governance` does."""
+    _require(view, now, "operator", "only operators may do this")
+
+
+def _require(view: QuotaView, now: datetime, privilege: str, message: str) -> None:
     person = current_identity().on_behalf_of
-    if person is not None and not governs(view, person, now):
-        raise PermissionDeniedError("only governance may do this")
+    if person is not None and not view.governance.directory.has_privilege(person, now, privilege):
+        raise PermissionDeniedError(message)
 
 
 def governs(view: QuotaView, person: str, now: datetime) -> bool:

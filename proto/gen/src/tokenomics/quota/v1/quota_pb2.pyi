@@ -275,6 +275,42 @@ HOLD_STATE_EXPIRED: HoldState.ValueType  # 4
 """Ended by time."""
 Global___HoldState: _TypeAlias = HoldState  # noqa: Y015
 
+class _KeptTotal:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _KeptTotalEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeptTotal.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    KEPT_TOTAL_UNSPECIFIED: _KeptTotal.ValueType  # 0
+    """Not set."""
+    KEPT_TOTAL_POSTED: _KeptTotal.ValueType  # 1
+    """What is posted to an account in a period; its facts."""
+    KEPT_TOTAL_DAY: _KeptTotal.ValueType  # 2
+    """What an owner used on a day, in UTC; its facts."""
+    KEPT_TOTAL_LIVE: _KeptTotal.ValueType  # 3
+    """What is held on an account; its live holds."""
+    KEPT_TOTAL_ENDING: _KeptTotal.ValueType  # 4
+    """What is held on an account; the amounts that end at each instant."""
+    KEPT_TOTAL_SETTLING: _KeptTotal.ValueType  # 5
+    """What was settled by call on an account and is not posted yet; the holds that were."""
+
+class KeptTotal(_KeptTotal, metaclass=_KeptTotalEnumTypeWrapper):
+    """What a kept total is the total of."""
+
+KEPT_TOTAL_UNSPECIFIED: KeptTotal.ValueType  # 0
+"""Not set."""
+KEPT_TOTAL_POSTED: KeptTotal.ValueType  # 1
+"""What is posted to an account in a period; its facts."""
+KEPT_TOTAL_DAY: KeptTotal.ValueType  # 2
+"""What an owner used on a day, in UTC; its facts."""
+KEPT_TOTAL_LIVE: KeptTotal.ValueType  # 3
+"""What is held on an account; its live holds."""
+KEPT_TOTAL_ENDING: KeptTotal.ValueType  # 4
+"""What is held on an account; the amounts that end at each instant."""
+KEPT_TOTAL_SETTLING: KeptTotal.ValueType  # 5
+"""What was settled by call on an account and is not posted yet; the holds that were."""
+Global___KeptTotal: _TypeAlias = KeptTotal  # noqa: Y015
+
 class _SimulationState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -2179,6 +2215,106 @@ class WatchBudgetResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchBudgetResponse: _TypeAlias = WatchBudgetResponse  # noqa: Y015
+
+@_typing.final
+class CheckDriftRequest(_message.Message):
+    """Asks whether kept totals are what they are the totals of."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    """Account, in its period; empty: all of all periods."""
+    def __init__(
+        self,
+        *,
+        account_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckDriftRequest: _TypeAlias = CheckDriftRequest  # noqa: Y015
+
+@_typing.final
+class CheckDriftResponse(_message.Message):
+    """What one step of a comparison came to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERIOD_FIELD_NUMBER: _builtins.int
+    COMPARED_TOTALS_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    DRIFTS_FIELD_NUMBER: _builtins.int
+    DRIFTING_TOTALS_FIELD_NUMBER: _builtins.int
+    period: _builtins.str
+    """Period, `YYYY-MM`; empty: what is held now."""
+    compared_totals: _builtins.int
+    """Totals that were compared in this step."""
+    step: _builtins.int
+    """Number of this step, from 1."""
+    steps: _builtins.int
+    """How many there are."""
+    drifting_totals: _builtins.int
+    """How many differ in this step."""
+    @_builtins.property
+    def drifts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Drift]:
+        """Totals that differ, by kind and name; at most 1,000 of a step."""
+
+    def __init__(
+        self,
+        *,
+        period: _builtins.str = ...,
+        compared_totals: _builtins.int = ...,
+        step: _builtins.int = ...,
+        steps: _builtins.int = ...,
+        drifts: _abc.Iterable[Global___Drift] | None = ...,
+        drifting_totals: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compared_totals", b"compared_totals", "drifting_totals", b"drifting_totals", "drifts", b"drifts", "period", b"period", "step", b"step", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckDriftResponse: _TypeAlias = CheckDriftResponse  # noqa: Y015
+
+@_typing.final
+class Drift(_message.Message):
+    """A total that is not what it is the total of."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEPT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    KEPT_MICRO_USD_FIELD_NUMBER: _builtins.int
+    RECOMPUTED_MICRO_USD_FIELD_NUMBER: _builtins.int
+    kept: Global___KeptTotal.ValueType
+    """What it is the total of."""
+    name: _builtins.str
+    """Account id; of a day `<kind>/<owner_id>/<YYYY-MM-DD>`."""
+    kept_micro_usd: _builtins.int
+    """What is kept."""
+    recomputed_micro_usd: _builtins.int
+    """What was added up."""
+    def __init__(
+        self,
+        *,
+        kept: Global___KeptTotal.ValueType = ...,
+        name: _builtins.str = ...,
+        kept_micro_usd: _builtins.int = ...,
+        recomputed_micro_usd: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "kept_micro_usd", b"kept_micro_usd", "name", b"name", "recomputed_micro_usd", b"recomputed_micro_usd"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Drift: _TypeAlias = Drift  # noqa: Y015
 
 @_typing.final
 class SuggestAlternativesRequest(_message.Message):

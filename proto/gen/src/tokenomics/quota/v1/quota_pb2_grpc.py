@@ -123,6 +123,11 @@ class QuotaServiceStub:
                 request_serializer=tokenomics_dot_quota_dot_v1_dot_quota__pb2.WatchBudgetRequest.SerializeToString,
                 response_deserializer=tokenomics_dot_quota_dot_v1_dot_quota__pb2.WatchBudgetResponse.FromString,
                 _registered_method=True)
+        self.CheckDrift = channel.unary_stream(
+                '/tokenomics.quota.v1.QuotaService/CheckDrift',
+                request_serializer=tokenomics_dot_quota_dot_v1_dot_quota__pb2.CheckDriftRequest.SerializeToString,
+                response_deserializer=tokenomics_dot_quota_dot_v1_dot_quota__pb2.CheckDriftResponse.FromString,
+                _registered_method=True)
         self.SuggestAlternatives = channel.unary_unary(
                 '/tokenomics.quota.v1.QuotaService/SuggestAlternatives',
                 request_serializer=tokenomics_dot_quota_dot_v1_dot_quota__pb2.SuggestAlternativesRequest.SerializeToString,
@@ -382,6 +387,15 @@ class QuotaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckDrift(self, request, context):
+        """Adds up anew what is kept as totals, from facts and holds, in one snapshot, and compares: a message for each period,
+        the last one for what is held now. Read-only. Operators. It reads whole tables: one at a time on a server.
+        Errors: UNAVAILABLE while another comparison is under way, and when the server stops.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SuggestAlternatives(self, request, context):
         """Names what would make a call cheaper, whatever a check would decide about it: permitted models, caching, the
         batch tier, a shorter context, and shared assets for its use case. Read-only; leaves no decision record.
@@ -615,6 +629,11 @@ def add_QuotaServiceServicer_to_server(servicer, server):
                     servicer.WatchBudget,
                     request_deserializer=tokenomics_dot_quota_dot_v1_dot_quota__pb2.WatchBudgetRequest.FromString,
                     response_serializer=tokenomics_dot_quota_dot_v1_dot_quota__pb2.WatchBudgetResponse.SerializeToString,
+            ),
+            'CheckDrift': grpc.unary_stream_rpc_method_handler(
+                    servicer.CheckDrift,
+                    request_deserializer=tokenomics_dot_quota_dot_v1_dot_quota__pb2.CheckDriftRequest.FromString,
+                    response_serializer=tokenomics_dot_quota_dot_v1_dot_quota__pb2.CheckDriftResponse.SerializeToString,
             ),
             'SuggestAlternatives': grpc.unary_unary_rpc_method_handler(
                     servicer.SuggestAlternatives,
@@ -1121,6 +1140,33 @@ class QuotaService:
             '/tokenomics.quota.v1.QuotaService/WatchBudget',
             tokenomics_dot_quota_dot_v1_dot_quota__pb2.WatchBudgetRequest.SerializeToString,
             tokenomics_dot_quota_dot_v1_dot_quota__pb2.WatchBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckDrift(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tokenomics.quota.v1.QuotaService/CheckDrift',
+            tokenomics_dot_quota_dot_v1_dot_quota__pb2.CheckDriftRequest.SerializeToString,
+            tokenomics_dot_quota_dot_v1_dot_quota__pb2.CheckDriftResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -141,6 +141,11 @@ class QuotaServiceStub:
     are. A server that stops ends it with UNAVAILABLE: watch on at another one.
     Errors: as GetBudget; UNAVAILABLE when too many watch already.
     """
+    CheckDrift: _grpc.UnaryStreamMultiCallable[_quota_pb2.CheckDriftRequest, _quota_pb2.CheckDriftResponse]
+    """Adds up anew what is kept as totals, from facts and holds, in one snapshot, and compares: a message for each period,
+    the last one for what is held now. Read-only. Operators. It reads whole tables: one at a time on a server.
+    Errors: UNAVAILABLE while another comparison is under way, and when the server stops.
+    """
     SuggestAlternatives: _grpc.UnaryUnaryMultiCallable[_quota_pb2.SuggestAlternativesRequest, _quota_pb2.SuggestAlternativesResponse]
     """Names what would make a call cheaper, whatever a check would decide about it: permitted models, caching, the
     batch tier, a shorter context, and shared assets for its use case. Read-only; leaves no decision record.
@@ -342,6 +347,11 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     most one a second); the forecast alone is no change. For its owner, governance and workloads, for as long as they
     are. A server that stops ends it with UNAVAILABLE: watch on at another one.
     Errors: as GetBudget; UNAVAILABLE when too many watch already.
+    """
+    CheckDrift: _aio.UnaryStreamMultiCallable[_quota_pb2.CheckDriftRequest, _quota_pb2.CheckDriftResponse]  # type: ignore[assignment]
+    """Adds up anew what is kept as totals, from facts and holds, in one snapshot, and compares: a message for each period,
+    the last one for what is held now. Read-only. Operators. It reads whole tables: one at a time on a server.
+    Errors: UNAVAILABLE while another comparison is under way, and when the server stops.
     """
     SuggestAlternatives: _aio.UnaryUnaryMultiCallable[_quota_pb2.SuggestAlternativesRequest, _quota_pb2.SuggestAlternativesResponse]  # type: ignore[assignment]
     """Names what would make a call cheaper, whatever a check would decide about it: permitted models, caching, the
@@ -631,6 +641,17 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         most one a second); the forecast alone is no change. For its owner, governance and workloads, for as long as they
         are. A server that stops ends it with UNAVAILABLE: watch on at another one.
         Errors: as GetBudget; UNAVAILABLE when too many watch already.
+        """
+
+    @_abc_1.abstractmethod
+    def CheckDrift(
+        self,
+        request: _quota_pb2.CheckDriftRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_quota_pb2.CheckDriftResponse], _abc.AsyncIterator[_quota_pb2.CheckDriftResponse]]:
+        """Adds up anew what is kept as totals, from facts and holds, in one snapshot, and compares: a message for each period,
+        the last one for what is held now. Read-only. Operators. It reads whole tables: one at a time on a server.
+        Errors: UNAVAILABLE while another comparison is under way, and when the server stops.
         """
 
     @_abc_1.abstractmethod
