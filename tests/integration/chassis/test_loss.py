@@ -134,7 +134,7 @@ async def test_a_skip_holds_when_the_database_is_emptied_under_a_running_project
     await send(producer, toy.skipped_event(skip).value, topic=OWN, partition=2)
     async with consuming(consumer(stack, group, pool, Toy(mended=True), read_first=read_first)):
         await until(lambda: total(pool), 3)
-        await pool.execute("TRUNCATE position, tally, applied, skipped")
+        await pool.execute("TRUNCATE position, tally, applied, skipped CASCADE")
         await until(lambda: total(pool), 3)
         await asyncio.sleep(0.2)
     assert await total(pool) == 3

@@ -60,6 +60,7 @@ async def test_each_file_is_applied_once_in_order_the_chassis_first(stack: Stack
         "shop_v1: tokenomics_chassis/001_positions.sql",
         "shop_v1: tokenomics_chassis/002_frozen.sql",
         "shop_v1: tokenomics_chassis/003_parked_in_a_row.sql",
+        "shop_v1: tokenomics_chassis/004_event_sources.sql",
         "shop_v1: shop_package/001_orders.sql",
         "shop_v1: shop_package/002_index.sql",
     ]
@@ -71,7 +72,7 @@ async def test_processes_that_migrate_at_once_do_not_collide(stack: Stack, write
     url = stack.new_database("shop")
     write("derived/001_orders.sql", "CREATE TABLE orders (id int);")
     applied = await asyncio.gather(*(migrations().migrate(url) for _ in range(4)))
-    assert sorted(map(len, applied)) == [0, 0, 0, 8]
+    assert sorted(map(len, applied)) == [0, 0, 0, 9]
 
 
 async def test_versions_of_derived_state_stand_beside_each_other(stack: Stack, write: Write) -> None:
@@ -82,6 +83,7 @@ async def test_versions_of_derived_state_stand_beside_each_other(stack: Stack, w
         "shop_v2: tokenomics_chassis/001_positions.sql",
         "shop_v2: tokenomics_chassis/002_frozen.sql",
         "shop_v2: tokenomics_chassis/003_parked_in_a_row.sql",
+        "shop_v2: tokenomics_chassis/004_event_sources.sql",
         "shop_v2: shop_package/001_orders.sql",
     ]
 

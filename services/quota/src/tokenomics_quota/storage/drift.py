@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from tokenomics_chassis.leadership import LEASE_MS, lead
@@ -175,12 +175,12 @@ class DriftWatch:
         await lead(self._url, self._schemas, "drift watch", self._watch, stopping)
 
     async def _watch(self, connection: Connection, stopping: asyncio.Event) -> None:
-        look_at = datetime.min.replace(tzinfo=UTC)
+        looked_at: datetime | None = None
         while not stopping.is_set():
             now = self._now()
-            if not look_at - EVERY <= now < look_at:
+            if looked_at is None or not looked_at <= now < looked_at + EVERY:
                 await self.look()
-                look_at = now + EVERY
+                looked_at = now
             await connection.execute("SELECT 1")
             await wait_for(stopping, _ALIVE_SECONDS)
 
