@@ -42,6 +42,7 @@ def test_every_path_is_measured_beside_its_floor(monkeypatch: pytest.MonkeyPatch
         "value <= 250",
         "value >= 1,500",
         "value >= 22,000",
+        "value >= 300,000",
     ]
 
 

@@ -219,7 +219,7 @@ def test_a_policy_written_against_another_version_is_refused_and_nothing_is_publ
     assert newest().version == 2
     assert run(["policy", "diff", policy(2, 1)]) == 0
     assert run(["policy", "apply", policy(2, 1)]) == 0, "publishing it again changes nothing"
-    assert len(asyncio.run(read_events(bootstrap, POLICY_TOPIC, Event))) == 4
+    assert len(asyncio.run(read_events(bootstrap, POLICY_TOPIC, Event))) == 5
     assert run(["policy", "show", "sources", "--version", "2"]) == 0
     assert "source: //v2" in capsys.readouterr().out
 
