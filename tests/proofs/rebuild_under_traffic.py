@@ -17,7 +17,7 @@ from tests.proofs.events import MODELS, PROVIDER, Message, usage_event
 from tests.proofs.exactly_once import CATCH_UP_SECONDS, ends_of
 from tests.proofs.history import make_history
 from tests.proofs.lab import INPUTS, Arena, Lab, Verdict
-from tests.proofs.recompute import USAGE, recompute
+from tests.proofs.recompute import QUOTA, USAGE, recompute
 from tests.proofs.replay_equals_live import hash_of
 from tests.proofs.serving import Metadata, bearer, serving
 from tokenomics.operations.v1 import operations_pb2
@@ -32,9 +32,14 @@ MEASURED = 30_000
 FAILPOINT = "replay.before_caught_up"
 CHECK_SECONDS = 10
 BETWEEN_CHECKS_SECONDS = 0.02
-REFUSED_FOR_NOW = {grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.DEADLINE_EXCEEDED}
+REFUSED_FOR_NOW = {
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.UNAVAILABLE,  # the audit trail is read again: the relay has just begun
+}
 REBUILD = "proof"
 _REQUESTS: Mapping[str, Any] = {
+    "start": operations_pb2.StartRebuildRequest,
     "promote": operations_pb2.PromoteRebuildRequest,
     "roll_back": operations_pb2.RollbackRebuildRequest,
 }
@@ -78,7 +83,7 @@ class _Traffic:
         finally:
             self._over.set()
             await asyncio.gather(flowing, *checking)
-        records = await arena.read(*INPUTS)
+        records = await arena.read(*INPUTS, QUOTA)
         lab.note(f"rebuild-under-traffic: {len(records):,} records are sent, waiting until both have them")
         for version in (1, 2):
             await arena.projected(ends_of(records), within_seconds=CATCH_UP_SECONDS, version=version)
@@ -165,7 +170,7 @@ class _Traffic:
         """Rebuild, kill, promote, roll back; each call at another server."""
         stubs = [OperationsServiceStub(channel) for channel in channels]
         begun = time.monotonic()
-        await self._call(stubs[0].StartRebuild, operations_pb2.StartRebuildRequest(rebuild_id=REBUILD, **WHY))
+        await self._until_allowed("start", stubs[0].StartRebuild)
         for number in range(1, KILLS):
             await self._applied(stubs[number % 2], share=number / (KILLS + 1))
             self._lab.note(f"rebuild-under-traffic: the rebuild is killed ({number} of {KILLS})")
