@@ -34,6 +34,7 @@ from tokenomics_chassis.rpc.errors import (
     UnavailableError,
 )
 from tokenomics_chassis.rpc.identity import Identity, current_identity
+from tokenomics_chassis.rpc.paging import page_size, wrong_page_size
 from tokenomics_chassis.state_hash import combined
 from tokenomics_chassis.verification import (
     NoSuchVerificationError,
@@ -48,8 +49,6 @@ from tokenomics_contracts.units import CALLER_PATTERN, IDENTIFIER_PATTERN, SLUG_
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _OPERATOR, _AUDITOR = "operator", "auditor"
-_DEFAULT_PAGE = 100
-_LARGEST_PAGE = 1_000
 _MOST_PLACES = 1_000
 _HEADER_NAME_BYTES = 1_024
 _TOPIC_PATTERN = r"[A-Za-z0-9._-]{1,249}"
@@ -180,14 +179,13 @@ class OperationsServicer(OperationsServiceServicer):
         self._authorise(current_identity(), _OPERATOR)
         violations = _mismatches(_TOPIC_PATTERN, topic=filter(None, [request.topic]))
         violations |= _mismatches(SLUG_PATTERN, error_code=filter(None, [request.error_code]))
-        if request.page_size < 0:
-            violations["page_size"] = "must not be negative"
+        violations |= wrong_page_size(request.page_size)
         _refuse(violations)
         page = await self._backend.list_parked(
             request.topic or None,
             request.error_code or None,
             _place_from_token(request.page_token) if request.page_token else None,
-            min(request.page_size or _DEFAULT_PAGE, _LARGEST_PAGE),
+            page_size(request.page_size),
         )
         return pb.ListParkedEventsResponse(
             events=map(_parked_to_pb, page.records),
@@ -365,10 +363,9 @@ class OperationsServicer(OperationsServiceServicer):
             actor=filter(None, [request.actor]),
         )
         violations |= _mismatches(_SEQUENCE_PATTERN, page_token=filter(None, [request.page_token]))
-        if request.page_size < 0:
-            violations["page_size"] = "must not be negative"
+        violations |= wrong_page_size(request.page_size)
         _refuse(violations)
-        size = min(request.page_size or _DEFAULT_PAGE, _LARGEST_PAGE)
+        size = page_size(request.page_size)
         entries = await self._audit.trail.entries(
             self._audit.pool,
             action=request.action or None,

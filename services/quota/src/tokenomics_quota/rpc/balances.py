@@ -11,6 +11,7 @@ import grpc
 
 from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics_chassis.rpc.errors import InvalidRequestError, NotFoundError
+from tokenomics_chassis.rpc.paging import page_size, wrong_page_size
 from tokenomics_contracts.units import AccountId, PeriodId
 from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose, parse_account_id
 from tokenomics_quota.domain.periods import parse_period
@@ -21,8 +22,6 @@ from tokenomics_quota.rpc.moments import Moments
 from tokenomics_quota.rpc.views import Views, authorize, sight
 from tokenomics_quota.usecases.seeing import PersonSight
 
-_PAGE_SIZE: Final = 100
-_LARGEST_PAGE_SIZE: Final = 1_000
 _YIELD_EVERY: Final = 1_000
 """Accounts that one listing looks at before others get their turn."""
 
@@ -77,9 +76,9 @@ class Balances:
         period = period_from_pb(request.period) or view.governance.calendars.at(now).period_of(now)
         _require_at_hand(view, period)
         kind = kind_from_pb(request.kind)
-        size = min(request.page_size or _PAGE_SIZE, _LARGEST_PAGE_SIZE)
-        if size < 0:
-            raise InvalidRequestError({"page_size": "must not be negative"})
+        if wrong := wrong_page_size(request.page_size):
+            raise InvalidRequestError(wrong)
+        size = page_size(request.page_size)
         if request.page_token and account_from_text("page_token", request.page_token).period != period:
             raise InvalidRequestError({"page_token": "is of another period"})
         sees = sight(view, now)

@@ -9,6 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics_chassis.rpc.errors import InvalidRequestError
 from tokenomics_chassis.rpc.identity import current_identity
+from tokenomics_chassis.rpc.paging import page_size, wrong_page_size
 from tokenomics_contracts.units import (
     EARLIEST_TIME,
     LATEST_TIME,
@@ -47,8 +48,6 @@ from tokenomics_quota.rpc.views import Views, authorize, sight
 from tokenomics_quota.usecases.holding import Done, Extending, Placing, Releasing, Settling
 from tokenomics_quota.usecases.seeing import everything
 
-_PAGE_SIZE: Final = 100
-_LARGEST_PAGE_SIZE: Final = 1_000
 _FOREIGN_TOKEN: Final = {"page_token": "is not of this call"}
 _LARGEST_NUMBER: Final = 2**63 - 1
 _DIGITS: Final = 19
@@ -223,8 +222,7 @@ def _wanted_from_pb(request: pb.ListHoldsRequest) -> HoldsWanted:
             wrong["account_id"] = str(error)
     if request.state != pb.HOLD_STATE_UNSPECIFIED and request.state not in _STATES_FROM_PB:
         wrong["state"] = "is not a state of this contract"
-    if request.page_size < 0:
-        wrong["page_size"] = "must not be negative"
+    wrong |= wrong_page_size(request.page_size)
     token = request.page_token
     before = int(token) if token.isascii() and token.isdigit() and len(token) <= _DIGITS else 0
     if token and not 0 < before <= _LARGEST_NUMBER:
@@ -236,5 +234,5 @@ def _wanted_from_pb(request: pb.ListHoldsRequest) -> HoldsWanted:
         AccountId(request.account_id) if request.account_id else None,
         _STATES_FROM_PB.get(request.state),
         before if token else _LARGEST_NUMBER,
-        min(request.page_size or _PAGE_SIZE, _LARGEST_PAGE_SIZE),
+        page_size(request.page_size),
     )

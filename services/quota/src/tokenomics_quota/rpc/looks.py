@@ -9,6 +9,7 @@ from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics_chassis.clock import Clock
 from tokenomics_chassis.rpc.errors import InvalidRequestError, PermissionDeniedError
 from tokenomics_chassis.rpc.identity import current_identity
+from tokenomics_chassis.rpc.paging import page_size, wrong_page_size
 from tokenomics_contracts.units import SubjectId
 from tokenomics_quota.domain.accounts import Account
 from tokenomics_quota.domain.looks import Basis, Look, RecordedLook
@@ -19,8 +20,6 @@ from tokenomics_quota.usecases.looking import Looking
 from tokenomics_quota.usecases.seeing import PersonSight, Sight
 
 _SERVICE: Final = "/tokenomics.quota.v1.QuotaService/"
-_PAGE_SIZE: Final = 100
-_LARGEST_PAGE_SIZE: Final = 1_000
 _LONGEST_TOKEN: Final = 18
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -67,10 +66,10 @@ class Looks:
         """Return a page of looks at a subject's data, newest first, to the subject and to auditors."""
         rules = {
             "subject": (is_identifier(request.subject), "must be an identifier"),
-            "page_size": (request.page_size >= 0, "must not be negative"),
             "page_token": (_is_token(request.page_token), "is not of this call"),
         }
         violations = {field: message for field, (holds, message) in rules.items() if not holds}
+        violations |= wrong_page_size(request.page_size)
         if violations:
             raise InvalidRequestError(violations)
         view, now = self._views.at_hand()
@@ -81,7 +80,7 @@ class Looks:
             if not view.governance.directory.has_privilege(person, now, "auditor"):
                 raise PermissionDeniedError("looks at a person's data are for that person and for auditors")
             await self.record_at(request.subject, Basis.AUDITOR, "ListLooks")
-        size = min(request.page_size or _PAGE_SIZE, _LARGEST_PAGE_SIZE)
+        size = page_size(request.page_size)
         before = int(request.page_token) if request.page_token else None
         found = await self._log.looks_at(request.subject, before=before, limit=size + 1)
         return pb.ListLooksResponse(

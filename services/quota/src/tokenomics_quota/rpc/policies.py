@@ -16,6 +16,7 @@ from tokenomics_chassis.rpc.errors import (
     InvalidRequestError,
 )
 from tokenomics_chassis.rpc.identity import current_identity
+from tokenomics_chassis.rpc.paging import page_size, wrong_page_size
 from tokenomics_chassis.rpc.structs import from_struct, to_struct
 from tokenomics_contracts.events.policy import (
     DOCUMENT_MODELS,
@@ -32,8 +33,6 @@ from tokenomics_quota.rpc.convert import is_identifier, time_from_pb, timestamp_
 from tokenomics_quota.rpc.views import Views, require_governance
 from tokenomics_quota.usecases.examples import Judged, judge_examples
 
-_PAGE_SIZE: Final = 100
-_LARGEST_PAGE_SIZE: Final = 1_000
 _PAGE_BYTES: Final = 1_000_000
 """Documents of one page, as JSON: a client takes 4 MiB of an answer, and as a Struct they are larger."""
 
@@ -162,7 +161,7 @@ class _Page(Generic[T]):
 
     def __init__(self, size: int) -> None:
         self.items: list[T] = []
-        self._room = min(size or _PAGE_SIZE, _LARGEST_PAGE_SIZE)
+        self._room = page_size(size)
         self._bytes_left = _PAGE_BYTES
 
     def takes(self, item: T, document_bytes: int) -> bool:
@@ -174,12 +173,10 @@ class _Page(Generic[T]):
         return True
 
 
-def _wrong_page(kind: str, page_size: int) -> dict[str, str]:
-    wrong = {}
+def _wrong_page(kind: str, size: int) -> dict[str, str]:
+    wrong = wrong_page_size(size)
     if kind and kind not in POLICY_KINDS:
         wrong["kind"] = _KIND
-    if page_size < 0:
-        wrong["page_size"] = "must not be negative"
     return wrong
 
 

@@ -9,6 +9,7 @@ import grpc
 from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics_chassis.rpc.errors import InvalidRequestError, PermissionDeniedError
 from tokenomics_chassis.rpc.identity import current_identity
+from tokenomics_chassis.rpc.paging import page_size, wrong_page_size
 from tokenomics_quota.domain.trail import Reported, Used
 from tokenomics_quota.ports import UsageTrail
 from tokenomics_quota.projections.balances import QuotaView
@@ -23,8 +24,6 @@ from tokenomics_quota.rpc.convert import (
 )
 from tokenomics_quota.rpc.views import Views
 
-_PAGE_SIZE: Final = 100
-_LARGEST_PAGE_SIZE: Final = 1_000
 _TOKEN: Final = re.compile(r"([0-9]{1,16})\.([0-9a-f]{32})")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -56,7 +55,7 @@ class Trails:
         since, before, behind = _asked(request, view, now)
         if current_identity().on_behalf_of != request.subject:
             raise NoConsentError("a usage trail is for the subject, or needs the subject's consent")
-        size = min(request.page_size or _PAGE_SIZE, _LARGEST_PAGE_SIZE)
+        size = page_size(request.page_size)
         names = {request.subject, *view.governance.directory.aliases(request.subject)}
         found = await self._trail.page(names, request.subject, since, before, behind=behind, limit=size + 1)
         page = found[:size]
@@ -74,10 +73,10 @@ def _asked(
     rules = {
         "subject": (is_identifier(request.subject), IDENTIFIER),
         "consent_id": (not request.consent_id or is_identifier(request.consent_id), IDENTIFIER),
-        "page_size": (request.page_size >= 0, "must not be negative"),
         "page_token": (not request.page_token or _TOKEN.fullmatch(request.page_token), "is not of this call"),
     }
     wrong = {field: message for field, (holds, message) in rules.items() if not holds}
+    wrong |= wrong_page_size(request.page_size)
     calendar = view.governance.calendars.at(now)
     since, _ = calendar.bounds(calendar.period_of(now))
     before = now + _MICROSECOND
