@@ -362,15 +362,16 @@ def serve() -> ExitCode:
             freshening.view_moved()
             refreshes.view_moved()
 
-        def serving_pool() -> Pool:
+        def serving_version() -> int:
             if serving.version is None:
                 raise UnavailableError("the view is being loaded")
-            return held.pools[serving.version]
+            return serving.version
+
+        def serving_pool() -> Pool:
+            return held.pools[serving_version()]
 
         def serving_schemas() -> Schemas:
-            if serving.version is None:
-                raise UnavailableError("the view is being loaded")
-            return Schemas(SERVICE, serving.version)
+            return Schemas(SERVICE, serving_version())
 
         feeds = EachVersion(
             pool,

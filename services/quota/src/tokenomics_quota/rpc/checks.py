@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import grpc
 
@@ -17,7 +17,7 @@ from tokenomics_quota.domain.balance import Touched
 from tokenomics_quota.domain.checks import Call, decided
 from tokenomics_quota.domain.friction import Decision
 from tokenomics_quota.ports import DecisionLog
-from tokenomics_quota.rpc.consistency import as_fresh_as_asked, is_content
+from tokenomics_quota.rpc.consistency import as_fresh_as_asked, is_content, seconds_left
 from tokenomics_quota.rpc.convert import (
     answer_to_bytes,
     answer_to_result,
@@ -176,9 +176,7 @@ class Checks:
 
     async def _freshen(self, checks: Sequence[pb.CheckQuotaRequest], context: Context) -> dict[int, RpcError]:
         self._views.at_hand()
-        left = cast("float | None", context.time_remaining())  # its stub leaves out that there may be none
-        if left is None:
-            left = self._longest_wait_seconds
+        left = seconds_left(context, self._longest_wait_seconds)
         return await as_fresh_as_asked(self._freshening, checks, left)
 
     def _decide(self, asked: _Asked, moment: Moment, sees: Sight, now: datetime) -> bytes:

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from functools import cache, reduce
-from typing import Final
+from typing import Any, Final, cast
+
+import grpc
 
 from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics_chassis.rpc.errors import InvalidRequestError, RpcError
@@ -18,8 +20,14 @@ def is_content(check: pb.CheckQuotaRequest) -> bool:
     return check.WhichOneof("consistency") is None
 
 
+def seconds_left(context: grpc.aio.ServicerContext[Any, Any], without_deadline: float) -> float:
+    """Return how long a call may still take."""
+    left = cast("float | None", context.time_remaining())  # its stub leaves out that there may be none
+    return without_deadline if left is None else left
+
+
 async def as_fresh_as_asked(
-    freshening: Freshening, checks: Sequence[pb.CheckQuotaRequest], seconds_left: float
+    freshening: Freshening, checks: Sequence[pb.CheckQuotaRequest], seconds: float
 ) -> dict[int, RpcError]:
     """Wait, once for all of the checks, until the view that serves is as fresh as they ask for.
 
@@ -31,7 +39,7 @@ async def as_fresh_as_asked(
     failures: dict[int, RpcError] = {}
     wants: dict[int, Want] = {}
     of_everything: list[int] = []
-    until = give_up_at(seconds_left)
+    until = give_up_at(seconds)
     for place, check in enumerate(checks):
         try:
             match check.WhichOneof("consistency"):

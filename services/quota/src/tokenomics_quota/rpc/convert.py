@@ -374,6 +374,10 @@ def timestamp_to_pb(instant: datetime) -> Timestamp:
     return timestamp
 
 
+_period_end_to_pb = lru_cache(maxsize=64)(timestamp_to_pb)
+"""Periods have few ends, and balances are written often."""
+
+
 def service_tier_to_pb(service_tier: ServiceTier) -> pb.ServiceTier.ValueType:
     """Write a class of service."""
     return _TIERS_TO_PB[service_tier]
@@ -525,7 +529,7 @@ def balance_to_pb(balance: Balance) -> pb.AccountBalance:
         posted_micro_usd=balance.posted_micro_usd,
         pending_micro_usd=balance.pending_micro_usd,
         remaining_micro_usd=0 if limit is None else limit - balance.used_micro_usd,
-        resets_at=_timestamp(balance.bounds.resets_at),
+        resets_at=_period_end_to_pb(balance.bounds.resets_at),
         band=_BANDS[balance.band],
         unlimited=limit is None,
     )
@@ -540,13 +544,6 @@ def _standing_to_pb(balance: Balance) -> pb.AccountBalance:
         period=account.period,
         band=_BANDS[balance.band],
     )
-
-
-@lru_cache(maxsize=64)
-def _timestamp(instant: datetime) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromDatetime(instant)
-    return timestamp
 
 
 def _reason_to_pb(reason: Reason) -> pb.Reason:

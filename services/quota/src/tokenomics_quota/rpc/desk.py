@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from contextvars import copy_context
-from typing import Any, cast
+from typing import Any
 
 import grpc
 
@@ -15,6 +15,7 @@ from tokenomics_quota.domain.checks import Answer, Call, decided
 from tokenomics_quota.domain.friction import Decision
 from tokenomics_quota.domain.holds import Moment
 from tokenomics_quota.ports import DecisionLog
+from tokenomics_quota.rpc.consistency import seconds_left
 from tokenomics_quota.rpc.convert import check_bound
 from tokenomics_quota.rpc.held import told_beside
 from tokenomics_quota.rpc.looks import Looks
@@ -56,9 +57,7 @@ class LedgerDesk:
 
     async def perform(self, command: Command, context: Context) -> Done:
         """Perform a command within the time of a call; see :meth:`Turns.perform`."""
-        left = cast("float | None", context.time_remaining())  # its stub leaves out that there may be none
-        if left is None:
-            left = self._longest_wait_seconds
+        left = seconds_left(context, self._longest_wait_seconds)
         return await self._turns.perform(command, give_up_at(left), current_traceparent())
 
     async def look_at(self, subjects: Iterable[str], method: str) -> None:

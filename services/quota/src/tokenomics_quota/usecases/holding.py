@@ -60,6 +60,18 @@ class LedgerShutError(UnavailableError):
     reason = "LEDGER_SHUT"
 
 
+def require_open(turn: Turn) -> None:
+    """Let a turn go on only where nothing can be missing.
+
+    Raises
+    ------
+    LedgerShutError
+        Something can.
+    """
+    if not turn.is_open:
+        raise LedgerShutError("the ledger is shut until what a lost database may have lacked is through")
+
+
 class Placing(NamedTuple):
     """Asks for a hold for a call."""
 
@@ -174,7 +186,10 @@ async def books_of(
     ledger: HoldLedger, named: Iterable[HoldId], account_ids: Iterable[AccountId] = ()
 ) -> Books:
     """Return the books for commands that name these holds, and place on these accounts, in a turn begun."""
-    found = await ledger.holds(named)
+    return await _books(ledger, await ledger.holds(named), account_ids)
+
+
+async def _books(ledger: HoldLedger, found: Sequence[Hold], account_ids: Iterable[AccountId]) -> Books:
     account_nos = {account_no for hold in found for account_no in hold.account_nos}
     return Books(await ledger.accounts(account_ids, account_nos), found)
 
@@ -195,8 +210,7 @@ async def take_turn(
         Nothing can be done now.
     """
     turn = await ledger.begin(len(commands))
-    if not turn.is_open:
-        raise LedgerShutError("the ledger is shut until what a lost database may have lacked is through")
+    require_open(turn)
     found = await ledger.holds(_named(commands))
     known = {hold.hold_id: hold for hold in found}
     calls = {
@@ -207,8 +221,7 @@ async def take_turn(
     needs_terms = bool(calls) or any(isinstance(command, Extending) for command in commands)
     governing = await _governing(ledger, turn, calls, served) if needs_terms else Behind.BEHIND
     account_ids = governing.posted if isinstance(governing, _Governing) else ()
-    account_nos = {account_no for hold in found for account_no in hold.account_nos}
-    books = Books(await ledger.accounts(account_ids, account_nos), found)
+    books = await _books(ledger, found, account_ids)
     performing = _Performing(books, governing)
     outcomes = [
         performing.outcome(number, command, turn.moment(number)) for number, command in enumerate(commands)

@@ -23,7 +23,7 @@ from tokenomics_quota.domain.interventions import (
     What,
 )
 from tokenomics_quota.ports import InterventionLedger, Turn
-from tokenomics_quota.usecases.holding import LedgerShutError
+from tokenomics_quota.usecases.holding import require_open
 
 T = TypeVar("T")
 
@@ -149,10 +149,7 @@ class Intervening:
     async def _in_turn(self, work: Callable[[InterventionLedger, Turn], Awaitable[T]]) -> T:
         async with self._ledger() as ledger:
             turn = await ledger.begin(1)
-            if not turn.is_open:
-                raise LedgerShutError(
-                    "the ledger is shut until what a lost database may have lacked is through"
-                )
+            require_open(turn)
             return await work(ledger, turn)
 
 
