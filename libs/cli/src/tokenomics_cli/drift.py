@@ -3,12 +3,11 @@
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tokenomics.quota.v1 import quota_pb2
 from tokenomics.quota.v1.quota_pb2_grpc import QuotaServiceStub
 from tokenomics_cli.failures import Exit
-from tokenomics_cli.output import JsonFlag, err, message_as_dict, out, print_json, print_table, usd
+from tokenomics_cli.output import JsonFlag, counting_bar, message_as_dict, out, print_json, print_table, usd
 from tokenomics_cli.rpc import OnBehalfOf, TokenFile, connect
 
 _ALL = "all"
@@ -30,14 +29,7 @@ def drift_command(
     drifts: list[quota_pb2.Drift] = []
     with (
         connect(token_file, on_behalf_of) as quota,
-        Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=err(),
-            transient=True,
-        ) as progress,
+        counting_bar() as progress,
     ):
         task = progress.add_task("periods compared", total=None)
         for step in quota.watch(QuotaServiceStub(quota.channel).CheckDrift, request):

@@ -5,14 +5,13 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import typer
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics.quota.v1.quota_pb2_grpc import QuotaServiceStub
 from tokenomics_chassis.clock import SystemClock
 from tokenomics_cli.failures import CommandError, Exit
 from tokenomics_cli.output import JsonFlag, message_as_dict, out, print_json
-from tokenomics_cli.rpc import OnBehalfOf, Reason, Ticket, TokenFile, connect
+from tokenomics_cli.rpc import OnBehalfOf, Reason, Ticket, TokenFile, connect, timestamp_of
 from tokenomics_contracts.units import parse_time
 
 bypass_commands = typer.Typer(
@@ -97,7 +96,7 @@ def start_command(
         bypass_id=bypass_id,
         scope_kind=_KINDS[kind],
         scope_owner_id=owner_id,
-        until=_timestamp(end),
+        until=timestamp_of(end),
         reason_code=reason,
         ticket_id=ticket,
     )
@@ -137,9 +136,3 @@ def _end(text: str) -> datetime:
         return parse_time(text)
     except ValueError as error:
         raise CommandError(f"--until {error}, or a time from now, e.g. 90m or 4h", Exit.USAGE) from None
-
-
-def _timestamp(instant: datetime) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromDatetime(instant)
-    return timestamp

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import ValidationError
 from rich.text import Text
 
@@ -23,7 +22,7 @@ from tokenomics_cli.policy_changes import Comparison, compare
 from tokenomics_cli.policy_files import Written, as_file, as_shown, as_written, as_yaml, read_policies
 from tokenomics_cli.policy_log import Known, due, newest_of, publish_policies, published_policies, states
 from tokenomics_cli.policy_trials import Trial, Tried, try_policies
-from tokenomics_cli.rpc import OnBehalfOf, TokenFile, connect
+from tokenomics_cli.rpc import OnBehalfOf, TokenFile, connect, timestamp_of
 from tokenomics_cli.settings import KafkaSettings, settings_of
 from tokenomics_contracts.events.policy import PolicyPublished
 from tokenomics_contracts.units import format_time, parse_time
@@ -354,7 +353,7 @@ def propose_command(
                 proposal_id=proposal_id,
                 kind=policy.kind,
                 replaces=policy.replaces or 0,
-                effective_from=_timestamp(policy.effective_from),
+                effective_from=timestamp_of(policy.effective_from),
                 document=to_struct(as_written(policy)),
             )
             quota.call(QuotaServiceStub(quota.channel).ProposePolicy, request)
@@ -363,12 +362,6 @@ def propose_command(
         return
     for proposal_id, policy in proposals:
         out().print(f"{policy.kind} proposed as {proposal_id}")
-
-
-def _timestamp(instant: datetime) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromDatetime(instant)
-    return timestamp
 
 
 def _proposal_id(policy: PolicyPublished) -> str:

@@ -6,12 +6,11 @@ from uuid import uuid4
 
 import typer
 from google.protobuf.message import Message
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tokenomics.operations.v1 import operations_pb2
 from tokenomics.operations.v1.operations_pb2_grpc import OperationsServiceStub
 from tokenomics_cli.failures import Exit
-from tokenomics_cli.output import JsonFlag, err, message_as_dict, out, print_json, print_table
+from tokenomics_cli.output import JsonFlag, counting_bar, message_as_dict, out, print_json, print_table
 from tokenomics_cli.rpc import OnBehalfOf, Reason, Service, Ticket, TokenFile, connect
 
 commands = typer.Typer(no_args_is_help=True, help="Fill the derived state anew beside what serves.")
@@ -189,14 +188,7 @@ def _watched(service: Service, rebuild_id: str) -> Any:
 def _last(answers: Iterator[Message], field: str, done: str) -> Any:
     """Show what a watch tells as a bar on standard error, and return the last of it."""
     seen: Any = None
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=err(),
-        transient=True,
-    ) as progress:
+    with counting_bar() as progress:
         task = progress.add_task(f"records {done}", total=None)
         for answer in answers:
             seen = getattr(answer, field)

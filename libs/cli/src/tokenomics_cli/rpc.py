@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -9,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 import grpc
 import typer
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
@@ -52,6 +54,13 @@ _HINTS = {
     grpc.StatusCode.UNAVAILABLE: "check TOKENOMICS_QUOTA_ADDRESS and the service, then try again",
     grpc.StatusCode.DEADLINE_EXCEEDED: "try again, or raise TOKENOMICS_RPC_TIMEOUT_SECONDS",
 }
+
+
+def timestamp_of(instant: datetime) -> Timestamp:
+    """Return an instant as requests have it."""
+    timestamp = Timestamp()
+    timestamp.FromDatetime(instant)
+    return timestamp
 
 
 class Service:
