@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Iterator
-from concurrent import futures
-from typing import Any
 
 import grpc
 import pytest
 
+from tests.support.answering import answering
 from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics_cli.app import run
 
@@ -41,24 +40,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[pb.GetBudgetRequest 
         before.ClearField("forecast_method")
         yield from (pb.WatchBudgetResponse(budget=each) for each in (before, BUDGET))
 
-    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-        "GetBudget": grpc.unary_unary_rpc_method_handler(
-            get, pb.GetBudgetRequest.FromString, pb.GetBudgetResponse.SerializeToString
-        ),
-        "WatchBudget": grpc.unary_stream_rpc_method_handler(
-            watch, pb.WatchBudgetRequest.FromString, pb.WatchBudgetResponse.SerializeToString
-        ),
-    }
-    server = grpc.server(futures.ThreadPoolExecutor(1))
-    server.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler("tokenomics.quota.v1.QuotaService", handlers)]
-    )
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    monkeypatch.setenv("TOKENOMICS_QUOTA_ADDRESS", f"127.0.0.1:{port}")
-    monkeypatch.setenv("TOKENOMICS_TOKEN", "the-token")
-    yield requests
-    server.stop(None)
+    with answering(monkeypatch, {"GetBudget": get, "WatchBudget": watch}):
+        yield requests
 
 
 def test_a_budget_is_shown_with_what_it_will_end_with(

@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Iterator
-from concurrent import futures
-from typing import Any
 
 import grpc
 import pytest
 
+from tests.support.answering import answering
 from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics_cli.app import run
 
@@ -32,21 +31,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             compared_totals=34, step=2, steps=2, drifts=drifts, drifting_totals=len(drifts)
         )
 
-    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-        "CheckDrift": grpc.unary_stream_rpc_method_handler(
-            check, pb.CheckDriftRequest.FromString, pb.CheckDriftResponse.SerializeToString
-        )
-    }
-    server = grpc.server(futures.ThreadPoolExecutor(1))
-    server.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler("tokenomics.quota.v1.QuotaService", handlers)]
-    )
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    monkeypatch.setenv("TOKENOMICS_QUOTA_ADDRESS", f"127.0.0.1:{port}")
-    monkeypatch.setenv("TOKENOMICS_TOKEN", "the-token")
-    yield accounts
-    server.stop(None)
+    with answering(monkeypatch, {"CheckDrift": check}):
+        yield accounts
 
 
 def test_totals_that_differ_are_shown_and_the_exit_code_is_1(

@@ -2,17 +2,15 @@
 
 import json
 from collections.abc import Iterator
-from concurrent import futures
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.any_pb2 import Any as Packed
-from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc_status import rpc_status
+from google.rpc import code_pb2, error_details_pb2
 
+from tests.support.answering import answering, refuse
 from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics_cli.app import run
 
@@ -55,12 +53,12 @@ class Ledger:
             quota = error_details_pb2.QuotaFailure(
                 violations=[{"subject": "team/red/all/2026-11", "description": "3 micro-USD are left"}]
             )
-            _refuse(context, code_pb2.RESOURCE_EXHAUSTED, "a hard limit refuses the call", quota)
+            refuse(context, code_pb2.RESOURCE_EXHAUSTED, "a hard limit refuses the call", quota)
         if request.hold_id == "another":
             info = error_details_pb2.ErrorInfo(
                 reason="ALREADY_EXISTS", metadata={"differing_fields": "call.model, ttl"}
             )
-            _refuse(context, code_pb2.ALREADY_EXISTS, "another hold has this id", info)
+            refuse(context, code_pb2.ALREADY_EXISTS, "another hold has this id", info)
         if isinstance(request, pb.PlaceHoldRequest):
             name = request.hold_id.upper().replace("-", "_")
             decision = pb.Decision.Value(f"DECISION_{name if name in _DECISIONS else 'ALLOW'}")
@@ -73,34 +71,14 @@ class Ledger:
 _DECISIONS = {"ALLOW_WITH_NUDGE", "JUSTIFICATION_REQUIRED", "APPROVAL_REQUIRED", "DENIED"}
 
 
-def _refuse(context: grpc.ServicerContext, code: int, message: str, detail: Any) -> None:
-    status = status_pb2.Status(code=code, message=message)
-    packed = Packed()
-    packed.Pack(detail)
-    status.details.append(packed)
-    context.abort_with_status(rpc_status.to_status(status))
-
-
 @pytest.fixture
 def ledger(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
-    ledger, server = Ledger(), grpc.server(futures.ThreadPoolExecutor(1))
-    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-        method: grpc.unary_unary_rpc_method_handler(
-            partial(ledger.answer, getattr(pb, f"{method}Response")),
-            getattr(pb, f"{method}Request").FromString,
-            getattr(pb, f"{method}Response").SerializeToString,
-        )
-        for method in ("PlaceHold", "SettleHold", "ReleaseHold", "ExtendHold", "ListHolds")
-    }
-    server.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler("tokenomics.quota.v1.QuotaService", handlers)]
-    )
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    monkeypatch.setenv("TOKENOMICS_QUOTA_ADDRESS", f"127.0.0.1:{port}")
-    monkeypatch.setenv("TOKENOMICS_TOKEN", "the-token")
-    yield ledger
-    server.stop(None)
+    ledger = Ledger()
+    methods = ("PlaceHold", "SettleHold", "ReleaseHold", "ExtendHold", "ListHolds")
+    with answering(
+        monkeypatch, {name: partial(ledger.answer, getattr(pb, f"{name}Response")) for name in methods}
+    ):
+        yield ledger
 
 
 def test_a_hold_is_asked_for_with_everything_that_was_said(

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from concurrent import futures
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -10,20 +9,20 @@ from typing import Any
 import grpc
 import pytest
 
+from tests.support.answering import answering
 from tokenomics.operations.v1 import operations_pb2 as ops
 from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics_cli.app import run
 
-QUOTA, OPERATIONS = "tokenomics.quota.v1.QuotaService", "tokenomics.operations.v1.OperationsService"
 METHODS = {
-    "FreezeAccount": QUOTA,
-    "UnfreezeAccount": QUOTA,
-    "CloseAccount": QUOTA,
-    "StartBypass": QUOTA,
-    "EndBypass": QUOTA,
-    "ListUsage": QUOTA,
-    "ListLooks": QUOTA,
-    "ListAudit": OPERATIONS,
+    "FreezeAccount": pb,
+    "UnfreezeAccount": pb,
+    "CloseAccount": pb,
+    "StartBypass": pb,
+    "EndBypass": pb,
+    "ListUsage": pb,
+    "ListLooks": pb,
+    "ListAudit": ops,
 }
 RED = "team/red/all/2026-11"
 WHY = ("--reason", "incident", "--ticket", "OPS-1")
@@ -63,25 +62,12 @@ class Service:
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    servicer, server = Service(), grpc.server(futures.ThreadPoolExecutor(1))
-    for name in (QUOTA, OPERATIONS):
-        module = pb if name == QUOTA else ops
-        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            method: grpc.unary_unary_rpc_method_handler(
-                partial(servicer.answer, getattr(module, f"{method}Response")),
-                getattr(module, f"{method}Request").FromString,
-                getattr(module, f"{method}Response").SerializeToString,
-            )
-            for method, its in METHODS.items()
-            if its == name
-        }
-        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(name, handlers)])
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    monkeypatch.setenv("TOKENOMICS_QUOTA_ADDRESS", f"127.0.0.1:{port}")
-    monkeypatch.setenv("TOKENOMICS_TOKEN", "the-token")
-    yield servicer
-    server.stop(None)
+    servicer = Service()
+    answers = {
+        name: partial(servicer.answer, getattr(module, f"{name}Response")) for name, module in METHODS.items()
+    }
+    with answering(monkeypatch, answers):
+        yield servicer
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,13 @@
 """A failed call says what the service said, and gives the shell the right code."""
 
-import typing
 from collections.abc import Iterator
-from concurrent import futures
 from pathlib import Path
 
 import grpc
 import pytest
-from google.protobuf.any_pb2 import Any
-from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc_status import rpc_status
+from google.rpc import code_pb2, error_details_pb2
 
+from tests.support.answering import answering, refuse
 from tokenomics.quota.v1 import quota_pb2
 from tokenomics_cli.app import run
 
@@ -32,13 +29,9 @@ class Quota:
         if request.subject in code_pb2.Code.keys():  # noqa: SIM118 - not a mapping
             info = error_details_pb2.ErrorInfo(reason="WHY", domain="test")
             fields = error_details_pb2.BadRequest(field_violations=[{"field": "model", "description": "odd"}])
-            status = status_pb2.Status(code=code_pb2.Code.Value(request.subject), message="no")
             retry = error_details_pb2.RetryInfo(retry_delay={"seconds": 2})
-            for detail in (info, fields, *([retry] if request.subject == "UNAVAILABLE" else ())):
-                packed = Any()
-                packed.Pack(detail)
-                status.details.append(packed)
-            context.abort_with_status(rpc_status.to_status(status))
+            more = (retry,) if request.subject == "UNAVAILABLE" else ()
+            refuse(context, code_pb2.Code.Value(request.subject), "no", info, fields, *more)
         decision = quota_pb2.Decision.Value(f"DECISION_{request.subject}")
         self.answer.decision = decision
         return self.answer
@@ -53,30 +46,8 @@ class Quota:
 @pytest.fixture
 def quota(monkeypatch: pytest.MonkeyPatch) -> Iterator[Quota]:
     servicer = Quota()
-    server = grpc.server(futures.ThreadPoolExecutor(1))
-    check_handler = grpc.unary_unary_rpc_method_handler(
-        servicer.check,
-        quota_pb2.CheckQuotaRequest.FromString,
-        quota_pb2.CheckQuotaResponse.SerializeToString,
-    )
-    suggest_handler = grpc.unary_unary_rpc_method_handler(
-        servicer.suggest,
-        quota_pb2.SuggestAlternativesRequest.FromString,
-        quota_pb2.SuggestAlternativesResponse.SerializeToString,
-    )
-    handlers: dict[str, grpc.RpcMethodHandler[typing.Any, typing.Any]] = {
-        "CheckQuota": check_handler,
-        "SuggestAlternatives": suggest_handler,
-    }
-    server.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler("tokenomics.quota.v1.QuotaService", handlers)]
-    )
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    monkeypatch.setenv("TOKENOMICS_QUOTA_ADDRESS", f"127.0.0.1:{port}")
-    monkeypatch.setenv("TOKENOMICS_TOKEN", "the-token")
-    yield servicer
-    server.stop(None)
+    with answering(monkeypatch, {"CheckQuota": servicer.check, "SuggestAlternatives": servicer.suggest}):
+        yield servicer
 
 
 def check(subject: str, *options: str) -> int:

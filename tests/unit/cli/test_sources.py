@@ -1,14 +1,13 @@
 """What operators are shown of sources of events."""
 
 import json
-import typing
 from collections.abc import Iterator
-from concurrent import futures
 from datetime import timedelta
 
 import grpc
 import pytest
 
+from tests.support.answering import answering
 from tokenomics.quota.v1 import quota_pb2
 from tokenomics_cli.app import run
 
@@ -30,23 +29,8 @@ class Quota:
 @pytest.fixture
 def quota(monkeypatch: pytest.MonkeyPatch) -> Iterator[Quota]:
     servicer = Quota()
-    server = grpc.server(futures.ThreadPoolExecutor(1))
-    handlers: dict[str, grpc.RpcMethodHandler[typing.Any, typing.Any]] = {
-        "GetSourceStatus": grpc.unary_unary_rpc_method_handler(
-            servicer.status,
-            quota_pb2.GetSourceStatusRequest.FromString,
-            quota_pb2.GetSourceStatusResponse.SerializeToString,
-        )
-    }
-    server.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler("tokenomics.quota.v1.QuotaService", handlers)]
-    )
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    monkeypatch.setenv("TOKENOMICS_QUOTA_ADDRESS", f"127.0.0.1:{port}")
-    monkeypatch.setenv("TOKENOMICS_TOKEN", "the-token")
-    yield servicer
-    server.stop(None)
+    with answering(monkeypatch, {"GetSourceStatus": servicer.status}):
+        yield servicer
 
 
 def test_sources_are_listed_and_a_silent_one_is_an_answer_of_no(
