@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import grpc
 from google.protobuf.duration_pb2 import Duration
 
-from tests.proofs.chaos import Feeder, Fleet
+from tests.proofs.chaos import Feeder, staffed
 from tests.proofs.checks import RECONNECT, RIGHT_REFUSALS, Checks
 from tests.proofs.events import (
     MODELS,
@@ -134,14 +134,7 @@ async def endure(lab: Lab, holds: int) -> Verdict:
         arena = await resources.enter_async_context(Arena.open(lab.variant))
         feeder = await resources.enter_async_context(Feeder(arena.stack.kafka.bootstrap))
         await feeder.send([draft.binary() for draft in _founding(lab, people, holds)])
-        fleets = [
-            await resources.enter_async_context(fleet)
-            for fleet in (
-                Fleet(arena, "project", 1),
-                Fleet(arena, "relay", 1),
-                Fleet(arena, "serve", SERVERS, lambda n: {"TOKENOMICS_GRPC_LISTEN": addresses[n]}),
-            )
-        ]
+        fleets = await staffed(resources, arena, addresses)
         async with Checks(arena.stack.issuer, addresses, people, rng) as checks:
             await checks.level(feeder.ends, within_seconds=START_SECONDS)
         client = Client(arena.stack.issuer, addresses, rng)

@@ -5,7 +5,7 @@ import os
 import random
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Self
 
 import psutil
@@ -17,6 +17,7 @@ from tests.proofs.lab import Arena
 from tokenomics_tools.stack import ManagedProcess
 
 PATIENCE_SECONDS = 20
+PROJECTED_SECONDS = 60
 SLICES = 50
 SECONDS_BETWEEN_SLICES = 1.5
 EXPECTED_EXITS = frozenset({-signal.SIGKILL, 69})
@@ -210,6 +211,37 @@ class Fleet:
                     self.ends += 1
                     self._replace(number)
             await asyncio.sleep(0.1)
+
+
+async def project_killed(arena: Arena, feeder: Feeder, messages: Sequence[Message]) -> None:
+    """Send and project; the projector is killed meanwhile, and at the end."""
+    half = len(messages) // 2
+    projector = arena.spawn("project", "project")
+    await feeder.send(messages[:half])
+    await asyncio.to_thread(projector.kill)
+    projector = arena.spawn("project", "project")
+    await feeder.send(messages[half:])
+    await arena.projected(feeder.ends, within_seconds=PROJECTED_SECONDS)
+    await asyncio.to_thread(projector.kill)
+
+
+async def staffed(
+    resources: AsyncExitStack,
+    arena: Arena,
+    addresses: Sequence[str],
+    *,
+    projectors: int = 1,
+    relays: int = 1,
+) -> list[Fleet]:
+    """Run everything a service consists of until the resources are given back; the servers are the last."""
+    return [
+        await resources.enter_async_context(fleet)
+        for fleet in (
+            Fleet(arena, "relay", relays),
+            Fleet(arena, "project", projectors),
+            Fleet(arena, "serve", len(addresses), lambda n: {"TOKENOMICS_GRPC_LISTEN": addresses[n]}),
+        )
+    ]
 
 
 class Chaos:

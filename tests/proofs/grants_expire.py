@@ -5,10 +5,9 @@ ends: each limit must be that of the recomputation to the micro-USD, and each ba
 late, twice, out of order and contradicting itself; the projector is killed meanwhile, servers come and go.
 """
 
-import asyncio
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,7 +15,7 @@ from itertools import pairwise
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from tests.proofs.chaos import Feeder
+from tests.proofs.chaos import Feeder, project_killed
 from tests.proofs.clocked import Clocked
 from tests.proofs.compare import compare_parked
 from tests.proofs.events import (
@@ -40,7 +39,6 @@ STAGES = 3
 MOMENT: Final = timedelta(microseconds=1)
 DAY: Final = timedelta(days=1)
 ZONES = ("Europe/Berlin", "America/New_York")
-PROJECTED_SECONDS = 60
 SHOWN = 10
 
 
@@ -57,34 +55,22 @@ async def endure(lab: Lab, *, requests: int) -> Verdict:
         story = Story(random.Random(lab.seed), lab.anchor, requests)
         asking = Asking(lab, arena, story)
         await feeder.send([draft.binary() for draft in story.founding()])
-        await _project(arena, feeder, [])
+        await project_killed(arena, feeder, [])
         living = await resources.enter_async_context(asking.server(arena))
         stages = story.told(STAGES)
         for number, messages in enumerate(stages, start=1):
             lab.note(f"grants-expire-on-the-instant: part {number} of {len(stages)}")
-            await _project(arena, feeder, messages)
+            await project_killed(arena, feeder, messages)
             await asking.around_borders(living, share=4)
             async with asking.server(arena) as starting:
                 await asking.around_borders(starting, share=1 if number == len(stages) else 4)
         lab.note("grants-expire-on-the-instant: the same, projected anew")
         other = arena.on_another_database()
         await other.migrate()
-        await _project(other, feeder, [])
+        await project_killed(other, feeder, [])
         async with asking.server(other) as starting:
             await asking.around_borders(starting, share=4)
         return Verdict({**story.figures, **asking.figures}, asking.failures[:SHOWN])
-
-
-async def _project(arena: Arena, feeder: Feeder, messages: Sequence[Message]) -> None:
-    """Send and project; the projector is killed meanwhile, and at the end."""
-    half = len(messages) // 2
-    projector = arena.spawn("project", "project")
-    await feeder.send(messages[:half])
-    await asyncio.to_thread(projector.kill)
-    projector = arena.spawn("project", "project")
-    await feeder.send(messages[half:])
-    await arena.projected(feeder.ends, within_seconds=PROJECTED_SECONDS)
-    await asyncio.to_thread(projector.kill)
 
 
 class Story:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from time import monotonic
 from typing import Any
 
-from tests.proofs.chaos import Feeder, Fleet
+from tests.proofs.chaos import Feeder, Fleet, staffed
 from tests.proofs.checks import Checks
 from tests.proofs.compare import compare
 from tests.proofs.events import directory_event, policy_event, price_book, quota_policy
@@ -62,14 +62,7 @@ async def endure(lab: Lab, ordeal: Ordeal) -> Verdict:
         await _step(arena, 0)
         feeder = await resources.enter_async_context(Feeder(arena.stack.kafka.bootstrap))
         await feeder.send([draft.binary() for draft in _founding(lab, people, limits)])
-        fleets = [
-            await resources.enter_async_context(fleet)
-            for fleet in (
-                Fleet(arena, "project", 1),
-                Fleet(arena, "relay", 1),
-                Fleet(arena, "serve", SERVERS, lambda n: {"TOKENOMICS_GRPC_LISTEN": addresses[n]}),
-            )
-        ]
+        fleets = await staffed(resources, arena, addresses)
         async with Checks(arena.stack.issuer, addresses, people, rng) as checks:
             await checks.level(feeder.ends, within_seconds=START_SECONDS)
         holders = Holders(

@@ -11,7 +11,7 @@ from itertools import chain, count
 from time import monotonic
 
 from tests.proofs.announced import exactly_what_was_reached, settle
-from tests.proofs.chaos import Feeder, Fleet
+from tests.proofs.chaos import Feeder, Fleet, staffed
 from tests.proofs.checks import Checks
 from tests.proofs.compare import compare
 from tests.proofs.lab import INPUTS, Arena, Lab, Verdict
@@ -55,14 +55,7 @@ async def endure(lab: Lab, ordeal: Ordeal) -> Verdict:
         arena = await resources.enter_async_context(Arena.open(lab.variant))
         feeder = await resources.enter_async_context(Feeder(arena.stack.kafka.bootstrap))
         await feeder.send([draft.binary() for draft in scene.founding()])
-        fleets = [
-            await resources.enter_async_context(fleet)
-            for fleet in (
-                Fleet(arena, "relay", RELAYS),
-                Fleet(arena, "project", PROJECTORS),
-                Fleet(arena, "serve", SERVERS, lambda n: {"TOKENOMICS_GRPC_LISTEN": addresses[n]}),
-            )
-        ]
+        fleets = await staffed(resources, arena, addresses, projectors=PROJECTORS, relays=RELAYS)
         storm = Storm(arena, fleets, rng)
         async with Checks(arena.stack.issuer, addresses, scene.people, rng) as checks:
             await checks.level(feeder.ends, within_seconds=START_SECONDS)

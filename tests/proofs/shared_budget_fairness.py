@@ -9,20 +9,19 @@ Exactly those accounts must ask that do so by the recomputation, and each must n
 import asyncio
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from itertools import chain
 from typing import Any, Final
 
 from tests.proofs.announced import CROSSED
-from tests.proofs.chaos import Feeder
+from tests.proofs.chaos import Feeder, project_killed
 from tests.proofs.clocked import Clocked
 from tests.proofs.events import (
     MODELS,
     PROVIDER,
     Draft,
-    Message,
     approval_event,
     directory_event,
     policy_event,
@@ -40,7 +39,7 @@ ENOUGH_MICRO_USD = 10**12
 """Nobody's own account asks for anything: what is asked for is the budgets' doing."""
 EVERYBODY_BASIS_POINTS = 13_000
 ROUNDS = 4
-PROJECTED_SECONDS, TOLD_SECONDS = 60, 60
+TOLD_SECONDS = 60
 DAY: Final = timedelta(days=1)
 HOUR: Final = timedelta(hours=1)
 SHOWN = 10
@@ -58,11 +57,11 @@ async def endure(lab: Lab, *, teams: int) -> Verdict:
         feeder = await resources.enter_async_context(Feeder(arena.stack.kafka.bootstrap))
         company = Company(random.Random(lab.seed), lab.anchor, teams)
         asking = Asking(lab, arena, company)
-        await _project(arena, feeder, [draft.binary() for draft in company.founding()])
+        await project_killed(arena, feeder, [draft.binary() for draft in company.founding()])
         arena.spawn("relay", "relay")
         stub = await resources.enter_async_context(asking.server(arena))
         lab.note("shared-budget-fairness: one member of each team uses nine tenths of its budget")
-        await _project(arena, feeder, [draft.binary() for draft in company.hoarding()])
+        await project_killed(arena, feeder, [draft.binary() for draft in company.hoarding()])
         await asking.everybody(stub)
         asking.failures += [
             f"{person} was interrupted below the limit of every budget" for person in asking.interrupted
@@ -70,23 +69,11 @@ async def endure(lab: Lab, *, teams: int) -> Verdict:
         asking.failures += await _owners_are_told(arena, company)
         for number, drafts in enumerate(company.rounds(), start=1):
             lab.note(f"shared-budget-fairness: round {number} of {ROUNDS}")
-            await _project(arena, feeder, [draft.binary() for draft in drafts])
+            await project_killed(arena, feeder, [draft.binary() for draft in drafts])
             await asking.everybody(stub)
         async with asking.server(arena) as starting:
             await asking.everybody(starting)
         return Verdict({"teams": teams, **asking.figures}, asking.failures[:SHOWN])
-
-
-async def _project(arena: Arena, feeder: Feeder, messages: Sequence[Message]) -> None:
-    """Send and project; the projector is killed meanwhile, and at the end."""
-    half = len(messages) // 2
-    projector = arena.spawn("project", "project")
-    await feeder.send(messages[:half])
-    await asyncio.to_thread(projector.kill)
-    projector = arena.spawn("project", "project")
-    await feeder.send(messages[half:])
-    await arena.projected(feeder.ends, within_seconds=PROJECTED_SECONDS)
-    await asyncio.to_thread(projector.kill)
 
 
 async def _owners_are_told(arena: Arena, company: "Company") -> list[str]:
