@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tokenomics_tools.bench import check, freshness, lease, memory, projection, rebuild
+from tokenomics_tools.bench import check, freshness, hold, lease, memory, projection, rebuild
 from tokenomics_tools.bench.plant import Scale
 from tokenomics_tools.bench.rows import Row, table_of
 from tokenomics_tools.stack import keep_logs
@@ -25,6 +25,7 @@ PATHS: Mapping[str, Callable[[Scale], list[Row]]] = {
     "rebuild": rebuild.measure,
     "freshness": freshness.measure,
     "memory": memory.measure,
+    "hold": hold.measure,
     "lease": lease.measure,
 }
 

@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer
 
 from tokenomics_chassis.changes import read_positions
 from tokenomics_chassis.clock import SystemClock
-from tokenomics_chassis.postgres import Schemas, session
+from tokenomics_chassis.postgres import Schemas, Session, session
 from tokenomics_cli.directory import DIRECTORY_TOPIC, apply_directory, read_directory
 from tokenomics_cli.kafka import publish
 from tokenomics_cli.policy_files import read_policies
@@ -120,8 +120,14 @@ def plant(*, events: int) -> Iterator[Plant]:
     events
         How many the company's month has; none is published.
     """
+    with planted(simulate(now=SystemClock().now(), events=events)) as made:
+        yield made
+
+
+@contextmanager
+def planted(simulation: Simulation) -> Iterator[Plant]:
+    """Start a stack as :func:`plant` does, and bring this company into force."""
     with start_stack(Source.EMBEDDED) as stack:
-        simulation = simulate(now=SystemClock().now(), events=events)
         made = Plant(stack, stack.new_database("quota"), simulation)
         made.quota().migrate()
         asyncio.run(_put_in_force(made))
@@ -162,6 +168,16 @@ def cpu_seconds(*processes: ManagedProcess) -> float:
     """Return what processes have used so far, in user and in kernel mode."""
     times = [psutil.Process(process.pid).cpu_times() for process in processes]
     return sum(each.user + each.system for each in times)
+
+
+def database_cpu_seconds(connection: Session) -> float:
+    """Return what the database server and its backends, those that ended included, have used so far."""
+    server = psutil.Process(connection.get_server_pid()).parent()
+    assert server is not None
+    own = server.cpu_times()
+    times = [own, *(backend.cpu_times() for backend in server.children())]
+    ended = own.children_user + own.children_system
+    return ended + sum(each.user + each.system for each in times)
 
 
 def stop(*processes: ManagedProcess) -> None:

@@ -8,10 +8,18 @@ from itertools import count
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
-import psutil
 
 from tokenomics_chassis.postgres import session
-from tokenomics_tools.bench.plant import SCHEMAS, USAGE_TOPIC, Plant, Sample, Scale, plant, usage_events
+from tokenomics_tools.bench.plant import (
+    SCHEMAS,
+    USAGE_TOPIC,
+    Plant,
+    Sample,
+    Scale,
+    database_cpu_seconds,
+    plant,
+    usage_events,
+)
 from tokenomics_tools.bench.reader import Report
 from tokenomics_tools.bench.rows import Bar, Pair, Row, paired
 from tokenomics_tools.stack.probes import execute, run_async
@@ -106,16 +114,9 @@ def _cpu_micros(way: Sequence[Sample]) -> float:
 
 
 def _database_cpu_seconds(url: str) -> float:
-    """Return what the database server and its backends, those that ended included, have used so far."""
-
     async def ask() -> float:
         async with session(url, SCHEMAS, application_name="bench") as connection:
-            server = psutil.Process(connection.get_server_pid()).parent()
-            assert server is not None
-            own = server.cpu_times()
-            times = [own, *(backend.cpu_times() for backend in server.children())]
-            ended = own.children_user + own.children_system
-            return ended + sum(each.user + each.system for each in times)
+            return database_cpu_seconds(connection)
 
     return run_async(ask())
 
