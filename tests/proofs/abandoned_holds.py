@@ -65,24 +65,20 @@ class Client:
             await channel.close()
 
     async def place(self, subject: str, amount: int, ttl: timedelta) -> pb.Hold | None:
-        """Place a hold; ``None``: the budget is used up. Tried again while the ledger is shut."""
+        """Place a hold; ``None``: the budget is used up."""
         self._number += 1
         time_to_live = Duration()
         time_to_live.FromTimedelta(ttl)
         request = pb.PlaceHoldRequest(
             hold_id=f"hold-{self._number}", call=_call(subject), amount_micro_usd=amount, ttl=time_to_live
         )
-        while True:
-            try:
-                answer: pb.PlaceHoldResponse = await self._ask("PlaceHold", request)
-            except grpc.aio.AioRpcError as error:
-                if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-                    return None
-                if error.code() not in RIGHT_REFUSALS:
-                    raise
-                await asyncio.sleep(0.1)
-            else:
-                return answer.hold
+        try:
+            answer: pb.PlaceHoldResponse = await self._ask("PlaceHold", request)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                raise
+            return None
+        return answer.hold
 
     async def release(self, hold: pb.Hold) -> None:
         """Give a hold back."""
@@ -90,13 +86,24 @@ class Client:
 
     async def pending(self, subject: str) -> int:
         """Return what a check shows as held on the subject's team."""
-        answer: pb.CheckQuotaResponse = await self._ask("CheckQuota", _call(subject))
-        (team,) = [each for each in answer.accounts if each.account_id.startswith("team/")]
+        (team,) = [each for each in await self.accounts(subject) if each.account_id.startswith("team/")]
         return team.pending_micro_usd
 
+    async def accounts(self, subject: str) -> Sequence[pb.AccountBalance]:
+        """Return what a check shows of the accounts that the subject's calls touch."""
+        answer: pb.CheckQuotaResponse = await self._ask("CheckQuota", _call(subject))
+        return answer.accounts
+
     async def _ask(self, method: str, request: Any) -> Any:
-        stub = self._rng.choice(self._stubs)
-        return await getattr(stub, method)(request, metadata=self._metadata, timeout=CALL_SECONDS)
+        """Ask until there is an answer: a server may be away, or the ledger shut."""
+        while True:
+            stub = self._rng.choice(self._stubs)
+            try:
+                return await getattr(stub, method)(request, metadata=self._metadata, timeout=CALL_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in RIGHT_REFUSALS:
+                    raise
+                await asyncio.sleep(0.1)
 
 
 def _call(subject: str) -> pb.CheckQuotaRequest:

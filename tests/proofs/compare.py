@@ -2,11 +2,22 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tests.proofs.lab import Arena
 from tests.proofs.recompute import QUOTA, RawRecord, Recomputation
+from tests.proofs.recompute_holds import LedgerHistory
 
 SHOWN = 10
+
+# An account's live amount counts what has ended until something else happens on the account. One on which
+# everything was refused has nothing to tell.
+_ACCOUNTS = """
+SELECT account_id, placements, covered_micro_usd, live_micro_usd - coalesce(
+    (SELECT sum(amount_micro_usd) FROM expiry
+     WHERE expiry.account_no = ledger_account.account_no AND expires_at <= clock_timestamp()), 0)::bigint
+FROM ledger_account WHERE placements > 0
+"""
 
 
 async def compare(
@@ -108,6 +119,30 @@ def _differing(totals: Mapping[str, int], recomputed: Mapping[str, int]) -> list
         for name in sorted(totals.keys() | recomputed.keys())
         if totals.get(name, 0) != recomputed.get(name, 0)
     ]
+
+
+async def compare_ledger(arena: Arena, history: LedgerHistory) -> list[str]:
+    """Return what differs between the accounts of the hold ledger and what its topic tells, now."""
+    stored = {row["account_id"]: tuple(row)[1:] for row in await arena.fetch(_ACCOUNTS)}
+    live = Counter[str]()
+    for hold in history.holds.values():
+        if not hold.ends:
+            live.update(dict.fromkeys(hold.accounts, hold.amount - hold.covered))
+    told = {
+        account_id: (count, history.covered[account_id], live[account_id])
+        for account_id, count in history.placements.items()
+    }
+    return told_otherwise("account", stored, told)
+
+
+def told_otherwise(what: str, stored: Mapping[str, Any], told: Mapping[str, Any]) -> list[str]:
+    """Return the first of what the database has otherwise than the topic tells, and how many there are."""
+    found = [
+        f"{what} {name} is {stored.get(name)}, its topic tells {told.get(name)}"
+        for name in sorted(stored.keys() | told.keys())
+        if stored.get(name) != told.get(name)
+    ]
+    return [*found[:SHOWN], *([f"{len(found)} {what}s differ"] if found else [])]
 
 
 async def compare_parked(arena: Arena, truth: Recomputation, records: Sequence[RawRecord]) -> list[str]:

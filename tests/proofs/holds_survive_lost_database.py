@@ -16,7 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from tests.proofs.chaos import Feeder, Fleet
 from tests.proofs.checks import RECONNECT, RIGHT_REFUSALS, Checks
-from tests.proofs.compare import compare
+from tests.proofs.compare import compare, compare_ledger, told_otherwise
 from tests.proofs.events import (
     MODELS,
     PROVIDER,
@@ -51,7 +51,6 @@ ROOM_PERCENT = 105
 SHOWN = 5
 
 _HOLDS = "SELECT hold_id, state, amount_micro_usd, covered_micro_usd, expires_at FROM hold"
-_ACCOUNTS = "SELECT account_id, live_micro_usd, covered_micro_usd, placements FROM ledger_account"
 _LIVE = "SELECT hold_id FROM hold WHERE state = 'live' AND kind <> 'part' ORDER BY hold_id"
 _UNSETTLED = """
 SELECT count(*) AS holds FROM fact JOIN hold USING (hold_id) WHERE event_kind = 'recorded' AND state = 'live'
@@ -352,27 +351,7 @@ async def _not_back(arena: Arena, probe: Probe, limit: int) -> list[str]:
         each.hold_id: ((each.ends or ["live"])[0], each.amount, each.covered, each.expires_at)
         for each in history.holds.values()
     }
-    failures += _differing("hold", stored, told)
-    accounts = {row["account_id"]: tuple(row)[1:] for row in await arena.fetch(_ACCOUNTS)}
-    live, placements = Counter[str](), Counter[str]()
-    for hold in history.holds.values():
-        placements.update(hold.accounts)
-        if not hold.ends:
-            live.update(dict.fromkeys(hold.accounts, hold.amount - hold.covered))
-    held = {
-        account_id: (live[account_id], history.covered[account_id], count)
-        for account_id, count in placements.items()
-    }
-    return [*failures, *_differing("account", accounts, held)]
-
-
-def _differing(what: str, stored: dict[str, Any], told: dict[str, Any]) -> list[str]:
-    differing = [
-        f"{what} {name} is {stored.get(name)}, its topic tells {told.get(name)}"
-        for name in sorted(stored.keys() | told.keys())
-        if stored.get(name) != told.get(name)
-    ]
-    return [*differing[:SHOWN], *([f"{len(differing)} {what}s differ"] if differing else [])]
+    return [*failures, *told_otherwise("hold", stored, told), *await compare_ledger(arena, history)]
 
 
 async def _placed_again(callers: Callers, named: Iterable[str]) -> list[str]:

@@ -14,6 +14,7 @@ from tests.proofs import (
     holds_never_overshoot,
     holds_survive_lost_database,
     late_usage_adjusts,
+    leases_return,
     lost_database,
     period_turn,
     poison_is_parked,
@@ -110,6 +111,14 @@ async def test_abandoned_holds_fails_when_they_count_until_it_is_written_down_th
 ) -> None:
     verdict = await abandoned_holds.endure(lab_with("ends-unseen", resources), 400)
     assert any("placed=False" in failure for failure in verdict.failures)
+
+
+async def test_leases_return_fails_when_a_returned_lease_frees_what_was_drawn_from_it(
+    resources: AsyncExitStack,
+) -> None:
+    lab = lab_with("returned-with-its-draws", resources)
+    verdict = await leases_return.endure(lab, leases_return.Ordeal(rounds=1, server_kills=0))
+    assert any("of what was applied in time were not covered" in failure for failure in verdict.failures)
 
 
 async def test_shared_budget_fairness_fails_when_a_budget_that_is_used_up_asks_everybody(

@@ -27,6 +27,7 @@ from tokenomics_chassis.rpc.errors import UnavailableError
 from tokenomics_contracts.registry import REGISTRY
 from tokenomics_contracts.units import MicroUsd, Purpose
 from tokenomics_contracts.upcast import Upcast
+from tokenomics_quota.domain import holds
 from tokenomics_quota.domain.balance import Balance
 from tokenomics_quota.domain.periods import MonthCalendar
 from tokenomics_quota.projections.balances import QuotaView
@@ -170,6 +171,16 @@ def ends_unseen() -> list[Change]:
     return [Change(hold_ledger, "_ACCOUNTS", hold_ledger._ACCOUNTS.replace(at_its_instant, never))]
 
 
+def returned_with_its_draws() -> list[Change]:
+    """leases-return: a lease that is returned frees all that usage has not settled, drawn or not."""
+    give_back = holds.give_back
+
+    def give_all_back(books: Any, lease_id: Any, _: MicroUsd, at: Any) -> Any:
+        return give_back(books, lease_id, MicroUsd(0), at)
+
+    return [Change(holds, "give_back", give_all_back)]
+
+
 def commits_believed() -> list[Change]:
     """restored-backup: what Kafka has committed counts as projected, nobody looks into the gap below it."""
 
@@ -302,6 +313,7 @@ VARIANTS: dict[str, Callable[[], list[Change]]] = {
         announcements_not_recalled,
         holds_not_recalled,
         ends_unseen,
+        returned_with_its_draws,
         commits_believed,
         loading_is_denied,
         lanes_without_a_measure,
