@@ -499,51 +499,55 @@ def _account_in_answer(balance: Balance, *, seen: bool) -> bytes:
 
 def account_to_pb(balance: Balance, *, seen: bool) -> pb.AccountBalance:
     """Write one account of an answer; one that may not be seen shows where it stands, no number."""
-    return balance_to_pb(balance) if seen else _standing_to_pb(balance)
+    if seen:
+        return balance_to_pb(balance)
+    account, message = balance.account, amounts_to_pb(balance, seen=False)
+    message.account_id, message.owner_id, message.period = (
+        account.account_id,
+        account.owner_id,
+        account.period,
+    )
+    message.kind = _KINDS[account.kind]
+    return message
 
 
-def name_account(message: pb.AccountBalance, account: Account) -> None:
-    """Write which account a message is about."""
+def balance_to_pb(balance: Balance) -> pb.AccountBalance:
+    """Write one account's balance."""
+    message = amounts_to_pb(balance, seen=True)
+    complete_account(message, balance.account, _period_end_to_pb(balance.bounds.resets_at))
+    return message
+
+
+def amounts_to_pb(balance: Balance, *, seen: bool) -> pb.AccountBalance:
+    """Write where an account stands and, if that may be seen, all numbers that don't follow from others."""
+    if not seen:
+        return pb.AccountBalance(band=_BANDS[balance.band])
+    limit, granted = balance.limit_micro_usd, balance.bounds.granted
+    return pb.AccountBalance(
+        limit_micro_usd=limit or 0,
+        grants_micro_usd=granted.micro_usd,
+        overdraft_micro_usd=granted.overdraft_micro_usd,
+        allowance_micro_usd=balance.bounds.allowance_micro_usd or 0,
+        posted_micro_usd=balance.posted_micro_usd,
+        pending_micro_usd=balance.pending_micro_usd,
+        band=_BANDS[balance.band],
+        unlimited=limit is None,
+    )
+
+
+def complete_account(message: pb.AccountBalance, account: Account, resets_at: Timestamp) -> None:
+    """Write which account a message is about, and what follows from its amounts."""
     message.account_id, message.owner_id, message.period = (
         account.account_id,
         account.owner_id,
         account.period,
     )
     message.kind, message.purpose = _KINDS[account.kind], _PURPOSES[account.purpose]
-
-
-def balance_to_pb(balance: Balance) -> pb.AccountBalance:
-    """Write one account's balance."""
-    account, limit = balance.account, balance.limit_micro_usd
-    return pb.AccountBalance(
-        account_id=account.account_id,
-        kind=_KINDS[account.kind],
-        owner_id=account.owner_id,
-        purpose=_PURPOSES[account.purpose],
-        period=account.period,
-        limit_micro_usd=limit or 0,
-        base_limit_micro_usd=balance.base_limit_micro_usd or 0,
-        grants_micro_usd=balance.bounds.granted.micro_usd,
-        overdraft_micro_usd=balance.bounds.granted.overdraft_micro_usd,
-        allowance_micro_usd=balance.bounds.allowance_micro_usd or 0,
-        posted_micro_usd=balance.posted_micro_usd,
-        pending_micro_usd=balance.pending_micro_usd,
-        remaining_micro_usd=0 if limit is None else limit - balance.used_micro_usd,
-        resets_at=_period_end_to_pb(balance.bounds.resets_at),
-        band=_BANDS[balance.band],
-        unlimited=limit is None,
-    )
-
-
-def _standing_to_pb(balance: Balance) -> pb.AccountBalance:
-    account = balance.account
-    return pb.AccountBalance(
-        account_id=account.account_id,
-        kind=_KINDS[account.kind],
-        owner_id=account.owner_id,
-        period=account.period,
-        band=_BANDS[balance.band],
-    )
+    message.resets_at.CopyFrom(resets_at)
+    if not message.unlimited:
+        message.base_limit_micro_usd = message.limit_micro_usd - message.grants_micro_usd
+        used = message.posted_micro_usd + message.pending_micro_usd
+        message.remaining_micro_usd = message.limit_micro_usd - used
 
 
 def _reason_to_pb(reason: Reason) -> pb.Reason:

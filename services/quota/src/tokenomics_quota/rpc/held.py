@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Final
 
 from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics_contracts.units import HoldId
@@ -13,10 +13,10 @@ from tokenomics_quota.domain.holds import HeldNow, HoldState
 from tokenomics_quota.domain.standing import Standing
 from tokenomics_quota.rpc.consistency import LEDGER
 from tokenomics_quota.rpc.convert import (
-    account_to_pb,
+    amounts_to_pb,
     answer_to_bytes,
+    complete_account,
     is_identifier,
-    name_account,
     timestamp_to_pb,
 )
 from tokenomics_quota.usecases.holding import Done
@@ -64,30 +64,12 @@ def told_beside(answer: Answer, touched: Touched, decision_id: str, sees: Sight,
         Whether to name accounts: no hold does.
     """
     rest = answer_to_bytes(answer, _NO_ACCOUNTS, decision_id, b"")
-    accounts = []
-    for place, balance in enumerate(touched.balances):
-        account = account_to_pb(balance, seen=sees(balance.account))
-        for field in _FOLLOWING:
-            account.ClearField(field)
-        if named:
+    accounts = [amounts_to_pb(balance, seen=sees(balance.account)) for balance in touched.balances]
+    accounts[0].resets_at.CopyFrom(timestamp_to_pb(touched.balances[0].bounds.resets_at))
+    if named:
+        for account, balance in zip(accounts, touched.balances, strict=True):
             account.account_id = balance.account.account_id
-        if place == 0:
-            account.resets_at.FromDatetime(balance.bounds.resets_at)
-        accounts.append(account)
     return rest + pb.CheckQuotaResponse(accounts=accounts).SerializeToString()
-
-
-_FOLLOWING: Final[tuple[Any, ...]] = (  # its stub wants literals
-    "account_id",
-    "kind",
-    "owner_id",
-    "purpose",
-    "period",
-    "base_limit_micro_usd",
-    "remaining_micro_usd",
-    "resets_at",
-)
-"""Fields of an account that follow from its others, from the hold and from the first account."""
 
 
 def check_to_pb(done: Done) -> pb.CheckQuotaResponse:
@@ -100,12 +82,7 @@ def check_to_pb(done: Done) -> pb.CheckQuotaResponse:
         change_seq = held.hold.hold_no
         check.decision_id = check.decision_id or _decision_id(held.hold.hold_id)
     for account, account_id in zip(check.accounts, account_ids, strict=True):
-        name_account(account, parse_account_id(account_id))
-        account.base_limit_micro_usd = account.limit_micro_usd - account.grants_micro_usd
-        if not account.unlimited:
-            used = account.posted_micro_usd + account.pending_micro_usd
-            account.remaining_micro_usd = account.limit_micro_usd - used
-        account.resets_at.CopyFrom(check.accounts[0].resets_at)
+        complete_account(account, parse_account_id(account_id), check.accounts[0].resets_at)
     check.freshness.token.CopyFrom(token_of(change_seq))
     return check
 
