@@ -364,7 +364,7 @@ ALL_WRONG.MergeFromString(b"\x18\x09")  # a state that the contract doesn't have
         (placing("a b"), {"hold_id"}),
         (placing("h@x"), {"hold_id"}),
         (placing("h" * 129), {"hold_id"}),
-        (placing(tokens=-1), {"call.estimated_input_tokens", "call.estimated_cached_input_tokens"}),
+        (placing(tokens=-1), {"call.estimated_input_tokens"}),
         (placing(amount_micro_usd=-1), {"amount_micro_usd"}),
         (placing(amount_micro_usd=10**12 + 1), {"amount_micro_usd"}),
         (placing(ttl=timedelta(0)), {"ttl"}),

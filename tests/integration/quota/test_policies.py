@@ -161,7 +161,7 @@ KIND = "must be one of baseline, price_book, quota, sources, use_cases"
                 effective_from=Timestamp(seconds=1),
                 document=struct(QUOTA),
             ),
-            {"effective_from": "must be between the years 2000 and 2199"},
+            {"effective_from": "must be a time between the years 2000 and 2199"},
         ),
         (
             "ListPolicyProposals",

@@ -13,7 +13,6 @@ from tokenomics_quota.rpc.convert import (
     estimate_from_pb,
     pricing_to_pb,
     suggestion_from_pb,
-    time_from_pb,
     write_advice,
 )
 from tokenomics_quota.rpc.looks import Looks
@@ -34,8 +33,8 @@ class Advice:
     ) -> pb.EstimateCostResponse:
         """Price a call as usage at that time is priced."""
         view, now = self._views.at_hand()
-        quantities = estimate_from_pb(request)
-        at = time_from_pb(request.at, "at") if request.HasField("at") else now
+        quantities, at = estimate_from_pb(request)
+        at = at or now
         book = view.governance.price_books.at(at)
         priced = price(request.provider, request.model, quantities, book=book, at=at)
         check_bound(priced.cost_micro_usd, "input_tokens", "output_tokens")

@@ -16,12 +16,19 @@ from tokenomics_contracts.units import AccountId, PeriodId
 from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose, parse_account_id
 from tokenomics_quota.domain.periods import parse_period
 from tokenomics_quota.projections.balances import QuotaView
-from tokenomics_quota.rpc.convert import balance_to_pb, is_identifier, kind_from_pb, period_from_pb
+from tokenomics_quota.rpc.convert import (
+    IDENTIFIER,
+    balance_to_pb,
+    is_identifier,
+    kind_from_pb,
+    period_from_pb,
+)
 from tokenomics_quota.rpc.looks import Looks
 from tokenomics_quota.rpc.moments import Moments
 from tokenomics_quota.rpc.views import Views, authorize, sight
 from tokenomics_quota.usecases.seeing import PersonSight
 
+_FOREIGN_TOKEN: Final = {"page_token": "is not of this call"}
 _YIELD_EVERY: Final = 1_000
 """Accounts that one listing looks at before others get their turn."""
 
@@ -73,14 +80,9 @@ class Balances:
         Named by no filter, few people's are shown to those only who decide about them.
         """
         view, now = self._views.at_hand()
-        period = period_from_pb(request.period) or view.governance.calendars.at(now).period_of(now)
+        period, kind = _asked(request, view.governance.calendars.at(now).period_of(now))
         _require_at_hand(view, period)
-        kind = kind_from_pb(request.kind)
-        if wrong := wrong_page_size(request.page_size):
-            raise InvalidRequestError(wrong)
         size = page_size(request.page_size)
-        if request.page_token and account_from_text("page_token", request.page_token).period != period:
-            raise InvalidRequestError({"page_token": "is of another period"})
         sees = sight(view, now)
         may_list = sees
         if isinstance(sees, PersonSight) and not (request.subject or request.owner_id):
@@ -102,6 +104,42 @@ class Balances:
             next_page_token=page[-1].account_id if len(found) > size else "",
             freshness=self._moments.at(view, now).freshness,
         )
+
+
+def _asked(request: pb.ListBalancesRequest, current: PeriodId) -> tuple[PeriodId, AccountKind | None]:
+    """Read which period is asked for, and which kind alone.
+
+    Raises
+    ------
+    InvalidRequestError
+        Naming every field that is wrong.
+    """
+    wrong = {
+        field: IDENTIFIER
+        for field, text in (("subject", request.subject), ("owner_id", request.owner_id))
+        if text and not is_identifier(text)
+    } | wrong_page_size(request.page_size)
+    period, kind = current, None
+    try:
+        period = period_from_pb(request.period) or current
+    except InvalidRequestError as error:
+        wrong |= error.violations
+    try:
+        kind = kind_from_pb(request.kind)
+    except InvalidRequestError as error:
+        wrong |= error.violations
+    if request.page_token and "period" not in wrong and _period_of(request.page_token) != period:
+        wrong |= _FOREIGN_TOKEN
+    if wrong:
+        raise InvalidRequestError(wrong)
+    return period, kind
+
+
+def _period_of(account_id: str) -> str | None:
+    try:
+        return parse_account_id(account_id).period
+    except ValueError:
+        return None
 
 
 def _candidates(
@@ -134,7 +172,7 @@ def _candidates(
 
 def _accounts_of(view: QuotaView, subject: str, project: str, now: datetime) -> list[Account]:
     violations = {
-        field: "must be an identifier"
+        field: IDENTIFIER
         for field, text in (("subject", subject), ("project", project))
         if not is_identifier(text) and (text or field == "subject")
     }

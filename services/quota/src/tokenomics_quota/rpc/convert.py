@@ -179,7 +179,7 @@ def _violations(request: pb.CheckQuotaRequest) -> dict[str, str]:
         "estimated_input_tokens": (0 <= input_tokens <= MAX_TOKENS, _TOKENS),
         "estimated_output_tokens": (0 <= request.estimated_output_tokens <= MAX_TOKENS, _TOKENS),
         "estimated_cached_input_tokens": (
-            0 <= cached_tokens <= input_tokens,
+            0 <= cached_tokens <= max(0, input_tokens),
             "must be 0 to estimated_input_tokens",
         ),
         "service_tier": (request.service_tier in _TIERS, _SERVICE_TIER),
@@ -210,31 +210,34 @@ def suggestion_from_pb(request: pb.SuggestAlternativesRequest) -> tuple[Call, in
     return call_from_pb(request.call), request.limit or DEFAULT_MOST
 
 
-def estimate_from_pb(request: pb.EstimateCostRequest) -> Quantities:
-    """Read what is to be priced.
+def estimate_from_pb(request: pb.EstimateCostRequest) -> tuple[Quantities, datetime | None]:
+    """Read what is to be priced, and as of when; ``None``: now.
 
     Raises
     ------
     InvalidRequestError
         Naming every field that is wrong.
     """
-    parts = (request.cached_input_tokens, request.cache_creation_tokens)
+    cached, creation = request.cached_input_tokens, request.cache_creation_tokens
+    input_tokens = max(0, request.input_tokens)
     service_tier = _TIERS.get(request.service_tier)
     rules = {
         "provider": (_is_label(request.provider), _LABEL),
         "model": (_is_label(request.model), _LABEL),
         "input_tokens": (0 <= request.input_tokens <= MAX_TOKENS, _TOKENS),
         "output_tokens": (0 <= request.output_tokens <= MAX_TOKENS, _TOKENS),
-        "cached_input_tokens": (
-            min(parts) >= 0 and sum(parts) <= request.input_tokens,
-            "must not be negative, nor with cache_creation_tokens exceed input_tokens",
+        "cached_input_tokens": (0 <= cached <= input_tokens, "must be 0 to input_tokens"),
+        "cache_creation_tokens": (
+            0 <= creation <= max(0, input_tokens - max(0, cached)),
+            "must be 0 to input_tokens less cached_input_tokens",
         ),
         "service_tier": (service_tier is not None, _SERVICE_TIER),
     }
     found = {field: message for field, (holds, message) in rules.items() if not holds}
+    at = instant_from_pb(request.at, "at", found) if request.HasField("at") else None
     if found or service_tier is None:
         raise InvalidRequestError(found)
-    return Quantities(request.input_tokens, *parts, request.output_tokens, 0, service_tier)
+    return Quantities(request.input_tokens, cached, creation, request.output_tokens, 0, service_tier), at
 
 
 def time_from_pb(timestamp: Timestamp, field: str) -> datetime:

@@ -12,7 +12,6 @@ from tokenomics_chassis.rpc.identity import current_identity
 from tokenomics_chassis.rpc.paging import page_size, wrong_page_size
 from tokenomics_contracts.units import (
     EARLIEST_TIME,
-    LATEST_TIME,
     MAX_COST_MICRO_USD,
     AccountId,
     HoldId,
@@ -30,8 +29,8 @@ from tokenomics_quota.domain.holds import (
 from tokenomics_quota.ports import HoldList, HoldsWanted
 from tokenomics_quota.rpc.convert import (
     call_from_pb,
+    instant_from_pb,
     is_identifier,
-    time_from_pb,
 )
 from tokenomics_quota.rpc.desk import LedgerDesk, account_of
 from tokenomics_quota.rpc.held import (
@@ -108,13 +107,7 @@ class Holds:
         if not request.HasField("expires_at"):
             wrong["expires_at"] = "must be set"
         else:
-            try:
-                wished_end = time_from_pb(request.expires_at, "expires_at")
-            except InvalidRequestError as error:
-                wrong |= error.violations
-            else:
-                if not EARLIEST_TIME <= wished_end < LATEST_TIME:
-                    wrong["expires_at"] = "must be a time between the years 2000 and 2199"
+            wished_end = instant_from_pb(request.expires_at, "expires_at", wrong)
         if wrong:
             raise InvalidRequestError(wrong)
         done = await self._desk.perform(

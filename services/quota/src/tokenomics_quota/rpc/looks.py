@@ -14,7 +14,7 @@ from tokenomics_contracts.units import SubjectId
 from tokenomics_quota.domain.accounts import Account
 from tokenomics_quota.domain.looks import Basis, Look, RecordedLook
 from tokenomics_quota.ports import LookLog
-from tokenomics_quota.rpc.convert import is_identifier, timestamp_to_pb
+from tokenomics_quota.rpc.convert import IDENTIFIER, is_identifier, timestamp_to_pb
 from tokenomics_quota.rpc.views import Views
 from tokenomics_quota.usecases.looking import Looking
 from tokenomics_quota.usecases.seeing import PersonSight, Sight
@@ -65,7 +65,7 @@ class Looks:
     ) -> pb.ListLooksResponse:
         """Return a page of looks at a subject's data, newest first, to the subject and to auditors."""
         rules = {
-            "subject": (is_identifier(request.subject), "must be an identifier"),
+            "subject": (is_identifier(request.subject), IDENTIFIER),
             "page_token": (_is_token(request.page_token), "is not of this call"),
         }
         violations = {field: message for field, (holds, message) in rules.items() if not holds}

@@ -25,11 +25,11 @@ from tokenomics_contracts.events.policy import (
     QuotaDocument,
     validate_document,
 )
-from tokenomics_contracts.units import EARLIEST_TIME, LATEST_TIME, MAX_VERSION
+from tokenomics_contracts.units import MAX_VERSION
 from tokenomics_quota.domain.policies import ListedVersion, Proposal
 from tokenomics_quota.ports import Proposals
 from tokenomics_quota.projections.governance import POLICY_KINDS, Governance
-from tokenomics_quota.rpc.convert import is_identifier, time_from_pb, timestamp_to_pb
+from tokenomics_quota.rpc.convert import instant_from_pb, is_identifier, timestamp_to_pb
 from tokenomics_quota.rpc.views import Views, require_governance
 from tokenomics_quota.usecases.examples import Judged, judge_examples
 
@@ -282,12 +282,7 @@ def _proposal_from_pb(request: pb.ProposePolicyRequest, now: datetime) -> Propos
     if not request.HasField("effective_from"):
         wrong["effective_from"] = "must be set"
     else:
-        try:
-            effective_from = time_from_pb(request.effective_from, "effective_from")
-        except InvalidRequestError as error:
-            wrong |= error.violations
-        if not EARLIEST_TIME <= effective_from < LATEST_TIME:
-            wrong["effective_from"] = "must be between the years 2000 and 2199"
+        effective_from = instant_from_pb(request.effective_from, "effective_from", wrong)
     if not request.HasField("document"):
         wrong["document"] = "must be set"
     if wrong:
