@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from datetime import datetime, timedelta
+from functools import lru_cache
 from itertools import chain
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -540,7 +541,14 @@ def _union(sets: Iterable[Iterable[str]]) -> frozenset[str]:
 
 def _effective(governing: GoverningEvent, value: Value) -> Effective[Value]:
     assert isinstance(governing.event, PolicyPublished | DirectoryEvent)
-    return effective(value, governing.event.effective_from, governing.order, governing.identity)
+    since = _one_of_equals(governing.event.effective_from)
+    return effective(value, since, governing.order, governing.identity)
+
+
+@lru_cache(maxsize=1_024)
+def _one_of_equals(instant: datetime) -> datetime:
+    """Return one object for instants that are the same: most of a company's versions begin on few days."""
+    return instant
 
 
 def _asset(governing: GoverningEvent) -> AssetVersion:
