@@ -39,6 +39,7 @@ from tokenomics_quota.rpc.looks import Looks
 from tokenomics_quota.rpc.moments import Moments
 from tokenomics_quota.rpc.policies import Policies
 from tokenomics_quota.rpc.servicer import quota_servicer
+from tokenomics_quota.rpc.simulations import Simulations
 from tokenomics_quota.rpc.sources import Sources
 from tokenomics_quota.rpc.trails import Trails
 from tokenomics_quota.rpc.views import Views
@@ -48,6 +49,7 @@ from tokenomics_quota.storage.hold_ledger import PostgresHoldList, hold_transact
 from tokenomics_quota.storage.interventions import interventions
 from tokenomics_quota.storage.looks import AuditedLooks
 from tokenomics_quota.storage.proposals import PostgresProposals
+from tokenomics_quota.storage.simulations import PostgresSimulations
 from tokenomics_quota.storage.usage_trail import ServedUsageTrail
 from tokenomics_quota.storage.view_feed import ViewFeed
 from tokenomics_quota.streams.decoding import report_from_record
@@ -165,6 +167,7 @@ async def serve(quota: Quota, folder: Path) -> AsyncIterator[Served]:
         Sources(views, moments, lambda at, sources: source_states(quota.pool, at, sources)),
         Drifts(views, PostgresDrifts(quota.url, lambda: quota.schemas).compare, draining),
         Policies(views, PostgresProposals(quota.pool)),
+        Simulations(views, PostgresSimulations(quota.pool), draining),
         Holds(views, desk, PostgresHoldList(quota.pool)),
         Leases(desk),
         looks,

@@ -333,13 +333,6 @@ async def test_an_estimate_is_priced_at_the_time_asked_for(service: Served) -> N
     assert (then.cost_micro_usd, then.pricing, then.price_book_version) == (0, pb.PRICING_FALLBACK, 0)
 
 
-async def test_what_is_not_served_yet_says_so(service: Served) -> None:
-    await service.refresh()
-    asked = service.stub.StartSimulation(pb.StartSimulationRequest(), metadata=service.metadata())
-    code = await refused(asked)
-    assert code is grpc.StatusCode.UNIMPLEMENTED
-
-
 async def test_the_view_heals_itself_within_a_second_of_a_missed_signal(service: Served) -> None:
     assert POLL_SECONDS < 1
     await company(service.quota)

@@ -110,6 +110,14 @@ def violations(error: grpc.aio.AioRpcError) -> dict[str, str]:
     return {each.field: each.description for each in bad.field_violations}
 
 
+def differing_fields(error: grpc.aio.AioRpcError) -> str:
+    status = rpc_status.from_call(error)  # type: ignore[arg-type] # as above
+    assert status is not None
+    info = ErrorInfo()
+    assert any(detail.Unpack(info) for detail in status.details)
+    return str(info.metadata["differing_fields"])
+
+
 KIND = "must be one of baseline, price_book, quota, sources, use_cases"
 
 
@@ -267,11 +275,7 @@ async def test_an_id_stands_for_one_proposal(served: Served) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await served.stub.ProposePolicy(other, metadata=served.metadata("gov"))
     assert caught.value.code() is grpc.StatusCode.ALREADY_EXISTS
-    status = rpc_status.from_call(caught.value)  # type: ignore[arg-type] # as above
-    assert status is not None
-    info = ErrorInfo()
-    assert any(detail.Unpack(info) for detail in status.details)
-    assert info.metadata["differing_fields"] == "effective_from, document"
+    assert differing_fields(caught.value) == "effective_from, document"
 
 
 async def test_a_proposal_is_written_against_the_newest_version_and_grows_old(served: Served) -> None:

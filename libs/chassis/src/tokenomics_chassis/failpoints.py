@@ -27,6 +27,7 @@ FAILPOINTS = frozenset(
         "replay.before_caught_up",
         "turn.before_commit",
         "turn.after_commit",
+        "simulation.before_result",
     }
 )
 """Every point that processes pass: the chassis', and those of a service's own transactions."""

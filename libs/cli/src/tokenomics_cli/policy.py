@@ -21,6 +21,7 @@ from tokenomics_cli.output import JsonFlag, out, print_json, print_table
 from tokenomics_cli.policy_changes import Comparison, compare
 from tokenomics_cli.policy_files import Written, as_file, as_shown, as_written, as_yaml, read_policies
 from tokenomics_cli.policy_log import Known, due, newest_of, publish_policies, published_policies, states
+from tokenomics_cli.policy_simulations import simulate_command
 from tokenomics_cli.policy_trials import Trial, Tried, try_policies
 from tokenomics_cli.rpc import OnBehalfOf, TokenFile, connect, timestamp_of
 from tokenomics_cli.settings import KafkaSettings, settings_of
@@ -31,6 +32,7 @@ _DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
 _ABSENT = "(none)"
 
 commands = typer.Typer(no_args_is_help=True, help="Write, try, publish, show and compare policies.")
+commands.command("simulate")(simulate_command)
 
 PolicyFiles = Annotated[
     list[Path],

@@ -70,6 +70,7 @@ from tokenomics_quota.rpc.looks import Looks
 from tokenomics_quota.rpc.moments import Moments
 from tokenomics_quota.rpc.policies import Policies
 from tokenomics_quota.rpc.servicer import quota_servicer
+from tokenomics_quota.rpc.simulations import Simulations
 from tokenomics_quota.rpc.sources import Sources
 from tokenomics_quota.rpc.trails import Trails
 from tokenomics_quota.rpc.views import Views
@@ -87,6 +88,7 @@ from tokenomics_quota.storage.looks import AuditedLooks
 from tokenomics_quota.storage.policy_trail import PolicyTrail
 from tokenomics_quota.storage.proposals import PostgresProposals
 from tokenomics_quota.storage.settling import Settler
+from tokenomics_quota.storage.simulations import PostgresSimulations, Simulator
 from tokenomics_quota.storage.sources import PostgresSources
 from tokenomics_quota.storage.state import hashed_part
 from tokenomics_quota.storage.told_changes import ToldChanges
@@ -313,7 +315,7 @@ async def _ready() -> None:
 
 
 def replay() -> ExitCode:
-    """Work off rebuilds and verifications, while leading, until stopped."""
+    """Work off rebuilds, verifications and simulations, while leading, until stopped."""
     settings = load(ProjectSettings)
 
     async def mend(pool: Pool, schemas: Schemas) -> None:
@@ -333,6 +335,8 @@ def replay() -> ExitCode:
             hashed_part=hashed_part,
         )
         process.supervise("replay", worker.run)
+        simulator = Simulator(settings.database_url, SERVICE, Governance(_PRICES))
+        process.supervise("simulator", simulator.run)
 
     return run(SERVICE, settings, start)
 
@@ -417,6 +421,7 @@ def serve() -> ExitCode:
                     views, PostgresDrifts(settings.database_url, serving_schemas).compare, process.draining
                 ),
                 Policies(views, PostgresProposals(pool)),
+                Simulations(views, PostgresSimulations(pool), process.draining),
                 Holds(views, desk, PostgresHoldList(pool)),
                 Leases(desk),
                 looks,

@@ -24,6 +24,7 @@ from tokenomics_quota.domain.holds import (
 from tokenomics_quota.domain.interventions import Bypass, Intervention
 from tokenomics_quota.domain.looks import Look, RecordedLook
 from tokenomics_quota.domain.policies import Proposal
+from tokenomics_quota.domain.simulations import Asked, Simulation
 from tokenomics_quota.domain.trail import Reported, Used
 from tokenomics_quota.projections.facts import AssetReuse, Fact, Postings, Received
 from tokenomics_quota.projections.governance import GoverningEvent, Scope
@@ -217,6 +218,21 @@ class Proposals(Protocol):
             Only of this kind.
         before
             Only those with a lower number.
+        """
+        ...
+
+
+class Simulations(Protocol):
+    """What other policies would have decided, as it was asked for and found."""
+
+    async def find(self, simulation_id: str) -> Simulation | None:
+        """Return the simulation that has this id."""
+        ...
+
+    async def add(self, asked: Asked) -> Simulation | None:
+        """Record one to be worked off; return what is kept under its id, another's where the id was taken.
+
+        ``None``: too many wait already.
         """
         ...
 

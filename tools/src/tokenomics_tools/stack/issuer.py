@@ -102,6 +102,9 @@ LOCAL_CALLERS = (
                 "TestPolicy",
                 "ProposePolicy",
                 "ListPolicyProposals",
+                "StartSimulation",
+                "WatchSimulation",
+                "GetSimulation",
                 "CloseAccount",
             )
         ),

@@ -247,6 +247,27 @@ class Governance:
         after.leftovers = self.leftovers.since(before)
         return after
 
+    def supposing(self, documents: Mapping[str, PolicyDocument], since: datetime) -> "Governance":
+        """Return the state that would be had these documents, by kind, been published last, from then on.
+
+        They leave what governed before that instant as it was, and the version of the state, too.
+        """
+        published = []
+        for kind, document in documents.items():
+            newest = max(self._policies[kind], key=latest_published, default=None)
+            order = newest.order if newest else LogOrder(int(since.timestamp() * 1000), 0, 0)
+            version = newest.value.version if newest else 0
+            event = PolicyPublished.model_construct(
+                kind=kind,
+                version=version + 1,
+                replaces=version or None,
+                effective_from=since,
+                document=document,
+            )
+            later = order._replace(offset=order.offset + 1)
+            published.append(GoverningEvent("", f"supposed {kind}".encode(), b"", later, event))
+        return self.with_events(published, self.version)
+
     def _publish(self, events: Iterable[GoverningEvent]) -> None:
         published = dict(self._policies)
         for governing in events:

@@ -38,7 +38,7 @@ _PAGE_BYTES: Final = 1_000_000
 
 _KINDS: Final = sorted(POLICY_KINDS)
 _KIND: Final = f"must be one of {', '.join(_KINDS)}"
-_IDENTIFIER: Final = "must be an identifier: letters, digits and . _ : -, at most 128"
+IDENTIFIER: Final = "must be an identifier: letters, digits and . _ : -, at most 128"
 _FOREIGN_TOKEN: Final = {"page_token": "is not of this call"}
 _FEW: Final = 10
 
@@ -124,7 +124,7 @@ class Policies:
         require_governance(view, now)
         wrong = _wrong_page(request.kind, request.page_size)
         if request.proposal_id and not is_identifier(request.proposal_id):
-            wrong["proposal_id"] = _IDENTIFIER
+            wrong["proposal_id"] = IDENTIFIER
         if request.page_token and not re.fullmatch(r"[1-9][0-9]{0,17}", request.page_token):
             wrong |= _FOREIGN_TOKEN
         if wrong:
@@ -273,7 +273,7 @@ def _judged_to_pb(judged: Judged) -> pb.PolicyExampleResult:
 def _proposal_from_pb(request: pb.ProposePolicyRequest, now: datetime) -> Proposal:
     wrong = {}
     if not is_identifier(request.proposal_id):
-        wrong["proposal_id"] = _IDENTIFIER
+        wrong["proposal_id"] = IDENTIFIER
     if request.kind not in POLICY_KINDS:
         wrong["kind"] = _KIND
     if not 0 <= request.replaces < MAX_VERSION:
@@ -299,15 +299,31 @@ def _proposal_from_pb(request: pb.ProposePolicyRequest, now: datetime) -> Propos
     )
 
 
-async def _require_publishable(proposal: Proposal, governance: Governance, now: datetime) -> None:
-    problems, judged = await _judged(proposal.kind, json.loads(proposal.document), {}, governance, now)
-    wrong = {f"document.{each.path}".removesuffix("."): each.message for each in problems} | {
-        f"document.examples[{each.name}]": f"promises {each.expected}, its rules give {each.actual}"
+async def objections(
+    kind: str,
+    document: object,
+    beside: Mapping[str, PolicyDocument],
+    governance: Governance,
+    now: datetime,
+) -> dict[str, str]:
+    """Return what stands against publishing a document: its problems and broken examples, by path."""
+    problems, judged = await _judged(kind, document, beside, governance, now)
+    return {each.path: each.message for each in problems} | {
+        f"examples[{each.name}]": f"promises {each.expected}, its rules give {each.actual}"
         for each in judged
         if not each.holds
     }
-    if wrong:
-        raise InvalidRequestError(wrong)
+
+
+def located(field: str, found: Mapping[str, str]) -> dict[str, str]:
+    """Return what was found in a document by the fields of the request that has it."""
+    return {f"{field}.{path}".removesuffix("."): message for path, message in found.items()}
+
+
+async def _require_publishable(proposal: Proposal, governance: Governance, now: datetime) -> None:
+    document = json.loads(proposal.document)
+    if found := await objections(proposal.kind, document, {}, governance, now):
+        raise InvalidRequestError(located("document", found))
     newest = governance.newest(proposal.kind)
     if proposal.replaces != newest:
         is_newest = f"version {newest}" if newest else "no version"

@@ -12,6 +12,7 @@ from tokenomics_quota.rpc.interventions import Interventions
 from tokenomics_quota.rpc.leases import Leases
 from tokenomics_quota.rpc.looks import Looks
 from tokenomics_quota.rpc.policies import Policies
+from tokenomics_quota.rpc.simulations import Simulations
 from tokenomics_quota.rpc.sources import Sources
 from tokenomics_quota.rpc.trails import Trails
 
@@ -28,6 +29,7 @@ PARTS = (
     Sources,
     Interventions,
     Drifts,
+    Simulations,
 )
 """Each method of the contract is served by one of them; what none has answers UNIMPLEMENTED."""
 

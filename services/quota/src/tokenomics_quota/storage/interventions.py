@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
 from typing import Any, Final
 
 from tokenomics_chassis import outbox
@@ -31,6 +32,9 @@ ON CONFLICT (bypass_id) DO UPDATE SET ended_at = excluded.ended_at
 """
 _PAST = f"""
 SELECT {_COLUMNS} FROM bypass WHERE ended_at IS NULL AND until <= clock_timestamp() ORDER BY until LIMIT $1
+"""
+_BETWEEN = f"""
+SELECT {_COLUMNS} FROM bypass WHERE started_at < $2 AND coalesce(ended_at, until) > $1 ORDER BY bypass_id
 """
 _NOT_ENDED = f"SELECT {_COLUMNS} FROM bypass WHERE ended_at IS NULL ORDER BY bypass_id"
 
@@ -115,6 +119,11 @@ def interventions(
 async def bypasses_not_ended(connection: Connection) -> Sequence[Bypass]:
     """Return bypasses of which nobody has written down that they ended."""
     return list(map(_bypass_from_row, await connection.fetch(_NOT_ENDED)))
+
+
+async def bypasses_between(connection: Connection, since: datetime, before: datetime) -> Sequence[Bypass]:
+    """Return bypasses that were in force at some time of a range."""
+    return list(map(_bypass_from_row, await connection.fetch(_BETWEEN, since, before)))
 
 
 def _bypass_from_row(row: Any) -> Bypass:

@@ -320,7 +320,7 @@ class _SimulationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Simul
     SIMULATION_STATE_UNSPECIFIED: _SimulationState.ValueType  # 0
     """Not set."""
     SIMULATION_STATE_RUNNING: _SimulationState.ValueType  # 1
-    """Replaying."""
+    """Waiting its turn, or replaying."""
     SIMULATION_STATE_COMPLETED: _SimulationState.ValueType  # 2
     """Has a result."""
     SIMULATION_STATE_FAILED: _SimulationState.ValueType  # 3
@@ -332,7 +332,7 @@ class SimulationState(_SimulationState, metaclass=_SimulationStateEnumTypeWrappe
 SIMULATION_STATE_UNSPECIFIED: SimulationState.ValueType  # 0
 """Not set."""
 SIMULATION_STATE_RUNNING: SimulationState.ValueType  # 1
-"""Replaying."""
+"""Waiting its turn, or replaying."""
 SIMULATION_STATE_COMPLETED: SimulationState.ValueType  # 2
 """Has a result."""
 SIMULATION_STATE_FAILED: SimulationState.ValueType  # 3
@@ -3549,7 +3549,7 @@ Global___PolicyProposal: _TypeAlias = PolicyProposal  # noqa: Y015
 
 @_typing.final
 class Simulation(_message.Message):
-    """A replay of past usage under another policy."""
+    """A replay of past usage under another policy. It is kept for 90 days after it has ended; then its id is free again."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -3559,19 +3559,49 @@ class Simulation(_message.Message):
     TOTAL_EVENTS_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
     ERROR_MESSAGE_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    REQUESTED_AT_FIELD_NUMBER: _builtins.int
+    ENDED_AT_FIELD_NUMBER: _builtins.int
     simulation_id: _builtins.str
     """The id that the caller of StartSimulation chose."""
     state: Global___SimulationState.ValueType
     """Where it stands."""
     replayed_events: _builtins.int
-    """Usage events replayed so far."""
+    """Usage events replayed so far. A simulation that is interrupted begins again from 0."""
     total_events: _builtins.int
-    """Usage events to replay."""
+    """Usage events to replay: those of the range, and those before it that count in balances at its beginning. 0 until
+    they are counted.
+    """
     error_message: _builtins.str
     """What stopped it; empty unless it failed."""
+    requested_by: _builtins.str
+    """Person for whom it was asked for, or the workload that asked for itself."""
     @_builtins.property
     def result(self) -> Global___SimulationResult:
         """What would have been decided; absent until completed."""
+
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Kinds of the documents that are simulated, in alphabetical order."""
+
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Usage at this time or later."""
+
+    @_builtins.property
+    def before(self) -> _timestamp_pb2.Timestamp:
+        """Usage before this time."""
+
+    @_builtins.property
+    def requested_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was asked for."""
+
+    @_builtins.property
+    def ended_at(self) -> _timestamp_pb2.Timestamp:
+        """When it ended; absent while it is running."""
 
     def __init__(
         self,
@@ -3582,10 +3612,16 @@ class Simulation(_message.Message):
         total_events: _builtins.int = ...,
         result: Global___SimulationResult | None = ...,
         error_message: _builtins.str = ...,
+        kinds: _abc.Iterable[_builtins.str] | None = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        before: _timestamp_pb2.Timestamp | None = ...,
+        requested_by: _builtins.str = ...,
+        requested_at: _timestamp_pb2.Timestamp | None = ...,
+        ended_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["before", b"before", "ended_at", b"ended_at", "requested_at", b"requested_at", "result", b"result", "since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_message", b"error_message", "replayed_events", b"replayed_events", "result", b"result", "simulation_id", b"simulation_id", "state", b"state", "total_events", b"total_events"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before", b"before", "ended_at", b"ended_at", "error_message", b"error_message", "kinds", b"kinds", "replayed_events", b"replayed_events", "requested_at", b"requested_at", "requested_by", b"requested_by", "result", b"result", "simulation_id", b"simulation_id", "since", b"since", "state", b"state", "total_events", b"total_events"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3593,7 +3629,10 @@ Global___Simulation: _TypeAlias = Simulation  # noqa: Y015
 
 @_typing.final
 class SimulationResult(_message.Message):
-    """What another policy would have decided."""
+    """What another policy would have decided. Each usage event is one call that a check was asked about just before, with
+    the tokens that it really used; data of class `internal`, without a use case, for facts keep neither. Usage is the
+    same in both courses: a refusal takes nothing away from it, and what was held plays no part.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -3601,15 +3640,43 @@ class SimulationResult(_message.Message):
     POSTED_MICRO_USD_FIELD_NUMBER: _builtins.int
     SIMULATED_POSTED_MICRO_USD_FIELD_NUMBER: _builtins.int
     INTERRUPTED_SUBJECTS_FIELD_NUMBER: _builtins.int
+    ACTUAL_INTERRUPTED_SUBJECTS_FIELD_NUMBER: _builtins.int
+    CHANGED_SUBJECTS_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    NEWLY_DENIED_MICRO_USD_FIELD_NUMBER: _builtins.int
+    TEAMS_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
     posted_micro_usd: _builtins.int
-    """Spend under the policies that were in force."""
+    """Spend of the range under the policies that were in force."""
     simulated_posted_micro_usd: _builtins.int
-    """Spend under the simulated documents' prices."""
+    """Spend of the range under the simulated documents' prices."""
     interrupted_subjects: _builtins.int
-    """Subjects who would have been interrupted at least once."""
+    """Subjects who would have been interrupted at least once: asked for a reason or an approval, or refused."""
+    actual_interrupted_subjects: _builtins.int
+    """Subjects who are interrupted at least once under the policies that were in force."""
+    changed_subjects: _builtins.int
+    """Subjects of whose calls at least one would have been decided otherwise."""
+    newly_denied_micro_usd: _builtins.int
+    """What calls cost that would have been DENIED and were not, in micro-USD. A refusal saves that much at the most: who
+    is refused may do the same with another model.
+    """
     @_builtins.property
     def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___DecisionCount]:
         """Each decision, how often it was made and how often it would have been."""
+
+    @_builtins.property
+    def changes(self) -> Global___DecisionChanges:
+        """How the decisions about all calls would change; without a name."""
+
+    @_builtins.property
+    def teams(self) -> _containers.RepeatedCompositeFieldContainer[Global___DecisionChanges]:
+        """The same by the team on which calls were counted, those with most changes first. Teams with the calls of fewer than
+        five people are told together, without a name and last, with the smallest others where they are too few even so.
+        """
+
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedCompositeFieldContainer[Global___DecisionChanges]:
+        """The same by the caller's role at the time of the call, by the same rule."""
 
     def __init__(
         self,
@@ -3618,10 +3685,16 @@ class SimulationResult(_message.Message):
         posted_micro_usd: _builtins.int = ...,
         simulated_posted_micro_usd: _builtins.int = ...,
         interrupted_subjects: _builtins.int = ...,
+        actual_interrupted_subjects: _builtins.int = ...,
+        changed_subjects: _builtins.int = ...,
+        changes: Global___DecisionChanges | None = ...,
+        newly_denied_micro_usd: _builtins.int = ...,
+        teams: _abc.Iterable[Global___DecisionChanges] | None = ...,
+        roles: _abc.Iterable[Global___DecisionChanges] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "interrupted_subjects", b"interrupted_subjects", "posted_micro_usd", b"posted_micro_usd", "simulated_posted_micro_usd", b"simulated_posted_micro_usd"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actual_interrupted_subjects", b"actual_interrupted_subjects", "changed_subjects", b"changed_subjects", "changes", b"changes", "decisions", b"decisions", "interrupted_subjects", b"interrupted_subjects", "newly_denied_micro_usd", b"newly_denied_micro_usd", "posted_micro_usd", b"posted_micro_usd", "roles", b"roles", "simulated_posted_micro_usd", b"simulated_posted_micro_usd", "teams", b"teams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3636,26 +3709,80 @@ class DecisionCount(_message.Message):
     DECISION_FIELD_NUMBER: _builtins.int
     ACTUAL_FIELD_NUMBER: _builtins.int
     SIMULATED_FIELD_NUMBER: _builtins.int
+    ACTUAL_MICRO_USD_FIELD_NUMBER: _builtins.int
+    SIMULATED_MICRO_USD_FIELD_NUMBER: _builtins.int
     decision: Global___Decision.ValueType
     """The decision."""
     actual: _builtins.int
     """Under the policies that were in force."""
     simulated: _builtins.int
     """Under the simulated ones."""
+    actual_micro_usd: _builtins.int
+    """What the calls cost that were decided so under the policies that were in force, in micro-USD."""
+    simulated_micro_usd: _builtins.int
+    """What the calls cost that would have been decided so, in micro-USD and at the simulated prices."""
     def __init__(
         self,
         *,
         decision: Global___Decision.ValueType = ...,
         actual: _builtins.int = ...,
         simulated: _builtins.int = ...,
+        actual_micro_usd: _builtins.int = ...,
+        simulated_micro_usd: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actual", b"actual", "decision", b"decision", "simulated", b"simulated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actual", b"actual", "actual_micro_usd", b"actual_micro_usd", "decision", b"decision", "simulated", b"simulated", "simulated_micro_usd", b"simulated_micro_usd"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DecisionCount: _TypeAlias = DecisionCount  # noqa: Y015
+
+@_typing.final
+class DecisionChanges(_message.Message):
+    """How decisions about the calls of some people would change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PEOPLE_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    STRICTER_CALLS_FIELD_NUMBER: _builtins.int
+    MILDER_CALLS_FIELD_NUMBER: _builtins.int
+    NEWLY_INTERRUPTED_CALLS_FIELD_NUMBER: _builtins.int
+    NO_LONGER_INTERRUPTED_CALLS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Id of the team, or the role; empty for several that are told together."""
+    people: _builtins.int
+    """People whose calls these are. A subject that the directory doesn't know counts as one, a service doesn't."""
+    calls: _builtins.int
+    """Calls, services' included."""
+    stricter_calls: _builtins.int
+    """Calls that would have been decided more strictly."""
+    milder_calls: _builtins.int
+    """Calls that would have been decided more mildly."""
+    newly_interrupted_calls: _builtins.int
+    """Calls that would have been interrupted and were not: friction added."""
+    no_longer_interrupted_calls: _builtins.int
+    """Calls that were interrupted and would not have been: friction removed."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        people: _builtins.int = ...,
+        calls: _builtins.int = ...,
+        stricter_calls: _builtins.int = ...,
+        milder_calls: _builtins.int = ...,
+        newly_interrupted_calls: _builtins.int = ...,
+        no_longer_interrupted_calls: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "milder_calls", b"milder_calls", "name", b"name", "newly_interrupted_calls", b"newly_interrupted_calls", "no_longer_interrupted_calls", b"no_longer_interrupted_calls", "people", b"people", "stricter_calls", b"stricter_calls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecisionChanges: _TypeAlias = DecisionChanges  # noqa: Y015
 
 @_typing.final
 class StartSimulationRequest(_message.Message):
@@ -3692,15 +3819,17 @@ class StartSimulationRequest(_message.Message):
     """Chosen by the caller: the same id is the same simulation."""
     @_builtins.property
     def documents(self) -> _containers.MessageMap[_builtins.str, _struct_pb2.Struct]:
-        """Documents to simulate, by kind; kinds left out stay as they were."""
+        """Documents to simulate, by kind; kinds left out stay as they were. Kinds `quota` and `price_book`; at most 1 MB as
+        JSON together. They take effect at `since`, in place of every version that was in force from then on.
+        """
 
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
-        """Usage at this time or later."""
+        """Usage at this time or later; at most 366 days ago."""
 
     @_builtins.property
     def before(self) -> _timestamp_pb2.Timestamp:
-        """Usage before this time."""
+        """Usage before this time; at most 366 days after `since`."""
 
     def __init__(
         self,

@@ -529,8 +529,11 @@ class QuotaServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StartSimulation(self, request, context):
-        """Starts replaying past usage under another policy. Idempotent on `simulation_id`. Governance.
-        Errors: ALREADY_EXISTS for the same id with another payload.
+        """Starts replaying past usage under another policy; nothing that is live changes. Idempotent on `simulation_id`.
+        Governance. Simulations are worked off one after the other.
+        Errors: INVALID_ARGUMENT naming every wrong field, those of the documents included, and every example that their
+        rules don't keep; ALREADY_EXISTS for the same id with another payload, naming the fields that differ;
+        FAILED_PRECONDITION while 20 wait already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -538,7 +541,7 @@ class QuotaServiceServicer:
 
     def WatchSimulation(self, request, context):
         """Streams a simulation's progress until it has ended. Governance.
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND; UNAVAILABLE when the server stops, or 100 calls watch already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -223,12 +223,15 @@ class QuotaServiceStub:
     Errors: INVALID_ARGUMENT for a page token that this call didn't give.
     """
     StartSimulation: _grpc.UnaryUnaryMultiCallable[_quota_pb2.StartSimulationRequest, _quota_pb2.StartSimulationResponse]
-    """Starts replaying past usage under another policy. Idempotent on `simulation_id`. Governance.
-    Errors: ALREADY_EXISTS for the same id with another payload.
+    """Starts replaying past usage under another policy; nothing that is live changes. Idempotent on `simulation_id`.
+    Governance. Simulations are worked off one after the other.
+    Errors: INVALID_ARGUMENT naming every wrong field, those of the documents included, and every example that their
+    rules don't keep; ALREADY_EXISTS for the same id with another payload, naming the fields that differ;
+    FAILED_PRECONDITION while 20 wait already.
     """
     WatchSimulation: _grpc.UnaryStreamMultiCallable[_quota_pb2.WatchSimulationRequest, _quota_pb2.WatchSimulationResponse]
     """Streams a simulation's progress until it has ended. Governance.
-    Errors: NOT_FOUND.
+    Errors: NOT_FOUND; UNAVAILABLE when the server stops, or 100 calls watch already.
     """
     GetSimulation: _grpc.UnaryUnaryMultiCallable[_quota_pb2.GetSimulationRequest, _quota_pb2.GetSimulationResponse]
     """Gives a simulation and, once it has ended, its result. Governance. Read-only.
@@ -430,12 +433,15 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     Errors: INVALID_ARGUMENT for a page token that this call didn't give.
     """
     StartSimulation: _aio.UnaryUnaryMultiCallable[_quota_pb2.StartSimulationRequest, _quota_pb2.StartSimulationResponse]  # type: ignore[assignment]
-    """Starts replaying past usage under another policy. Idempotent on `simulation_id`. Governance.
-    Errors: ALREADY_EXISTS for the same id with another payload.
+    """Starts replaying past usage under another policy; nothing that is live changes. Idempotent on `simulation_id`.
+    Governance. Simulations are worked off one after the other.
+    Errors: INVALID_ARGUMENT naming every wrong field, those of the documents included, and every example that their
+    rules don't keep; ALREADY_EXISTS for the same id with another payload, naming the fields that differ;
+    FAILED_PRECONDITION while 20 wait already.
     """
     WatchSimulation: _aio.UnaryStreamMultiCallable[_quota_pb2.WatchSimulationRequest, _quota_pb2.WatchSimulationResponse]  # type: ignore[assignment]
     """Streams a simulation's progress until it has ended. Governance.
-    Errors: NOT_FOUND.
+    Errors: NOT_FOUND; UNAVAILABLE when the server stops, or 100 calls watch already.
     """
     GetSimulation: _aio.UnaryUnaryMultiCallable[_quota_pb2.GetSimulationRequest, _quota_pb2.GetSimulationResponse]  # type: ignore[assignment]
     """Gives a simulation and, once it has ended, its result. Governance. Read-only.
@@ -820,8 +826,11 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.StartSimulationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.StartSimulationResponse, _abc.Awaitable[_quota_pb2.StartSimulationResponse]]:
-        """Starts replaying past usage under another policy. Idempotent on `simulation_id`. Governance.
-        Errors: ALREADY_EXISTS for the same id with another payload.
+        """Starts replaying past usage under another policy; nothing that is live changes. Idempotent on `simulation_id`.
+        Governance. Simulations are worked off one after the other.
+        Errors: INVALID_ARGUMENT naming every wrong field, those of the documents included, and every example that their
+        rules don't keep; ALREADY_EXISTS for the same id with another payload, naming the fields that differ;
+        FAILED_PRECONDITION while 20 wait already.
         """
 
     @_abc_1.abstractmethod
@@ -831,7 +840,7 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_quota_pb2.WatchSimulationResponse], _abc.AsyncIterator[_quota_pb2.WatchSimulationResponse]]:
         """Streams a simulation's progress until it has ended. Governance.
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND; UNAVAILABLE when the server stops, or 100 calls watch already.
         """
 
     @_abc_1.abstractmethod
