@@ -100,6 +100,14 @@ GOOD: Final[dict[str, Message]] = {
         document=DOCUMENT,
     ),
     "ListPolicyProposals": pb.ListPolicyProposalsRequest(),
+    "StartSimulation": pb.StartSimulationRequest(
+        simulation_id="s",
+        documents={"quota": DOCUMENT},
+        since=at(MONTH),
+        before=at(datetime(2150, 5, 2, tzinfo=UTC)),
+    ),
+    "WatchSimulation": pb.WatchSimulationRequest(simulation_id="s"),
+    "GetSimulation": pb.GetSimulationRequest(simulation_id="s"),
 }
 """Of each method a request with nothing wrong in it."""
 
@@ -281,6 +289,25 @@ FIELDS: Final[list[tuple[str, object, str]]] = [
     ("ListPolicyProposals.proposal_id", "a b", ID),
     ("ListPolicyProposals.page_size", -1, PAGE_SIZE),
     ("ListPolicyProposals.page_token", "0", FOREIGN),
+    ("StartSimulation.simulation_id", "", ID),
+    ("StartSimulation.documents", None, "must have one document or more"),
+    (
+        "StartSimulation.documents[use_cases]",
+        Struct(),
+        "decides about no recorded usage: simulate price_book or quota",
+    ),
+    ("StartSimulation.since", None, "must be set"),
+    ("StartSimulation.since", at(datetime(1999, 1, 1, tzinfo=UTC)), YEARS),
+    ("StartSimulation.before", None, "must be set"),
+    ("StartSimulation.before", at(datetime(2200, 1, 1, tzinfo=UTC)), YEARS),
+    ("StartSimulation.before", at(MONTH), "must be later than since"),
+    (
+        "StartSimulation.before",
+        at(datetime(2152, 1, 1, tzinfo=UTC)),
+        "must be at most 366 days after since",
+    ),
+    ("WatchSimulation.simulation_id", "", ID),
+    ("GetSimulation.simulation_id", "a b", ID),
 ]
 """A request's field, a wrong value (``None``: nothing), and in which words it is refused by its name."""
 

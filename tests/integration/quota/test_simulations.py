@@ -1,6 +1,9 @@
 """Simulations over gRPC: asked for, worked off by the replay process, watched and told."""
 
 import asyncio
+import json
+import signal
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -8,6 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import asyncpg
 import grpc
 import pytest
 from google.protobuf.json_format import ParseDict
@@ -38,7 +42,7 @@ from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.storage import simulations
 from tokenomics_quota.storage.simulations import MOST_BEGINNINGS, MOST_WAITING, Simulator
 from tokenomics_quota.usecases.simulating import Simulating
-from tokenomics_tools.stack import Stack
+from tokenomics_tools.stack import ManagedProcess, Stack
 
 DAY = timedelta(days=1)
 MONTH = datetime(2026, 11, 1, tzinfo=NOW.tzinfo)
@@ -441,6 +445,39 @@ async def test_what_is_interrupted_begins_again_and_comes_to_the_same(
         *_, last = await watched(told, "s2")
     assert last.result == expected
     assert tuple(await told.quota.pool.fetchrow(begun) or ()) == (2, "completed")
+
+
+def _spawn(stack: Stack, database: str, command: str, **variables: str) -> ManagedProcess:
+    argv = [sys.executable, "-m", "tokenomics_quota", command]
+    return stack.spawn(f"quota-{command}", argv, stack.service_environment(database) | variables)
+
+
+async def test_a_replay_process_that_is_killed_is_followed_by_another(stack: Stack) -> None:
+    database = stack.new_database("killed")
+    assert await asyncio.to_thread(_spawn(stack, database, "migrate").wait, 60) == 0
+    connection = await asyncpg.connect(database)
+    try:
+        await connection.execute(
+            "INSERT INTO quota.simulation"
+            " (simulation_id, documents, since, before, requested_by, requested_at)"
+            " VALUES ('s1', $1, $2, $3, 'gov', $3)",
+            json.dumps({"quota": IN_FORCE}),
+            SINCE,
+            BEFORE,
+        )
+        states = "SELECT begun, state FROM quota.simulation"
+        dying = _spawn(stack, database, "replay", TOKENOMICS_FAILPOINTS="simulation.before_result=1")
+        assert await asyncio.to_thread(dying.wait, 60) == -signal.SIGKILL, dying.quote_log()
+        assert tuple(await connection.fetchrow(states) or ()) == (1, "running")
+        following = _spawn(stack, database, "replay")
+        async with asyncio.timeout(60):
+            while (moved := tuple(await connection.fetchrow(states) or ()))[1] == "running":  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.1)
+        assert moved == (2, "completed")
+        following.terminate()
+        assert await asyncio.to_thread(following.wait, 60) == 0
+    finally:
+        await connection.close()
 
 
 async def test_a_stop_is_no_death(told: Served, monkeypatch: pytest.MonkeyPatch) -> None:
