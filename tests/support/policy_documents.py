@@ -64,6 +64,7 @@ COMPLETE: dict[str, dict[str, Any]] = {
                 "use_cases": ["support-replies"],
             }
         ],
+        "friction": [{"rule": "models", "most_basis_points": 300, "fewest_checks": 5_000, "owner_id": "p-1"}],
         "spikes": {
             "factor_basis_points": 40_000,
             "minimum_micro_usd": 10_000_000,

@@ -57,6 +57,7 @@ from tokenomics_quota.streams.hold_events import hold_event
 from tokenomics_quota.streams.projection import USAGE
 from tokenomics_quota.usecases.budgeting import Budgeting
 from tokenomics_quota.usecases.freshening import Freshening
+from tokenomics_quota.usecases.friction import FrictionCounts
 from tokenomics_quota.usecases.intervening import Intervening
 from tokenomics_quota.usecases.refreshes import Refreshes
 from tokenomics_quota.usecases.turns import Turns
@@ -110,6 +111,7 @@ class Served:
     ends: Ends
     freshening: Freshening
     draining: asyncio.Event
+    friction: FrictionCounts
 
     def level(self) -> None:
         """Let the view be known to be level with the log."""
@@ -149,6 +151,7 @@ async def serve(quota: Quota, folder: Path) -> AsyncIterator[Served]:
     )
     views, moments = Views(serving, clock), Moments(meter, clock)
     looks = Looks(views, AuditedLooks(AuditLog(quota.pool, TRAIL)), clock)
+    friction = FrictionCounts()
     desk = LedgerDesk(views, turns, decisions, looks, longest_wait_seconds=1)
     servicer = quota_servicer(
         Checks(
@@ -157,6 +160,7 @@ async def serve(quota: Quota, folder: Path) -> AsyncIterator[Served]:
             freshening,
             decisions,
             looks,
+            friction=friction,
             new_id=lambda: "decision-1",
             longest_wait_seconds=1,
             draining=draining,
@@ -190,6 +194,7 @@ async def serve(quota: Quota, folder: Path) -> AsyncIterator[Served]:
             ends,
             freshening,
             draining,
+            friction,
         )
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.support.quota_events import NOW
 from tokenomics_contracts.events import policy
+from tokenomics_contracts.units import RuleName
 from tokenomics_quota.domain.findings import Finding, Rule
 from tokenomics_quota.domain.friction import Decision
 from tokenomics_quota.domain.rollout import ENFORCED, Rollout, Stage, Stages, judge
@@ -119,7 +120,7 @@ def test_who_belongs_to_no_team_is_as_far_as_everybody() -> None:
 
 
 def test_every_rule_but_prohibited_data_and_shut_accounts_has_a_stage_and_a_name_in_policies() -> None:
-    assert list(Stages._fields) == [rule.value for rule in STAGED] == list(get_args(policy.RuleName))
+    assert list(Stages._fields) == [rule.value for rule in STAGED] == list(get_args(RuleName))
     for stage in Stage:
         assert [Stages.all(stage).of(rule) for rule in UNSTAGED] == [Stage.ENFORCE] * 2
 
@@ -129,7 +130,7 @@ steps = st.lists(
         step,
         st.sampled_from(["observe", "nudge", "enforce"]),
         st.integers(0, 9).map(lambda days: NOW + days * DAY),
-        st.sampled_from(list(get_args(policy.RuleName))),
+        st.sampled_from(list(get_args(RuleName))),
     ),
     max_size=3,
     unique_by=lambda each: (each["from"], *each["rules"]),
@@ -140,7 +141,7 @@ steps = st.lists(
     everybody=steps,
     pilot=steps,
     own=steps,
-    rule=st.sampled_from(get_args(policy.RuleName)),
+    rule=st.sampled_from(get_args(RuleName)),
     day=st.integers(-1, 10),
 )
 def test_the_last_step_that_has_begun_counts_and_none_begun_means_observed(

@@ -80,6 +80,7 @@ EVENT_MODELS: Final[tuple[type[Event], ...]] = (
     quota.PeriodClosed,
     quota.SourceSilent,
     quota.SpikeDetected,
+    quota.FrictionExceeded,
     quota.HoldPlaced,
     quota.HoldExtended,
     quota.HoldSettled,

@@ -53,6 +53,10 @@ Band = Literal["normal", "nudge", "justify", "approve"]
 DecisionName = Literal["ALLOW", "ALLOW_WITH_NUDGE", "JUSTIFICATION_REQUIRED", "APPROVAL_REQUIRED", "DENIED"]
 ServiceTier = Literal["standard", "batch", "priority"]
 Cohort = Literal["pilot", "comparison"]
+RuleName = Literal["allowances", "budgets", "models", "use_cases", "spikes"]
+"""`allowances`: the bands of the caller's own account. `budgets`: shared accounts at their limit. Prohibited
+data isn't among them: it is refused from the first day, everywhere."""
+
 
 UNATTRIBUTED: Final = "unattributed"
 """Owner id of the account that takes the usage of unknown subjects."""

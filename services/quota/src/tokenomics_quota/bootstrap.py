@@ -79,6 +79,7 @@ from tokenomics_quota.storage.announcements import PostgresAnnouncements, rememb
 from tokenomics_quota.storage.decision_log import OutboxDecisionLog
 from tokenomics_quota.storage.default_price_book import DefaultPriceBook
 from tokenomics_quota.storage.drift import DriftWatch, PostgresDrifts
+from tokenomics_quota.storage.friction import FrictionLog
 from tokenomics_quota.storage.history import ServedHistory
 from tokenomics_quota.storage.hold_ledger import PostgresHoldLedger, PostgresHoldList, hold_transactions
 from tokenomics_quota.storage.interventions import PostgresInterventions, interventions
@@ -114,6 +115,7 @@ from tokenomics_quota.streams.projection import USAGE, OwnEvents, QuotaProjectio
 from tokenomics_quota.usecases.announcing import TotalsJudge
 from tokenomics_quota.usecases.budgeting import Budgeting
 from tokenomics_quota.usecases.freshening import Freshening
+from tokenomics_quota.usecases.friction import FrictionCounts
 from tokenomics_quota.usecases.intervening import Intervening
 from tokenomics_quota.usecases.projecting import KnownGovernance
 from tokenomics_quota.usecases.refreshes import Refreshes
@@ -385,6 +387,7 @@ def serve() -> ExitCode:
         views, moments = Views(serving, _CLOCK), Moments(meter, _CLOCK)
         audit = AuditLog(pool, TRAIL)
         looks = Looks(views, AuditedLooks(audit), _CLOCK)
+        friction = FrictionCounts()
         VIEW_LAG.read = lambda: _seconds(meter.lag(_CLOCK.steady()))
         server = RpcServer(settings, process, await Authenticator.load(settings, _CLOCK))
         desk = LedgerDesk(
@@ -403,6 +406,7 @@ def serve() -> ExitCode:
                     freshening,
                     decisions,
                     looks,
+                    friction=friction,
                     new_id=_new_id,
                     longest_wait_seconds=settings.grpc_default_deadline_seconds,
                     draining=process.draining,
@@ -452,6 +456,7 @@ def serve() -> ExitCode:
         process.readiness["view"] = not_ready
         process.readiness["log ends"] = ends.not_ready_because
         process.supervise("decision log", decisions.run)
+        process.supervise("friction", FrictionLog(pool, friction, uuid4(), _CLOCK).run)
         process.supervise("turns of the ledger", turns.run)
         process.supervise("views", feeds.run)
         process.supervise("loaded versions", LoadedVersions(pool, uuid4(), serving).run)

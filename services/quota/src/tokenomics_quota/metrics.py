@@ -42,3 +42,12 @@ LEDGER_SHUT = _meter.create_gauge(
     unit="1",
     description="1 while the hold ledger may lack something after a restart or a loss, and refuses; else 0.",
 )
+
+FRICTION_INTERRUPTIONS = _meter.create_counter(
+    "tokenomics.friction.interruptions",
+    unit="{interruption}",
+    description=(
+        "Subjects that a rule with a friction budget held back, once an hour each, on whichever servers."
+        " Attributes: rule."
+    ),
+)

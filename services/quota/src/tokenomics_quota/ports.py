@@ -12,6 +12,7 @@ from tokenomics_contracts.units import AccountId, HoldId, MicroUsd, PeriodId, Su
 from tokenomics_quota.domain.accounts import Account
 from tokenomics_quota.domain.checks import Decided
 from tokenomics_quota.domain.effective import LogOrder
+from tokenomics_quota.domain.friction_budgets import Friction
 from tokenomics_quota.domain.holds import (
     AccountState,
     Change,
@@ -186,6 +187,14 @@ class Announcements(Protocol):
 
     async def closed(self, accounts: Collection[Account]) -> Collection[AccountId]:
         """Return those of these accounts, each for purpose ``all``, whose closing was told."""
+        ...
+
+    async def friction(self, week: date) -> Friction:
+        """Return what all servers have counted of a week (its Monday, UTC)."""
+        ...
+
+    async def forget_friction(self, *, before: date) -> None:
+        """Forget what was counted of the weeks before this one."""
         ...
 
     async def announce(self, due: Iterable[Announced], now: datetime) -> int:

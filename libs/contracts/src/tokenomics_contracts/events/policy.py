@@ -38,6 +38,7 @@ from tokenomics_contracts.units import (
     Purpose,
     Ratio,
     RoleName,
+    RuleName,
     Slug,
     Team,
     Tokens,
@@ -317,10 +318,6 @@ class ProhibitedData(Value):
     """What to do instead."""
 
 
-RuleName = Literal["allowances", "budgets", "models", "use_cases", "spikes"]
-"""`allowances`: the bands of the caller's own account. `budgets`: shared accounts at their limit. Prohibited
-data isn't among them: it is refused from the first day, everywhere."""
-
 RuleNames = Annotated[tuple[RuleName, ...], Field(min_length=1)]
 
 
@@ -406,6 +403,26 @@ class Rollout(Value):
                 ),
             )
         return self
+
+
+class FrictionBudget(Value):
+    """How many calls a rule may interrupt: one that takes more only advises for the rest of the week.
+
+    Interrupted is a check that is answered otherwise than ALLOW or ALLOW_WITH_NUDGE; what a rule asks of one
+    subject counts once an hour, however often it is asked again. A week begins on Monday, in UTC.
+    """
+
+    named_by: ClassVar[tuple[str, ...]] = ("rule",)
+
+    rule: RuleName
+    most_basis_points: Annotated[BasisPoints, Field(strict=True, ge=1, le=10_000)]
+    """Share of the checks of the week that no rule held back or this one did."""
+
+    fewest_checks: Annotated[int, Field(strict=True, ge=1, le=10**9)] = 1_000
+    """Before there were so many in the week nothing is judged."""
+
+    owner_id: Identifier
+    """Who is told."""
 
 
 class Degrade(Value):
@@ -569,6 +586,9 @@ class QuotaDocument(Value):
     """They decide nothing; answers that hold a call back or advise name them."""
 
     rollout: Rollout = Rollout()
+    friction: tuple[FrictionBudget, ...] = ()
+    """Budgets of rules, one each; a rule without one may interrupt as many calls as it finds."""
+
     examples: Annotated[tuple[Example, ...], Field(max_length=200)] = ()
     """What the policy promises. They decide nothing; `policy apply` publishes only when all hold."""
 
@@ -576,6 +596,7 @@ class QuotaDocument(Value):
     def _one_limit_each(self) -> Self:
         _require_unique("roles in allowances", (allowance.role for allowance in self.allowances))
         _require_unique("budgets", (f"{budget.kind}/{budget.owner_id}" for budget in self.budgets))
+        _require_unique("rules in friction", (budget.rule for budget in self.friction))
         _require_unique("overrides", (override.project_id for override in self.overrides))
         _require_unique("prohibited_data", (each.data_class for each in self.prohibited_data))
         _require_unique("names of examples", (example.name for example in self.examples))

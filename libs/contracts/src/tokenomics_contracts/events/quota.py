@@ -36,6 +36,7 @@ from tokenomics_contracts.units import (
     Project,
     Purpose,
     Ratio,
+    RuleName,
     Seconds,
     SequenceNumber,
     Slug,
@@ -214,6 +215,49 @@ class SpikeDetected(Announced):
     def ground(self) -> Ground:
         """The day's use is at least what makes it a spike."""
         return Ground(self.posted_micro_usd, self.spike_micro_usd)
+
+
+class FrictionExceeded(Announced):
+    """A rule has interrupted more calls of a week than it may, and only advises until the next.
+
+    Once a rule, week and size of its budget; what a rule asks of one subject counts once an hour.
+    """
+
+    type_name: ClassVar[str] = "tokenomics.friction.exceeded.v1"
+    key_field: ClassVar[str] = "rule"
+
+    rule: RuleName
+    week: Day
+    """Its Monday, in UTC."""
+
+    checks: Annotated[int, Field(strict=True, ge=1, le=MAX_TOTAL_MICRO_USD)]
+    """So many checks of the week no rule had held back, or this one had, when that was found."""
+
+    interrupted: Annotated[int, Field(strict=True, ge=1, le=MAX_TOTAL_MICRO_USD)]
+    """So many of them the rule had interrupted."""
+
+    most_basis_points: Ratio
+    """The share of them that it may."""
+
+    owner_id: Identifier
+    """Who answers for the rule."""
+
+    policy_version: Version
+
+    @staticmethod
+    def about_week(week: str) -> str:
+        """Return what the announcements of a week begin what they are about with."""
+        return f"friction/{week}"
+
+    @property
+    def about(self) -> str:
+        """The week and the share."""
+        return f"{self.about_week(self.week)}/{self.most_basis_points}"
+
+    @property
+    def ground(self) -> Ground:
+        """The interrupted checks are at least the share of all that the rule may interrupt."""
+        return Ground(self.interrupted, self.checks, self.most_basis_points)
 
 
 class ThresholdCrossed(Announced):

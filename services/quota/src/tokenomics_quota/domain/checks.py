@@ -1,6 +1,6 @@
 """A call somebody is about to make, and what a check answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Final, NamedTuple
@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from tokenomics_contracts.units import AccountId, Cohort, MicroUsd, SubjectId
 from tokenomics_contracts.units import Purpose as CallPurpose
 from tokenomics_quota.domain.balance import Balance
+from tokenomics_quota.domain.findings import Rule
 from tokenomics_quota.domain.friction import Decision
 from tokenomics_quota.domain.pricing import Priced, Quantities
 
@@ -146,6 +147,8 @@ class Answer(NamedTuple):
     """Group for comparison that the caller's team is in."""
     advice: Advice = NO_ADVICE
     """Better ways, where the call isn't simply let through."""
+    interrupting: Collection[Rule] = ()
+    """Rules that hold the call back."""
 
 
 class Decided(NamedTuple):

@@ -9,6 +9,7 @@ from tokenomics_contracts.units import MAX_LIMIT_MICRO_USD, BasisPoints, MicroUs
 from tokenomics_quota.domain.accounts import AccountKind, Purpose
 from tokenomics_quota.domain.degradation import DEFAULT_DEGRADE, Degrade
 from tokenomics_quota.domain.friction import DEFAULT_THRESHOLDS, Thresholds
+from tokenomics_quota.domain.friction_budgets import NO_BUDGETS, FrictionBudgets
 from tokenomics_quota.domain.pricing import PriceBook
 from tokenomics_quota.domain.rollout import EVERYTHING_ENFORCED, Rollout
 from tokenomics_quota.domain.spikes import SpikeRule
@@ -151,6 +152,7 @@ class QuotaPolicy(NamedTuple):
     """The permitted way by class of data."""
     alternatives: tuple[AlternativeRule, ...] = ()
     rollout: Rollout = EVERYTHING_ENFORCED
+    friction: FrictionBudgets = NO_BUDGETS
     spikes: SpikeRule | None = None
     """``None``: nobody looks for them."""
     overrides: Mapping[str, Override] = NO_OVERRIDES

@@ -46,6 +46,10 @@ class Stages(NamedTuple):
         """Return the stage of a rule."""
         return Stage.ENFORCE if rule in _ALWAYS_ENFORCED_RULES else cast("Stage", getattr(self, rule))
 
+    def advising(self, rules: Iterable[Rule]) -> Self:
+        """Return the stages of a time when some rules, each of which has one, advise at most."""
+        return self._replace(**{rule.value: min(self.of(rule), Stage.NUDGE) for rule in rules})
+
 
 ENFORCED: Final = Stages.all(Stage.ENFORCE)
 

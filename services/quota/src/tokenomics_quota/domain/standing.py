@@ -5,6 +5,7 @@ from typing import NamedTuple, Self
 from tokenomics_contracts.units import Cohort, TeamId
 from tokenomics_quota.domain.accounts import AccountKind
 from tokenomics_quota.domain.approvals import NOTHING_UNLOCKED, Unlocks
+from tokenomics_quota.domain.findings import Rule
 from tokenomics_quota.domain.interventions import Bypass, Shut
 from tokenomics_quota.domain.permits import Permits
 from tokenomics_quota.domain.rollout import ENFORCED, Stage, Stages
@@ -30,6 +31,13 @@ class Standing(NamedTuple):
     """Accounts that its calls are counted on and that take nothing."""
     bypass: Bypass | None = None
     """Lets its calls pass."""
+    advising: frozenset[Rule] = frozenset()
+    """Rules that have exceeded their friction budget. Hard limits stay hard: they go by ``stages``."""
+
+    @property
+    def asking(self) -> Stages:
+        """How far each rule may go in asking of the caller."""
+        return self.stages.advising(self.advising) if self.advising else self.stages
 
     def intervened(self, shut: tuple[Shut, ...], bypass: Bypass | None) -> Self:
         """Return the same with what people did by hand: where a bypass is in force every rule is observed."""

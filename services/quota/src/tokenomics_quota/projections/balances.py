@@ -19,6 +19,8 @@ from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose, pars
 from tokenomics_quota.domain.approvals import NOTHING_GRANTED
 from tokenomics_quota.domain.balance import Balance, Bounds, Touched, headroom_of
 from tokenomics_quota.domain.directory import Attribution
+from tokenomics_quota.domain.findings import Rule
+from tokenomics_quota.domain.friction_budgets import NOBODY_FELL_BACK
 from tokenomics_quota.domain.holds import AccountState
 from tokenomics_quota.domain.interventions import Bypass, Shut
 from tokenomics_quota.domain.spikes import DayUse
@@ -101,6 +103,7 @@ class QuotaView:
         self._shut: dict[Account, AccountState] = {}
         """Accounts that take no holds; few."""
         self._bypasses: tuple[Bypass, ...] = ()
+        self._fallen_back = NOBODY_FELL_BACK
         self._amounts_version = 0
 
     def put_totals(self, totals: Mapping[AccountId, MicroUsd]) -> None:
@@ -164,6 +167,12 @@ class QuotaView:
         if shut != self._shut or tuple(bypasses) != self._bypasses:
             self._shut, self._bypasses = shut, tuple(bypasses)
             self._kept.clear()  # it happens seldom, and may concern many callers
+
+    def put_fallen_back(self, rules: Timeline[frozenset[Rule]]) -> None:
+        """Replace which rules only advise, as they have interrupted too many calls."""
+        if rules.steps() != self._fallen_back.steps():
+            self._fallen_back = rules
+            self._kept.clear()
 
     def clear_pending(self) -> None:
         """Forget all that pends, and which accounts are shut."""
@@ -296,12 +305,15 @@ class QuotaView:
             *(governance.granted(account) for account in accounts if account.purpose is Purpose.ALL),
             governance.unlocks(carrier, project_id),
             governance.stages(carrier.team_id, now),
+            self._fallen_back,
             *(governance.members(each.account) for each in balances if each.limit_micro_usd is not None),
         ]
         start, end = calendar.bounds(period)
         since = max(start, *(timeline.since(now) for timeline in timelines))
         until = min(end, *(timeline.until(now) for timeline in timelines))
         standing = governance.standing(carrier, project_id, now)
+        if advising := self._fallen_back.at(now):
+            standing = standing._replace(advising=advising)
         shut = tuple(Shut(each, self._shut[each]) for each in accounts if each in self._shut)
         bypass = None
         if covering := [each for each in self._bypasses if each.covers(accounts)]:

@@ -65,7 +65,9 @@ from tokenomics_quota.domain.directory import (
     UnitKey,
 )
 from tokenomics_quota.domain.effective import Effective, LogOrder, effective, in_force, latest_published
+from tokenomics_quota.domain.findings import Rule
 from tokenomics_quota.domain.friction import Thresholds
+from tokenomics_quota.domain.friction_budgets import FrictionBudget
 from tokenomics_quota.domain.periods import MonthCalendar, calendar
 from tokenomics_quota.domain.permits import Permits
 from tokenomics_quota.domain.policies import (
@@ -646,6 +648,7 @@ def _quota_policy(document: QuotaDocument, version: int, one: Callable[[str], st
         },
         degrade=Degrade.from_policy(document.degrade),
         rollout=Rollout(document.rollout),
+        friction={Rule(each.rule): FrictionBudget.from_policy(each) for each in document.friction},
         spikes=SpikeRule.from_policy(document.spikes) if document.spikes else None,
         models=None if document.models is None else tuple(map(ModelRule.from_policy, document.models)),
         overrides={

@@ -33,6 +33,7 @@ from tokenomics_quota.rpc.moments import Moment, Moments
 from tokenomics_quota.rpc.views import Views, authorize, sight
 from tokenomics_quota.usecases.checking import check
 from tokenomics_quota.usecases.freshening import Freshening
+from tokenomics_quota.usecases.friction import FrictionCounts
 from tokenomics_quota.usecases.seeing import Sight, everything
 
 _LARGEST_BATCH: Final = 1_000
@@ -66,6 +67,7 @@ class Checks:
         decisions: DecisionLog,
         looks: Looks,
         *,
+        friction: FrictionCounts,
         new_id: Callable[[], str],
         longest_wait_seconds: float,
         draining: asyncio.Event,
@@ -75,6 +77,7 @@ class Checks:
         self._freshening = freshening
         self._decisions = decisions
         self._looks = looks
+        self._friction = friction
         self._new_id = new_id
         self._longest_wait_seconds = longest_wait_seconds
         self._draining = draining
@@ -187,6 +190,8 @@ class Checks:
         if sees is not everything:
             authorize(sees, touched.balances[0].account)
         check_bound(answer.estimate.cost_micro_usd, "estimated_input_tokens", "estimated_output_tokens")
+        if budgets := terms.quota_policy.friction:
+            self._friction.add(answer.interrupting, touched.balances[0].account.owner_id, budgets, now)
         degraded = None
         if tab is not None and touched.standing.bypass is None:
             degraded = tab.admit(answer, terms.quota_policy.degrade, lag, sees)

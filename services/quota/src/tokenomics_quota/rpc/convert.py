@@ -418,7 +418,7 @@ def answer_to_bytes(  # noqa: PLR0917 - the parts that it is put together from
     degraded
         How far calls go on from a stale view.
     """
-    decision, reasons, _, (cost_micro_usd, pricing), caps, unblocks, *versions, shadow, _, advice = answer
+    decision, reasons, _, (cost_micro_usd, pricing), caps, unblocks, *versions, shadow, _, advice, _ = answer
     response = pb.CheckQuotaResponse()
     response.decision_id = decision_id
     response.estimated_cost_micro_usd = cost_micro_usd

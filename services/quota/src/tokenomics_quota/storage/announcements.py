@@ -13,7 +13,9 @@ from tokenomics_chassis.records import SourceId
 from tokenomics_contracts.events.quota import Announced
 from tokenomics_contracts.units import AccountId, MicroUsd, PeriodId
 from tokenomics_quota.domain.accounts import SINGLE_PURPOSES, Account, parse_account_id
+from tokenomics_quota.domain.friction_budgets import Friction
 from tokenomics_quota.ports import Announcement, Found, Unsettled
+from tokenomics_quota.storage.friction import forget_friction, friction_of
 from tokenomics_quota.storage.totals import committed_totals, daily_totals
 
 _COLUMNS = (
@@ -106,6 +108,14 @@ class PostgresAnnouncements:
         """Look them up by the unique key."""
         keys = [account.account_id for account in accounts]
         return {row[0] for row in await self._connection.fetch(_CLOSED, keys)}
+
+    async def friction(self, week: date) -> Friction:
+        """Read what is committed; see :func:`friction_of`."""
+        return await friction_of(self._connection, week)
+
+    async def forget_friction(self, *, before: date) -> None:
+        """Delete it."""
+        await forget_friction(self._connection, before)
 
     async def announce(self, due: Iterable[Announced], now: datetime) -> int:
         """Insert what isn't there; a second announcer would fail on the primary key and say nothing."""

@@ -15,10 +15,15 @@ from tokenomics_chassis.serving import Serving
 from tokenomics_chassis.versions import active_version
 from tokenomics_contracts.units import AccountId, PeriodId, split_account_id
 from tokenomics_quota.domain.accounts import AccountKind
+from tokenomics_quota.domain.findings import Rule
+from tokenomics_quota.domain.friction_budgets import NOBODY_FELL_BACK, fallen_back, week_of
+from tokenomics_quota.domain.policies import QuotaPolicy
 from tokenomics_quota.domain.spikes import DayUse, SpikeRule
+from tokenomics_quota.domain.timeline import Timeline
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.storage.assets import asset_users
+from tokenomics_quota.storage.friction import told_of_friction
 from tokenomics_quota.storage.ledger import PostgresLedger
 from tokenomics_quota.storage.pending import pending_changes
 from tokenomics_quota.storage.totals import committed_totals, daily_totals
@@ -130,6 +135,7 @@ class ViewFeed:
             of_assets = await asset_users(connection, governance.assets.nominees, None if anew else moved)
             known_change_seq = None if whole else view.ledger_change_seq
             held = await pending_changes(connection, known_change_seq, since=horizon)
+            advising = await _advising(connection, governance.quota_policies.at(now), now)
             looking_for = now.astimezone(UTC).date(), governance.quota_policies.at(now).spikes
             users, day_uses = await self._used_today(connection, totals, *looking_for)
         # From here on nothing awaits: a check sees the view before or after, never between.
@@ -150,6 +156,7 @@ class ViewFeed:
         view.put_day_uses(users, day_uses)
         view.put_interventions(held.states, held.bypasses)
         view.ledger_change_seq, view.bypass_seq = held.change_seq, held.bypass_seq
+        view.put_fallen_back(advising)
         if horizon != view.horizon:
             view.drop_before(horizon)
         positions = [change.position for change in changes]
@@ -175,6 +182,14 @@ class ViewFeed:
         if (today, rule) != self._looked_for:
             users |= self._view.subjects()
         return users, await self._day_uses.find(partial(daily_totals, connection), users, today, rule)
+
+
+async def _advising(connection: Session, policy: QuotaPolicy, now: datetime) -> Timeline[frozenset[Rule]]:
+    """Return which rules only advise this week, as they have interrupted too many calls of it."""
+    budgets, week = policy.friction, week_of(now)
+    if not budgets:
+        return NOBODY_FELL_BACK
+    return fallen_back(budgets, week, await told_of_friction(connection, week, budgets))
 
 
 def _previous_period(governance: Governance, now: datetime) -> PeriodId:

@@ -17,6 +17,7 @@ from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.usecases.closing import Closing
 from tokenomics_quota.usecases.day_uses import Spiking
 from tokenomics_quota.usecases.foreseeing import Foreseeing
+from tokenomics_quota.usecases.friction import FrictionJudge
 from tokenomics_quota.usecases.projecting import KnownGovernance
 
 ANNOUNCED_PERIODS = GOVERNING_REACH
@@ -35,6 +36,7 @@ class TotalsJudge:
     def __init__(self, known: KnownGovernance) -> None:
         self._known = known
         self._foreseeing, self._spiking, self._closing = Foreseeing(), Spiking(), Closing()
+        self._friction = FrictionJudge()
         self._judged_version: int | None = None
         self._limits_hold_from = self._limits_hold_until = _NEVER
 
@@ -60,6 +62,7 @@ class TotalsJudge:
         """
         if anew:
             self._foreseeing, self._spiking, self._closing = Foreseeing(), Spiking(), Closing()
+            self._friction = FrictionJudge()
             self._limits_hold_from = self._limits_hold_until = _NEVER
         governance = await self._known.locked(ledger)
         # Before the judgement that the limits were found in: the clock has stepped back.
@@ -75,6 +78,7 @@ class TotalsJudge:
         made = await announcements.announce(_reached(governance, totals, now), now)
         made += await self._foreseeing.judge(governance, announcements, _whole(totals), now)
         made += await self._spiking.judge(governance, announcements, totals, now)
+        made += await self._friction.judge(governance, announcements, now)
         made += await self._closing.judge(governance, announcements, _whole(moved_only), now)
         if everything:
             self._judged_version = governance.limits_version

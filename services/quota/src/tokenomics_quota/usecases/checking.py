@@ -92,7 +92,7 @@ def check(
     ):
         of_call = (*_not_unlocked(objections, call, standing.unlocks), *_of_shut(standing.shut))
         findings, shadow = judge(
-            (*of_call, *_of_accounts(touched, cost), *_of_day(touched, cost)), standing.stages
+            (*of_call, *_of_accounts(touched, cost), *_of_day(touched, cost)), standing.asking
         )
     decision = findings[0].decision if findings else Decision.ALLOW
     if sees is not everything:
@@ -130,8 +130,13 @@ def check(
             )
             if findings
             else NO_ADVICE,
+            _interrupting(findings) if findings else (),
         )
     )
+
+
+def _interrupting(findings: Iterable[Finding]) -> set[Rule]:
+    return {each.rule for each in findings if each.decision >= Decision.JUSTIFICATION_REQUIRED}
 
 
 def _not_unlocked(objections: Iterable[Finding], call: Call, unlocks: Unlocks) -> Iterator[Finding]:
