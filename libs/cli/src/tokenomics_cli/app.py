@@ -64,6 +64,11 @@ def run(arguments: Sequence[str]) -> int:
     except CommandError as error:
         print_failure(error, as_json="--json" in arguments)
         return error.exit_code
+    except UnicodeEncodeError as error:
+        # What the shell gave isn't text; of a path that would not matter.
+        failure = CommandError(f"{error.object!a}: should be text in UTF-8", Exit.USAGE)
+        print_failure(failure, as_json="--json" in arguments)
+        return failure.exit_code
     except OSError as error:
         print_failure(CommandError(str(error), Exit.LOCAL_FILE), as_json="--json" in arguments)
         return Exit.LOCAL_FILE

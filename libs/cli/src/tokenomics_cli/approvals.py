@@ -19,7 +19,8 @@ from tokenomics_cli.output import JsonFlag, out, print_json, print_table, usd
 from tokenomics_cli.settings import KafkaSettings, settings_of
 from tokenomics_contracts.cloudevents import encode
 from tokenomics_contracts.events.approvals import ApprovalApproved, ApprovalLapsed, ApprovalRevoked
-from tokenomics_contracts.events.base import Event
+from tokenomics_contracts.events.approvals import Target as ApprovalTarget
+from tokenomics_contracts.events.base import Event, Value
 from tokenomics_contracts.events.directory import DirectoryEvent, PersonUpserted, ServiceUpserted
 from tokenomics_contracts.events.policy import problems_of
 from tokenomics_contracts.units import MAX_LIMIT_MICRO_USD, format_time, parse_time
@@ -27,7 +28,7 @@ from tokenomics_contracts.units import MAX_LIMIT_MICRO_USD, format_time, parse_t
 APPROVALS_TOPIC: Final = "tokenomics.approvals.v1"
 SOURCE: Final = "//tokenomics/cli/approvals"
 
-E = TypeVar("E", bound=Event)
+V = TypeVar("V", bound=Value)
 
 commands = typer.Typer(
     no_args_is_help=True,
@@ -83,7 +84,7 @@ class GrantKind(StrEnum):
     BREAK_GLASS = "break_glass"
 
 
-def _judged(model: type[E], fields: dict[str, Any], options: Mapping[str, str] = _OPTIONS) -> E:
+def _judged(model: type[V], fields: dict[str, Any], options: Mapping[str, str] = _OPTIONS) -> V:
     try:
         return model.model_validate(fields, extra="forbid")
     except ValidationError as error:
@@ -352,6 +353,8 @@ def list_command(
     as_json: JsonFlag = False,
 ) -> None:
     """List what was approved and has not ended, by its end."""
+    if to is not None:
+        _judged(ApprovalTarget, _target(to), dict.fromkeys(ApprovalTarget.model_fields, "--to"))
     known = asyncio.run(published_approvals(settings_of(KafkaSettings).kafka_bootstrap))
     now = SystemClock().now()
     shown = [

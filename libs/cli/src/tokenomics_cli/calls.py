@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from tokenomics.quota.v1 import quota_pb2
+from tokenomics_contracts.units import MAX_TOKENS
 
 
 class ServiceTier(StrEnum):
@@ -19,9 +20,11 @@ class ServiceTier(StrEnum):
 Caller = Annotated[str, typer.Argument(metavar="SUBJECT", help="who calls the model: an id, or alias:<hex>")]
 Provider = Annotated[str, typer.Option(help="e.g. anthropic")]
 Model = Annotated[str, typer.Option(help="as the provider writes it")]
-InputTokens = Annotated[int, typer.Option(min=0, help="expected, cached ones included")]
-CachedInputTokens = Annotated[int, typer.Option(min=0, help="of these, expected from the provider's cache")]
-OutputTokens = Annotated[int, typer.Option(min=0, help="expected")]
+InputTokens = Annotated[int, typer.Option(min=0, max=MAX_TOKENS, help="expected, cached ones included")]
+CachedInputTokens = Annotated[
+    int, typer.Option(min=0, max=MAX_TOKENS, help="of these, expected from the provider's cache")
+]
+OutputTokens = Annotated[int, typer.Option(min=0, max=MAX_TOKENS, help="expected")]
 Tier = Annotated[ServiceTier, typer.Option("--service-tier", help="the provider's class of service")]
 Project = Annotated[str, typer.Option(help="project that the call is for")]
 UseCase = Annotated[str, typer.Option(help="registered use case that the call serves")]

@@ -26,6 +26,7 @@ from tokenomics_cli.rows import Format, InputFile, Row, RowIdentities, as_they_a
 from tokenomics_cli.settings import KafkaSettings, settings_of
 from tokenomics_contracts.catalogue import topics
 from tokenomics_contracts.registry import EVENT_MODELS
+from tokenomics_contracts.units import MAX_EVENT_NAME_LENGTH, is_event_name
 
 USAGE_TOPIC = "tokenomics.usage.v1"
 
@@ -325,6 +326,10 @@ def command(
     """
     if event_type not in EMITTED_MODELS:
         raise CommandError(f"--type {event_type}: should be one of {', '.join(EMITTED_MODELS)}", Exit.USAGE)
+    if not is_event_name(source):
+        raise CommandError(
+            f"--source {source}: should have 1 to {MAX_EVENT_NAME_LENGTH} printable characters", Exit.USAGE
+        )
     if time_zone is not None and time_zone not in available_timezones():
         raise CommandError(f"--time-zone {time_zone}: should be an IANA zone, e.g. Europe/Berlin", Exit.USAGE)
     mapping = RowMapping(

@@ -23,6 +23,7 @@ commands.command("verify")(rebuilds.verify_command)
 Place = Annotated[str, typer.Argument(metavar="TOPIC/PARTITION/OFFSET", help="as `ops parked` lists it")]
 
 _PLACE_PARTS = 3
+_PARTITIONS, _OFFSETS = range(2**31), range(2**63)
 _SECOND_MS = 1_000
 
 
@@ -218,6 +219,7 @@ def _delay(delay: Duration) -> str:
 
 def _place(text: str) -> operations_pb2.RecordPlace:
     parts = text.rsplit("/", 2)
-    if len(parts) != _PLACE_PARTS or not (parts[1].isdecimal() and parts[2].isdecimal()):
+    numbered = len(parts) == _PLACE_PARTS and parts[1].isdecimal() and parts[2].isdecimal()
+    if not (numbered and int(parts[1]) in _PARTITIONS and int(parts[2]) in _OFFSETS):
         raise CommandError(f"{text}: should be written topic/partition/offset", Exit.USAGE)
     return operations_pb2.RecordPlace(topic=parts[0], partition=int(parts[1]), offset=int(parts[2]))

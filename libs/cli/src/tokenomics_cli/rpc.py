@@ -1,5 +1,6 @@
 """Calls to a service: who calls, over which transport, and what a failed call means to a shell."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -16,6 +17,7 @@ from grpc_status import rpc_status
 
 from tokenomics_cli.failures import CommandError, Exit
 from tokenomics_cli.settings import ServiceSettings, settings_of
+from tokenomics_contracts.units import IDENTIFIER_PATTERN
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -138,7 +140,9 @@ def connect(token_file: Path | None, on_behalf_of: str | None = None) -> Iterato
     """
     settings = settings_of(ServiceSettings)
     metadata = [("authorization", f"Bearer {_token(settings, token_file)}")]
-    if on_behalf_of:
+    if on_behalf_of is not None:
+        if not re.fullmatch(IDENTIFIER_PATTERN, on_behalf_of):
+            raise CommandError(f"{on_behalf_of}: should be the id of a person who asks", Exit.USAGE)
         metadata.append(("tokenomics-on-behalf-of", on_behalf_of))
     with _channel(settings) as channel:
         yield Service(channel, settings, metadata)
