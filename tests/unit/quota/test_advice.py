@@ -111,6 +111,14 @@ def test_a_model_that_needs_an_approval_is_named_to_who_has_it() -> None:
     assert models(advised(call(), may=may, unlocks=Unlocks(None, (access,)))) == ["small"]
 
 
+def test_who_has_an_approval_for_the_model_is_told_of_every_cheaper_way() -> None:
+    half = book(flat("big", MILLION), batch=5_000)
+    may = permits(models=[rule("big", access="on_approval")])
+    assert advised(call(), half, may=may).batched is None
+    access = ModelAccess((("acme", "big"),), ("internal",))
+    assert advised(call(), half, may=may, unlocks=Unlocks(None, (access,))).batched is not None
+
+
 def test_a_model_without_a_price_is_not_said_to_cost_less() -> None:
     may = permits(sufficient("unknown"))
     assert cost(call().quantities, "unknown") < cost(call().quantities)

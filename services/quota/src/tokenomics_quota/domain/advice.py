@@ -20,6 +20,7 @@ from tokenomics_quota.domain.checks import (
     ShorterContext,
 )
 from tokenomics_quota.domain.findings import Rule
+from tokenomics_quota.domain.friction import Decision
 from tokenomics_quota.domain.permits import Permits
 from tokenomics_quota.domain.pricing import PriceBook, Quantities, Steps, Tariff, counted, in_micro_usd
 
@@ -71,9 +72,12 @@ def advise(  # noqa: PLR0917 - what it rests on
     if permits is not None:
         models = _cheaper_models(call, cost, book, now, permits, unlocks)[:most]
         if objections := permits.objections(call.provider, call.model, call.data_class, None):
-            if objections[0].rule is Rule.PROHIBITED_DATA:
+            gravest = objections[0]
+            if gravest.rule is Rule.PROHIBITED_DATA:
                 return NO_ADVICE
-            return Advice(models, assets=best)  # nothing else makes it permitted
+            awaits_approval = gravest.decision is Decision.APPROVAL_REQUIRED
+            if not (awaits_approval and unlocks.open(call.provider, call.model, call.data_class)):
+                return Advice(models, assets=best)  # nothing else makes it permitted
     if tariff.pricing == "fallback":
         return Advice(models, assets=best)  # what isn't known of a model can't be said to cost less
     return _advised(
