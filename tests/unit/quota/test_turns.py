@@ -13,6 +13,7 @@ from tests.support.memory_hold_ledger import MemoryHoldLedger
 from tests.support.quota_events import NOW, governance, person, price_book, quota_policy
 from tokenomics_chassis.rpc.errors import (
     AlreadyExistsError,
+    InvalidRequestError,
     NotFoundError,
     OverloadedError,
     QuotaExceededError,
@@ -29,7 +30,15 @@ from tokenomics_quota.ports import HoldLedger
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.usecases import turns as module
 from tokenomics_quota.usecases.freshening import Freshening, NotFreshYetError
-from tokenomics_quota.usecases.holding import Done, LedgerShutError, Placing, Releasing, Settling
+from tokenomics_quota.usecases.holding import (
+    Done,
+    Drawing,
+    LedgerShutError,
+    Placing,
+    Releasing,
+    Renewing,
+    Settling,
+)
 from tokenomics_quota.usecases.seeing import everything
 from tokenomics_quota.usecases.turns import LedgerAwayError, LedgerBusyError, Turns
 
@@ -129,6 +138,15 @@ def placing(
     )
 
 
+def leasing(hold_id: str) -> Placing:
+    return placing(hold_id)._replace(drawing=Drawing(timedelta(seconds=30), timedelta(seconds=10), b""))
+
+
+def renewing(hold_id: str, read_call: Callable[[bytes], Call]) -> Renewing:
+    nothing, draw_for = MicroUsd(0), timedelta(seconds=30)
+    return Renewing(HoldId(hold_id), 1, nothing, nothing, draw_for, b"", everything, read_call, told)
+
+
 def settling(hold_id: str, cost: int = 10) -> Settling:
     return Settling(HoldId(hold_id), MicroUsd(cost), everything)
 
@@ -209,6 +227,15 @@ async def test_what_breaks_a_transaction_breaks_that_command_alone(scene: Scene)
 
     tasks = scene.soon(placing("h1"), placing("h2", tell=broken), settling("x"))
     assert await errors(tasks) == [None, ZeroDivisionError, NotFoundError]
+
+
+async def test_a_lease_that_can_not_be_judged_is_told_to_who_renews_it_alone(scene: Scene) -> None:
+    def unreadable(_typical_call: bytes) -> Call:
+        raise InvalidRequestError({"typical_call.model": "is none by the rules of today"})
+
+    await scene.perform(leasing("lease"))
+    tasks = scene.soon(renewing("lease", unreadable), placing("h"))
+    assert await errors(tasks) == [InvalidRequestError, None]
 
 
 @pytest.mark.parametrize("error", [asyncpg.ConnectionDoesNotExistError, asyncpg.UndefinedTableError])
@@ -319,6 +346,16 @@ async def test_a_repeated_placing_is_answered_as_it_was_whatever_became_of_the_h
     scene.memory.clock = NOW + timedelta(days=1)
     again = await scene.perform(placing("h"))
     assert again[1:] == placed[1:]
+
+
+async def test_which_fields_differ_is_told_to_who_may_see_the_hold_alone(scene: Scene) -> None:
+    await scene.perform(placing("h", 10))
+    with pytest.raises(AlreadyExistsError) as seen:
+        await scene.perform(placing("h", 20))
+    assert seen.value.metadata == {"differing_fields": "amount_micro_usd"}
+    with pytest.raises(AlreadyExistsError) as unseen:
+        await scene.perform(placing("h", 20)._replace(sees=lambda _account: False))
+    assert unseen.value.metadata == {"differing_fields": "hold_id"}
 
 
 async def test_a_command_that_changes_nothing_writes_nothing(scene: Scene) -> None:

@@ -317,7 +317,9 @@ class _Performing:
         known = self.books.hold(asked.hold_id)
         if known is not None:
             if differing := differing_fields(known.digest, asked.digest, asked.fields):
-                raise AlreadyExistsError("another hold has this id", differing)
+                # Which fields differ would tell who may not see the hold what is in the others.
+                seen = asked.sees(_own_account(known))
+                raise AlreadyExistsError("another hold has this id", differing if seen else ["hold_id"])
             if known.lease is not None:
                 return Done(at, self._held(known, at.now), known.answer, self._price(asked.call, at))
             return Done(at, self._as_placed(known), known.answer)

@@ -10,10 +10,17 @@ from typing import Final
 
 from tokenomics_chassis.dependencies import may_pass
 from tokenomics_chassis.failpoints import failpoint
-from tokenomics_chassis.rpc.errors import OverloadedError, RpcError, StoppingError, UnavailableError
+from tokenomics_chassis.rpc.errors import OverloadedError, StoppingError, UnavailableError
 from tokenomics_quota.ports import HoldLedger
 from tokenomics_quota.usecases.freshening import Freshening, Want
-from tokenomics_quota.usecases.holding import Command, Done, Outcome, ServedView, take_turn
+from tokenomics_quota.usecases.holding import (
+    Command,
+    Done,
+    LedgerShutError,
+    Outcome,
+    ServedView,
+    take_turn,
+)
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +153,7 @@ class Turns:
                     "a turn of the ledger failed", extra={"commands": len(group), "error": repr(error)}
                 )
                 outcomes = [_away() for _ in group]
-            elif isinstance(error, RpcError) or len(group) == 1:
+            elif isinstance(error, LedgerShutError) or len(group) == 1:
                 outcomes = [error] * len(group)
             else:
                 for each in group:
