@@ -193,3 +193,21 @@ async def test_what_is_no_lease_is_neither_renewed_nor_returned(
     assert renewal.code() is code
     returned = await refused(give_back(holds, pb.ReturnLeaseRequest(lease_id=lease_id)))
     assert returned.code() is code
+
+
+async def test_a_renewed_lease_is_listed_once_and_hides_no_other_hold_of_its_account(holds: Served) -> None:
+    answer = await acquire(holds, amount=100)
+    lease = Lease(answer.lease, asked_at=0, clock=Clock())
+    for number in range(4):
+        request = pb.PlaceHoldRequest(hold_id=f"h{number}", call=check_request("ada"), amount_micro_usd=10)
+        await holds.stub.PlaceHold(request, metadata=holds.metadata())
+        if number == 1:
+            await renew(holds, lease.renewal_request(10))
+    pages, token = list[list[str]](), ""
+    while not pages or token:
+        page = await holds.stub.ListHolds(
+            pb.ListHoldsRequest(account_id=RED, page_size=2, page_token=token), metadata=holds.metadata()
+        )
+        pages.append([hold.hold_id for hold in page.holds])
+        token = page.next_page_token
+    assert pages == [["h3", "h2"], ["h1", "h0"], ["l"]]

@@ -234,6 +234,15 @@ async def test_it_is_written_down_that_holds_have_ended_and_old_ones_are_forgott
         await comes_to(left, 0)
 
 
+async def test_usage_of_a_part_whose_hold_is_forgotten_holds_nothing_up(quota: Quota) -> None:
+    await perform(quota, placing("root", 50), placing("part", 30, parent="root"), placing("call", 20))
+    await quota.pool.execute("DELETE FROM placed_hold WHERE hold_id = 'root'")
+    await quota.tell(usage(cost_micro_usd=10, hold_id="part"), "u1")
+    await quota.tell(usage(cost_micro_usd=20, hold_id="call"), "u2")
+    async with settler(quota):
+        await comes_to(lambda: states(quota), {"part": "live", "call": "settled"})
+
+
 async def changes_told(quota: Quota) -> list[ToldChange]:
     """Read what the outbox tells, as the relay would send it, and out of order as partitions are read."""
     found = []

@@ -31,11 +31,11 @@ from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.usecases import turns as module
 from tokenomics_quota.usecases.freshening import Freshening, NotFreshYetError
 from tokenomics_quota.usecases.holding import (
+    Command,
     Done,
     Drawing,
     LedgerShutError,
     Placing,
-    Releasing,
     Renewing,
     Settling,
 )
@@ -95,13 +95,11 @@ class Scene:
         self.view.refresh_began = asyncio.get_running_loop().time()
         self.freshening.view_moved()
 
-    def soon(
-        self, *commands: Placing | Settling | Releasing, seconds: float = 20
-    ) -> list[asyncio.Task[Done]]:
+    def soon(self, *commands: Command, seconds: float = 20) -> list[asyncio.Task[Done]]:
         give_up_at = asyncio.get_running_loop().time() + seconds
         return [asyncio.create_task(self.turns.perform(command, give_up_at)) for command in commands]
 
-    async def perform(self, command: Placing | Settling | Releasing, *, seconds: float = 20) -> Done:
+    async def perform(self, command: Command, *, seconds: float = 20) -> Done:
         (task,) = self.soon(command, seconds=seconds)
         return await task
 

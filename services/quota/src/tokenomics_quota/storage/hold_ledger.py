@@ -168,10 +168,24 @@ _NEWEST = "SELECT hold_no FROM placed_hold WHERE hold_no < $1 ORDER BY hold_no D
 _NEWEST_OF_SUBJECT = """
 SELECT hold_no FROM placed_hold WHERE subject = $3 AND hold_no < $1 ORDER BY hold_no DESC LIMIT $2
 """
+# Placements are in the order of their holds' numbers but for renewals: these are of older holds. So leases,
+# few as they are, are looked for apart.
 _NEWEST_ON_ACCOUNT = """
-SELECT hold_no FROM placement
-WHERE account_no = (SELECT account_no FROM ledger_account WHERE account_id = $3) AND hold_no < $1
-ORDER BY sequence DESC LIMIT $2
+WITH account AS (SELECT account_no FROM ledger_account WHERE account_id = $3)
+(
+    SELECT hold_no FROM placement
+    WHERE account_no = (SELECT account_no FROM account) AND hold_no < $1
+        AND NOT EXISTS (SELECT FROM lease WHERE lease.hold_no = placement.hold_no OFFSET 0)
+    ORDER BY sequence DESC LIMIT $2
+) UNION (
+    SELECT hold_no FROM lease
+    WHERE hold_no < $1 AND (
+        SELECT (SELECT account_no FROM account) = ANY(account_nos) FROM placed_hold
+        WHERE placed_hold.hold_no = lease.hold_no
+    )
+    ORDER BY hold_no DESC LIMIT $2
+)
+ORDER BY hold_no DESC LIMIT $2
 """
 _STANDING = """
 SELECT hold.hold_no, hold.subject, hold.state, hold.expires_at, greatest(last_now, clock_timestamp())
@@ -235,8 +249,16 @@ class PostgresHoldLedger:
         self._last_change_seq = change_seq
 
     async def holds(self, named: Iterable[HoldId]) -> Sequence[Hold]:
-        """Select by id, upwards by the primary key, and downwards by the index on live parts."""
-        found = list(map(hold_from_row, await self._connection.fetch(_HOLDS, list(named))))
+        """Select by id, upwards by the primary key, and downwards by the index on live parts.
+
+        A part is forgotten with the hold that it is a part of, also while its row is there.
+        """
+        found, known = list[Hold](), set[int]()
+        for row in await self._connection.fetch(_HOLDS, list(named)):
+            hold = hold_from_row(row)
+            if hold.parent_no is None or hold.parent_no in known:
+                found.append(hold)
+                known.add(hold.hold_no)
         self._held |= {hold.hold_no: hold for hold in found}
         return found
 

@@ -336,9 +336,11 @@ class _Term:
         async with self._connection.transaction():
             await self._ledger_on(self._connection).begin(0)
             holds = await self._connection.fetchval(_FORGET_HOLDS, FORGET_GROUP)
+            if holds:  # first, as they name their accounts
+                return True
             placements = await self._connection.execute(_FORGET_PLACEMENTS, FORGET_GROUP)
             accounts = await self._connection.execute(_FORGET_ACCOUNTS, FORGET_GROUP)
-        return bool(holds) or not placements.endswith(" 0") or not accounts.endswith(" 0")
+        return not placements.endswith(" 0") or not accounts.endswith(" 0")
 
     async def _look(self) -> None:
         live, unswept = await self._connection.fetchrow(_COUNTS) or (0, 0)
