@@ -1,6 +1,7 @@
 """A grant lifts a block and expires on the instant, with no event and no refresh; on PostgreSQL and gRPC."""
 
 from datetime import timedelta
+from typing import Any
 
 import grpc
 import pytest
@@ -18,10 +19,15 @@ from tests.support.quota_events import (
     price_book,
     quota_policy,
     revoked,
+    team,
     usage,
 )
 from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics_contracts.cloudevents import RejectionCode
+from tokenomics_contracts.units import PeriodId
+from tokenomics_quota.domain.accounts import parse_account_id
+from tokenomics_quota.storage.announcements import PostgresAnnouncements
+from tokenomics_quota.storage.totals import committed_totals, totals_of_owners
 
 DAY, MOMENT = timedelta(days=1), timedelta(microseconds=1)
 
@@ -158,4 +164,79 @@ async def test_a_team_budget_is_lifted_by_a_grant_on_it(blocked: Served) -> None
     assert await decision(blocked) == "APPROVAL_REQUIRED"
     await quota.tell(approved("r1", "budget_override", "team/red", amount_micro_usd=101), "r1")
     await blocked.refresh()
+    assert await decision(blocked) == "ALLOW"
+
+
+async def test_totals_of_some_owners_are_what_all_totals_say_of_them(quota: Quota) -> None:
+    await quota.tell(price_book(), "book")
+    await quota.tell(quota_policy(time_zone="America/New_York"), "policy")
+    await quota.tell(team(cost_centre_id="cc"), "t")
+    for name in ("ada", "adam"):
+        await quota.tell(person(name), name)
+    month_turns = NOW.replace(day=1, hour=2)  # still October in New York
+    times = (NOW, month_turns, NOW - 40 * DAY, NOW + 40 * DAY)
+    for number, time in enumerate(times):
+        for name in ("ada", "adam"):
+            for purpose in ("operational", "experiment"):
+                used = usage(name, project="atlas", purpose=purpose, input_tokens=number + 1)
+                event_id = f"{name}-{purpose}-{number}"
+                await quota.tell(used, event_id, partition=number % 2, time=time, appended_at=time)
+    owners = {("subject", "ada"), ("team", "red"), ("project", "atlas"), ("cost_centre", "cc"), ("team", "x")}
+    async with quota.pool.acquire() as connection:
+        for since in ("2026-10", "2026-11"):
+            everybody = await committed_totals(connection, None, since=PeriodId(since))
+            found = await totals_of_owners(connection, owners, since=PeriodId(since))
+            assert found == {
+                each: posted for each, posted in everybody.items() if parse_account_id(each)[:2] in owners
+            }
+        assert "subject/ada/operational/2026-12" in everybody
+
+
+async def test_an_approval_has_the_totals_of_whom_it_concerns_read_and_of_nobody_else(
+    quota: Quota, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await company(quota)  # who may use 200 each
+    for name in ("bob", "eve"):
+        await quota.tell(person(name), name)
+    announcer, read = Announcer(quota), list[object]()
+    all_totals, totals_of = PostgresAnnouncements.totals, PostgresAnnouncements.totals_of
+
+    async def totals(self: Any, moved: Any, **since: Any) -> Any:
+        if moved is None:
+            read.append("everybody")
+        return await all_totals(self, moved, **since)
+
+    async def of(self: Any, owners: Any, **since: Any) -> Any:
+        found = await totals_of(self, owners, **since)
+        read.append(set(found))
+        return found
+
+    monkeypatch.setattr(PostgresAnnouncements, "totals", totals)
+    monkeypatch.setattr(PostgresAnnouncements, "totals_of", of)
+    for name in ("ada", "bob", "eve"):
+        await quota.tell(usage(name, input_tokens=140, output_tokens=0), name)
+    assert await announcer.judge() == 3
+    await quota.tell(approved(since=NOW, until=NOW + DAY, amount_micro_usd=1), "r1")
+    assert await announcer.judge() == 0, "140 of 201 is below every threshold"
+    await quota.tell(usage("bob", input_tokens=45, output_tokens=0), "bob-2")
+    assert await announcer.judge() == 1
+    assert await announcer.judge(NOW + DAY) == 0, "that 140 of 200 nudges was said"
+    await quota.tell(person("ada", manager_id="boss"), "ada")
+    assert await announcer.judge(NOW + DAY) == 0
+    ada = "subject/ada/operational/2026-11"
+    assert read == ["everybody", {ada}, {ada}, "everybody"]
+
+
+async def test_an_approval_leaves_what_is_kept_of_others(blocked: Served) -> None:
+    def kept(subject: str) -> object:
+        return blocked.view.touched_by(subject, None, NOW)
+
+    # A view reads all anew when a partition is heard of for the first time.
+    await blocked.quota.tell(approved("r0", target="team/green"), "r0")
+    await blocked.refresh()
+    ada, boss = kept("ada"), kept("boss")
+    await blocked.quota.tell(approved(since=NOW, until=NOW + DAY, amount_micro_usd=200), "r1")
+    await blocked.refresh()
+    assert kept("boss") is boss
+    assert kept("ada") is not ada
     assert await decision(blocked) == "ALLOW"

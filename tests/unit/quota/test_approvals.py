@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from itertools import pairwise, permutations
+from itertools import pairwise, permutations, product
 
 import pytest
 from hypothesis import given
@@ -30,7 +30,7 @@ from tokenomics_contracts.events.directory import DelegationEnded, GroupUpserted
 from tokenomics_contracts.events.quota import PeriodClosed
 from tokenomics_contracts.units import MAX_LIMIT_MICRO_USD, AccountId, MicroUsd, SubjectId
 from tokenomics_quota.domain.accounts import Account, AccountKind, parse_account_id
-from tokenomics_quota.domain.approvals import ModelAccess
+from tokenomics_quota.domain.approvals import ModelAccess, Target
 from tokenomics_quota.domain.balance import headroom_of
 from tokenomics_quota.domain.checks import Answer, Call
 from tokenomics_quota.domain.directory import Attribution
@@ -44,7 +44,7 @@ from tokenomics_quota.usecases.seeing import deciders
 DAY, MOMENT = timedelta(days=1), timedelta(microseconds=1)
 LIMIT = 1_000
 TURN = datetime(2026, 12, 1, tzinfo=NOW.tzinfo)
-ADA, RED = "subject/ada/all/2026-11", "team/red/all/2026-11"
+ADA, BOB, RED = "subject/ada/all/2026-11", "subject/bob/all/2026-11", "team/red/all/2026-11"
 ALLOWANCES = [{"role": "engineer", "limit_micro_usd": LIMIT}]
 
 
@@ -195,16 +195,45 @@ def test_the_next_change_of_a_limit_is_a_grants_border_or_a_groups() -> None:
     assert company(group("on-call", "ada", since=soon)).governance.next_change(NOW) == soon
 
 
-def test_only_a_grant_that_is_another_than_before_changes_limits() -> None:
-    state = company(approved("r1"), approved("r2", "justification")).governance
-    assert state.limits_version == 1
-    quiet = [approved("r3", "model_access"), revoked("r2"), revoked("unknown"), revoked("r1", NOW + 9 * DAY)]
-    for event in quiet:
-        state = state.with_events([governing(event, 90 + quiet.index(event))], state.version + 1)
-    assert (state.version, state.limits_version) == (5, 1)
-    for event in (revoked("r1", NOW), approved("unknown", until=NOW + MOMENT)):
-        state = state.with_events([governing(event, 99)], state.version + 1)
-        assert state.limits_version == state.version
+def test_a_state_tells_whom_approvals_since_another_may_concern() -> None:
+    ada, bob, red, atlas = ("subject", "ada"), ("subject", "bob"), ("team", "red"), ("project", "atlas")
+    told: list[tuple[Event, list[Target]]] = [
+        (revoked("unknown"), []),
+        (revoked("r1", NOW + 9 * DAY), []),
+        (revoked("r1", NOW), [ada]),
+        (approved("r3", "model_access", "team/red"), [red]),
+        (approved("r4", target="group/on-call"), [ada, bob]),
+        (approved("unknown", since=NOW, until=NOW + DAY), []),
+        (closed("project/atlas/all/2026-11", 7), [atlas]),
+    ]
+    first = company(
+        group("on-call", "ada", "bob"), approved("r1"), approved("r2", "justification")
+    ).governance
+    state = first
+    for number, (event, concerned) in enumerate(told, start=2):
+        before, state = state, state.with_events([governing(event, 90 + number)], number)
+        assert state.changed_since(before) == frozenset(concerned)
+    assert state.changed_since(state) == frozenset()
+    assert state.changed_since(first) == frozenset({ada, bob, red, atlas})
+    assert first.changed_since(state) is None, "who goes back must look at everything"
+    moved = state.with_events([governing(person("eve"), 98)], 9)
+    assert moved.changed_since(state) is None
+    later = state
+    for number in range(10, 120):
+        later = later.with_events([governing(approved(f"r{number}"), number)], number)
+    assert later.changed_since(state) is None, "that is too long ago"
+
+
+def test_who_keeps_what_follows_lets_go_of_it_for_whom_an_approval_is() -> None:
+    view = company(person("bob", team_id="blue"))
+    kept = {subject: view.touched_by(subject, None, NOW) for subject in ("ada", "bob")}
+    view.governance = view.governance.with_events([governing(approved(), 50)], 2)
+    after = {subject: view.touched_by(subject, None, NOW) for subject in ("ada", "bob")}
+    assert after["bob"] is kept["bob"]
+    assert (after["ada"].balances[0].limit_micro_usd, kept["ada"].balances[0].limit_micro_usd) == (
+        1_100,
+        1_000,
+    )
 
 
 def asked(view: QuotaView, posted: int, now: datetime) -> Answer:
@@ -336,7 +365,7 @@ def test_what_is_carried_over_changes_limits_once() -> None:
     assert state.next_change(TURN + DAY) == TURN + 31 * DAY  # also that of the period
     for amount, changed in ((7, False), (8, True)):
         after = state.with_events([governing(closed(ADA, amount), 99)], 2)
-        assert (after.limits_version == 2) is changed
+        assert after.changed_since(state) == frozenset({("subject", "ada")} if changed else ())
         assert limits(QuotaView(state), ADA.replace("2026-11", "2026-12"), TURN) == [1_007], (
             "states are values"
         )
@@ -451,10 +480,17 @@ def test_any_history_in_any_batches_grants_what_its_events_in_force_say(
     for version, (start, end) in enumerate(pairwise([0, *sorted(borders), len(events)]), start=2):
         batch = {(event.topic, event.identity): event for event in events[start:end]}
         before, state = state, state.with_events(batch.values(), version)
-        if state.limits_version == before.limits_version:
-            assert _limits(state) == _limits(before)
+        concerned = state.changed_since(before)
+        for account_id in (ADA, BOB, RED):
+            if concerned is not None and parse_account_id(account_id)[:2] not in concerned:
+                assert _governed(state, account_id) == _governed(before, account_id)
+    for earlier, later in product(INSTANTS, INSTANTS):
+        turned = state.changed_between(earlier, later) if earlier < later else None
+        for account_id in (ADA, BOB, RED):
+            if turned is not None and parse_account_id(account_id)[:2] not in turned:
+                assert len(set(limits(QuotaView(state), account_id, earlier, later))) == 1
     plainly, view = Plainly(events), QuotaView(state)
-    for account_id in (ADA, "subject/bob/all/2026-11", RED):
+    for account_id in (ADA, BOB, RED):
         account = parse_account_id(account_id)
         for at in INSTANTS:
             balance = view.balance(account, at)
@@ -467,6 +503,8 @@ def test_any_history_in_any_batches_grants_what_its_events_in_force_say(
                 )
 
 
-def _limits(state: Governance) -> list[int | None]:
-    view = QuotaView(state)
-    return [limit for account_id in (ADA, RED) for limit in limits(view, account_id, *INSTANTS)]
+def _governed(state: Governance, account_id: str) -> list[object]:
+    view, (kind, owner_id, *_) = QuotaView(state), parse_account_id(account_id)
+    carrier = Attribution(SubjectId(owner_id) if kind is AccountKind.SUBJECT else None, None, None)
+    unlocks = state.unlocks(carrier, None)
+    return [*limits(view, account_id, *INSTANTS), *map(unlocks.at, INSTANTS)]

@@ -167,6 +167,12 @@ class Announcements(Protocol):
         """
         ...
 
+    async def totals_of(
+        self, owners: Collection[tuple[str, str]], *, since: PeriodId
+    ) -> Mapping[AccountId, MicroUsd]:
+        """Return committed totals of this period and later ones of owners, each (kind, id)."""
+        ...
+
     async def days(
         self, owners: Collection[str], *, since: date, before: date
     ) -> Mapping[str, Mapping[date, MicroUsd]]:

@@ -76,8 +76,10 @@ class Approvals:
     def __bool__(self) -> bool:
         return bool(self._approved)
 
-    def changed(self, approved: Iterable[Approval], ended: Iterable[Ending]) -> "tuple[Approvals, bool]":
-        """Return what holds with these too, and whether any grant is another than before.
+    def changed(
+        self, approved: Iterable[Approval], ended: Iterable[Ending]
+    ) -> "tuple[Approvals, frozenset[Target]]":
+        """Return what holds with these too, and for which targets something else holds than before.
 
         Each replaces what has its identity.
         """
@@ -92,8 +94,12 @@ class Approvals:
                 after._requests_of[approval.target] = (*known, approval.request_id)
         for ending in ended:
             touched |= after._put(after._ended, ending)
-        grants = [(self._grant(request_id), after._grant(request_id)) for request_id in touched]
-        return after, any(before != now for before, now in grants)
+        differing = [
+            (before, now)
+            for request_id in touched
+            if (before := self.of_request(request_id)) != (now := after.of_request(request_id))
+        ]
+        return after, frozenset(each.target for pair in differing for each in pair if each is not None)
 
     def _put(self, kept: dict[str, tuple[_Stated, ...]], stated: _Stated) -> set[str]:
         """Take something in; return the requests of which something is other than before."""
@@ -105,10 +111,6 @@ class Approvals:
         kept.setdefault(stated.request_id, ())
         kept[stated.request_id] += (stated,)
         return {stated.request_id} if former is None else {stated.request_id, former}
-
-    def _grant(self, request_id: str) -> Approval | None:
-        approval = self.of_request(request_id)
-        return approval if approval is not None and isinstance(approval.what, Grant) else None
 
     def of_request(self, request_id: str) -> Approval | None:
         """Return what a request came to, with the end that it has now; ``None`` when it never holds.
@@ -126,6 +128,15 @@ class Approvals:
         """Return what was approved for a target and ever holds."""
         found = map(self.of_request, self._requests_of.get(target, ()))
         return [approval for approval in found if approval is not None and approval.target == target]
+
+    def turning(self, after: datetime, until: datetime) -> frozenset[Target]:
+        """Return for which targets something begins or ends to hold after an instant, and by another."""
+        return frozenset(
+            approval.target
+            for approval in map(self.of_request, self._approved)
+            if approval is not None
+            and (after < approval.starts_at <= until or after < approval.ends_at <= until)
+        )
 
     def changes(self) -> Iterator[datetime]:
         """Return every instant at which an approval may begin or end to hold."""
@@ -172,9 +183,9 @@ class Leftovers:
 
     def changed(
         self, left: Iterable[tuple[Target, datetime, datetime, MicroUsd]]
-    ) -> "tuple[Leftovers, bool]":
-        """Return what is left with these too, by whom, from when and until when, and whether it is other."""
-        after, changed, own = Leftovers(), False, set[tuple[datetime, datetime]]()
+    ) -> "tuple[Leftovers, frozenset[Target]]":
+        """Return what is left with these too, by whom, from when and until when; and for whom it is other."""
+        after, changed, own = Leftovers(), set[Target](), set[tuple[datetime, datetime]]()
         after._left = self._left.copy()
         for (kind, owner_id), starts_at, ends_at, micro_usd in left:
             stretch = (starts_at, ends_at)
@@ -183,9 +194,10 @@ class Leftovers:
                 kinds = self._left.get(stretch, {})
                 after._left[stretch] = {kind: owners.copy() for kind, owners in kinds.items()}
             owners = after._left[stretch].setdefault(kind, {})
-            changed |= owners.get(owner_id) != micro_usd
+            if owners.get(owner_id) != micro_usd:
+                changed.add((kind, owner_id))
             owners[owner_id] = micro_usd
-        return after, changed
+        return after, frozenset(changed)
 
     def since(self, instant: datetime) -> "Leftovers":
         """Return what has not ended by an instant."""

@@ -220,6 +220,11 @@ class Directory:
             ]
             yield group_id, Timeline(membership, before=False)
 
+    def ever_in_group(self, group_id: str) -> frozenset[str]:
+        """Return every subject that was ever a member of a group."""
+        versions = self._groups.get((_GROUP, group_id), ())
+        return frozenset(member_id for version in versions for member_id in version.value)
+
     def group_changes(self) -> Iterator[datetime]:
         """Return from when each version of each group is to hold."""
         return (version.effective_from for versions in self._groups.values() for version in versions)

@@ -269,11 +269,7 @@ class QuotaView:
         self, subject: str, project_id: str | None, now: datetime, purpose: CallPurpose
     ) -> Touched:
         if self._kept_under is not self.governance or len(self._kept) > _MOST_KEPT:
-            self._kept.clear()
-            self._balances.clear()
-            self._bounds.clear()
-            self._standings.clear()
-            self._kept_under = self.governance
+            self._let_go()
         subject = self.governance.remembered(subject)  # so that the key holds no text of its own
         key = _key(subject, project_id, purpose)
         kept = self._kept.get(key)
@@ -281,6 +277,20 @@ class QuotaView:
             kept = self._governed(subject, project_id, now, purpose)
         kept = self._kept[key] = self._as_of(kept, now)
         return kept.touched
+
+    def _let_go(self) -> None:
+        """Keep what still follows: an approval changes it for few, all else that governs for anybody."""
+        changed = self.governance.changed_since(self._kept_under)
+        if changed is None or len(self._kept) > _MOST_KEPT:
+            for kept in (self._kept, self._balances, self._bounds, self._standings):
+                kept.clear()
+        elif changed:
+            self._kept = {
+                key: each
+                for key, each in self._kept.items()
+                if changed.isdisjoint([balance.account[:2] for balance in each.touched.balances])
+            }
+        self._kept_under = self.governance
 
     def _governed(self, subject: str, project_id: str | None, now: datetime, purpose: CallPurpose) -> _Kept:
         """Work out balances, and until when they hold: the first turn of all that was asked for them."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 from itertools import chain
@@ -109,6 +110,7 @@ DIRECTORY_EVENTS = (
 )
 APPROVAL_EVENTS = (ApprovalApproved, ApprovalRevoked, ApprovalLapsed)
 GRANTING_EVENTS = (*APPROVAL_EVENTS, PeriodClosed)
+_CHANGES_KEPT = 100
 _RESOLUTION = timedelta(microseconds=1)
 POLICY_KINDS = frozenset({"quota", "price_book", "sources", "baseline", "use_cases"})
 """Policy kinds that quota reads; it passes the others by."""
@@ -126,6 +128,14 @@ class GoverningEvent(NamedTuple):
     digest: bytes
     order: LogOrder
     event: Event
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Change:
+    """What one version changed. One object stands for one version: it equals itself."""
+
+    targets: frozenset[Target] | None
+    """For whom something holds that didn't, or the reverse; ``None``: for anybody."""
 
 
 class Scope(NamedTuple):
@@ -156,12 +166,12 @@ class Governance:
     ----------
     version
         Number of the transaction that made this state.
-    limits_version
-        The last of those that may have changed a limit.
     """
 
     def __init__(self, default_prices: PriceSource) -> None:
-        self.version = self.limits_version = 0
+        self.version = 0
+        self._changes: tuple[_Change, ...] = (_Change(None),)
+        """Those that led here, of the last versions: states that were made of one another share them."""
         self._default_prices = default_prices
         self._policies: Mapping[str, tuple[Effective[Published], ...]] = dict.fromkeys(POLICY_KINDS, ())
         self._attributions: dict[str, Timeline[Attribution]] = {}
@@ -190,21 +200,51 @@ class Governance:
         described = [each for each in known if isinstance(each.event, DIRECTORY_EVENTS)]
         published = [each for each in known if isinstance(each.event, PolicyPublished)]
         decided = [each for each in known if isinstance(each.event, GRANTING_EVENTS)]
-        shared = [each for each in known if isinstance(each.event, AssetPublished)]
-        after, grants_changed = copy(self), False
+        after = copy(self)
         after.version = version
         if described:
             after.directory = self._directory_with(described)
             after._attributions = {}
         if published:
             after._publish(published)
-        if decided:
-            grants_changed = after._decide(decided)
-        if shared:
-            after.assets = self.assets.with_versions(map(_asset, shared))
-        if described or published or grants_changed:
-            after.limits_version = version
+        targets = after._decide(decided) if decided else frozenset[Target]()
+        change = _Change(None if described or published else targets)
+        after._changes = (*self._changes[-_CHANGES_KEPT:], change)
         return after
+
+    def changed_since(self, before: "Governance") -> frozenset[Target] | None:
+        """Return whose accounts and calls may be governed otherwise than by another state.
+
+        Of groups their members, whenever they were. ``None``: anybody's.
+        """
+        last = before._changes[-1]
+        for place, change in enumerate(self._changes):
+            if change is last:
+                return self._all_of(each.targets for each in self._changes[place + 1 :])
+        return None
+
+    def changed_between(self, after: datetime, until: datetime) -> frozenset[Target] | None:
+        """Return whose limits time alone may have changed after an instant and by another.
+
+        ``None``: anybody's.
+        """
+        calendar = self.calendars.at(after)
+        _, turn = calendar.bounds(calendar.period_of(after))
+        if any(after < border <= until for border in chain([turn], self._changes_for_many())):
+            return None
+        return self._all_of([self.approvals.turning(after, until)])
+
+    def _all_of(self, changes: Iterable[frozenset[Target] | None]) -> frozenset[Target] | None:
+        found = set[Target]()
+        for targets in changes:
+            if targets is None:
+                return None
+            for kind, target_id in targets:
+                if kind == "group":
+                    found |= {("subject", each) for each in self.directory.ever_in_group(target_id)}
+                else:
+                    found.add((kind, target_id))
+        return frozenset(found)
 
     def _directory_with(self, events: Iterable[GoverningEvent]) -> Directory:
         members: list[tuple[str, MemberVersion]] = []
@@ -224,8 +264,8 @@ class Governance:
                 units.append((unit_key, _effective(governing, _unit(event, one))))
         return self.directory.changed(members, units, groups, delegations)
 
-    def _decide(self, events: Iterable[GoverningEvent]) -> bool:
-        """Take in what was approved, ended and left over; return whether any grant is another than before."""
+    def _decide(self, events: Iterable[GoverningEvent]) -> frozenset[Target]:
+        """Take in what was approved, ended and left over; return for whom that changes something."""
         approved, ended = list[Approval](), list[Ending]()
         left: list[tuple[Target, datetime, datetime, MicroUsd]] = []
         for governing in events:
@@ -237,11 +277,11 @@ class Governance:
             elif isinstance(event, PeriodClosed) and (carried := event.carry_over):
                 owner = (one(event.kind), one(event.owner_id))
                 left.append((owner, carried.starts_at, carried.ends_at, carried.amount_micro_usd))
-        self.approvals, approvals_changed = self.approvals.changed(approved, ended)
+        self.approvals, decided_for = self.approvals.changed(approved, ended)
         if not left:
-            return approvals_changed
-        self.leftovers, leftovers_changed = self.leftovers.changed(left)
-        return approvals_changed or leftovers_changed
+            return decided_for
+        self.leftovers, left_to = self.leftovers.changed(left)
+        return decided_for | left_to
 
     def forgetting(self, before: datetime) -> "Governance":
         """Return the state without what was carried over to periods that had ended by an instant."""
@@ -462,14 +502,17 @@ class Governance:
         """Return when time alone may change a limit next: by a version, a grant or a period."""
         calendar = self.calendars.at(after)
         _, turn = calendar.bounds(calendar.period_of(after))
-        starts = chain(
+        starts = chain(self._changes_for_many(), self.approvals.changes())
+        return min([turn, *(start for start in starts if start > after)])
+
+    def _changes_for_many(self) -> Iterator[datetime]:
+        """Return the instants at which something else may begin or end to hold than what was approved."""
+        return chain(
             self.directory.member_changes(),
             self.directory.group_changes(),
-            self.approvals.changes(),
             self.leftovers.changes(),
             (version.effective_from for version in self._policies["quota"]),
         )
-        return min([turn, *(start for start in starts if start > after)])
 
     def replaceable(self, kind: str, order: LogOrder) -> int | None:
         """Return the version that a policy event at this place of the log must replace."""

@@ -16,7 +16,7 @@ from tokenomics_quota.domain.accounts import SINGLE_PURPOSES, Account, parse_acc
 from tokenomics_quota.domain.friction_budgets import Friction
 from tokenomics_quota.ports import Announcement, Found, Unsettled
 from tokenomics_quota.storage.friction import forget_friction, friction_of
-from tokenomics_quota.storage.totals import committed_totals, daily_totals
+from tokenomics_quota.storage.totals import committed_totals, daily_totals, totals_of_owners
 
 _COLUMNS = (
     "announcement_id",
@@ -83,6 +83,12 @@ class PostgresAnnouncements:
     ) -> Mapping[AccountId, MicroUsd]:
         """Read what is committed; see :func:`committed_totals`."""
         return await committed_totals(self._connection, moved, since=since)
+
+    async def totals_of(
+        self, owners: Collection[tuple[str, str]], *, since: PeriodId
+    ) -> Mapping[AccountId, MicroUsd]:
+        """Read what is committed of them; see :func:`totals_of_owners`."""
+        return await totals_of_owners(self._connection, owners, since=since)
 
     async def days(
         self, owners: Collection[str], *, since: date, before: date

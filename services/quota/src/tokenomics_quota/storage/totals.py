@@ -6,6 +6,7 @@ from datetime import date
 from tokenomics_chassis.postgres import Connection, Pool
 from tokenomics_chassis.records import SourceId
 from tokenomics_contracts.units import AccountId, MicroUsd, PeriodId
+from tokenomics_quota.domain.periods import parse_period
 
 _ALL = "SELECT account_id, sum(posted_micro_usd)::bigint FROM posted WHERE period >= $1 GROUP BY account_id"
 
@@ -20,6 +21,17 @@ WITH moved AS (
         concat_ws('/', split_part(account_id, '/', 1), split_part(account_id, '/', 2), purpose,
                   split_part(account_id, '/', 4)) AS account_id
     FROM moved, unnest(ARRAY['operational', 'experiment']) AS purpose
+)
+SELECT account_id, sum(posted_micro_usd)::bigint FROM posted JOIN line USING (account_id) GROUP BY account_id
+"""
+
+# An owner's accounts are named one by one, up to the month of its last use, whatever zone that turned in.
+_OF_OWNERS = """
+WITH line AS (
+    SELECT concat_ws('/', owner, purpose, to_char(month, 'YYYY-MM')) AS account_id
+    FROM (SELECT owner, max(day) AS last_day FROM daily WHERE owner = ANY($1) GROUP BY owner) AS used,
+        unnest(ARRAY['operational', 'experiment']) AS purpose,
+        generate_series($2::date, last_day + interval '1 month', interval '1 month') AS month
 )
 SELECT account_id, sum(posted_micro_usd)::bigint FROM posted JOIN line USING (account_id) GROUP BY account_id
 """
@@ -43,6 +55,15 @@ async def committed_totals(
         rows = await connection.fetch(_ALL, since)
     else:
         rows = await connection.fetch(_MOVED, since, list(moved), list(moved.values()))
+    return {row[0]: row[1] for row in rows}
+
+
+async def totals_of_owners(
+    connection: Connection, owners: Collection[tuple[str, str]], *, since: PeriodId
+) -> dict[AccountId, MicroUsd]:
+    """Return the same of owners, each (kind, id): both purposes of each."""
+    names = ["/".join(owner) for owner in owners]
+    rows = await connection.fetch(_OF_OWNERS, names, date(*parse_period(since), 1))
     return {row[0]: row[1] for row in rows}
 
 

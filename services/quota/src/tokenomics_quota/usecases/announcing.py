@@ -8,6 +8,7 @@ from tokenomics_chassis.records import SourceId
 from tokenomics_contracts.events.quota import ThresholdCrossed
 from tokenomics_contracts.units import AccountId, BasisPoints, MicroUsd
 from tokenomics_quota.domain.accounts import Account, Purpose, parse_account_id
+from tokenomics_quota.domain.approvals import Target
 from tokenomics_quota.domain.balance import Balance
 from tokenomics_quota.domain.effective import GOVERNING_REACH
 from tokenomics_quota.domain.friction import Band, is_reached
@@ -23,21 +24,25 @@ from tokenomics_quota.usecases.projecting import KnownGovernance
 ANNOUNCED_PERIODS = GOVERNING_REACH
 """Totals of older periods can't move any more: neither usage nor a governing event reaches that far back."""
 
+_MOST_OWNERS = 1_000
+"""Whose totals are looked up one by one; of more, all accounts are."""
+
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class TotalsJudge:
     """Judges committed totals, as the only one of its service to do so at a time.
 
-    After the first judgement of a term, and whenever a limit may have changed (by what governs, or by what
-    of it takes effect or ends with time), every account is judged; otherwise those whose total moved.
+    After the first judgement of a term, and whenever limits may have changed (by what governs, or by what of
+    it takes effect or ends with time), every account is judged; otherwise those whose total moved, and those
+    whose limit an approval changed or its beginning or end.
     """
 
     def __init__(self, known: KnownGovernance) -> None:
         self._known = known
         self._foreseeing, self._spiking, self._closing = Foreseeing(), Spiking(), Closing()
         self._friction = FrictionJudge()
-        self._judged_version: int | None = None
+        self._judged: Governance | None = None
         self._limits_hold_from = self._limits_hold_until = _NEVER
 
     async def judge(
@@ -63,27 +68,41 @@ class TotalsJudge:
         if anew:
             self._foreseeing, self._spiking, self._closing = Foreseeing(), Spiking(), Closing()
             self._friction = FrictionJudge()
-            self._limits_hold_from = self._limits_hold_until = _NEVER
+            self._judged = None
         governance = await self._known.locked(ledger)
         # Before the judgement that the limits were found in: the clock has stepped back.
-        limits_hold = self._limits_hold_from <= now < self._limits_hold_until
-        everything = governance.limits_version != self._judged_version or not limits_hold
+        in_time = self._limits_hold_from <= now < self._limits_hold_until
+        limits_hold = in_time and governance is self._judged
+        owners = frozenset[Target]() if limits_hold else self._owners_of_other_limits(governance, now)
         since = governance.calendars.at(now).period_of(now - ANNOUNCED_PERIODS)
         moved_only = _of_accounts(
             await announcements.totals(moved, since=since) if moved and not anew else {}
         )
         totals = moved_only
-        if everything:
+        if owners is None:
             totals = _of_accounts(await announcements.totals(None, since=since))
+        elif owners:
+            totals = moved_only | _of_accounts(await announcements.totals_of(owners, since=since))
         made = await announcements.announce(_reached(governance, totals, now), now)
         made += await self._foreseeing.judge(governance, announcements, _whole(totals), now)
         made += await self._spiking.judge(governance, announcements, totals, now)
         made += await self._friction.judge(governance, announcements, now)
         made += await self._closing.judge(governance, announcements, _whole(moved_only), now)
-        if everything:
-            self._judged_version = governance.limits_version
+        if not limits_hold:
+            self._judged = governance
             self._limits_hold_from, self._limits_hold_until = now, governance.next_change(now)
         return made
+
+    def _owners_of_other_limits(self, governance: Governance, now: datetime) -> frozenset[Target] | None:
+        """Return whose limits may be other than when they were judged last; ``None``: anybody's."""
+        if self._judged is None or now < self._limits_hold_from:
+            return None
+        decided = governance.changed_since(self._judged)
+        turned = governance.changed_between(self._limits_hold_from, now)
+        if decided is None or turned is None:
+            return None
+        owners = decided | turned
+        return owners if len(owners) <= _MOST_OWNERS else None
 
 
 def _of_accounts(totals: Mapping[AccountId, MicroUsd]) -> dict[Account, MicroUsd]:
