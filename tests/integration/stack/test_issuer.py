@@ -32,7 +32,7 @@ def test_a_token_holds_under_the_published_key(tmp_path: Path) -> None:
         ({"algorithm": "none"}, jwt.InvalidAlgorithmError),
         ({"key": make_key()}, jwt.InvalidSignatureError),
     ],
-    ids=str,
+    ids=["audience", "issuer", "expired", "algorithm", "key"],
 )
 def test_each_bad_token_is_refused_for_its_one_fault(
     tmp_path: Path, options: dict[str, object], refusal: type[Exception]

@@ -35,6 +35,7 @@ from tokenomics_contracts.events.base import Event
 from tokenomics_contracts.events.quota import Announced, ThresholdCrossed
 from tokenomics_contracts.units import AccountId, MicroUsd, PeriodId, split_account_id
 from tokenomics_quota.domain.accounts import Account, parse_account_id
+from tokenomics_quota.domain.friction_budgets import Friction
 from tokenomics_quota.ports import Found, Ledger
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.governance import Governance, GoverningEvent
@@ -143,6 +144,13 @@ class Announcer:
     async def unsettled_of(self, accounts: Collection[Account]) -> Found:
         del accounts
         return Found([], {})
+
+    async def friction(self, week: date) -> Friction:
+        del week
+        return Friction(0, {})
+
+    async def forget_friction(self, before: date) -> None:
+        del before
 
     async def was_closed(self, period: PeriodId) -> bool:
         del period

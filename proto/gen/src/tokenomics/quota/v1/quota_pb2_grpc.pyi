@@ -75,7 +75,8 @@ class QuotaServiceStub:
     answer that placing it had, whatever became of the hold since. Refusals aren't remembered. Accounts without a
     hard limit always place and return the decision; DENIED never places. A decision other than a plain ALLOW leaves
     a decision record.
-    Errors: ALREADY_EXISTS for the same id with another payload (ErrorInfo names the differing fields);
+    Errors: ALREADY_EXISTS for the same id with another payload (ErrorInfo names the differing fields, to who may not
+    see the hold that has the id nothing but `hold_id`);
     RESOURCE_EXHAUSTED when a hard limit refuses (QuotaFailure names the accounts), or a parent hold has less left or
     too many parts (it names `hold/<id>`); FAILED_PRECONDITION for a frozen or closed account and for a parent hold
     that has ended or isn't known; UNAVAILABLE (`LEDGER_SHUT`) after the loss or restart of the database until
@@ -285,7 +286,8 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     answer that placing it had, whatever became of the hold since. Refusals aren't remembered. Accounts without a
     hard limit always place and return the decision; DENIED never places. A decision other than a plain ALLOW leaves
     a decision record.
-    Errors: ALREADY_EXISTS for the same id with another payload (ErrorInfo names the differing fields);
+    Errors: ALREADY_EXISTS for the same id with another payload (ErrorInfo names the differing fields, to who may not
+    see the hold that has the id nothing but `hold_id`);
     RESOURCE_EXHAUSTED when a hard limit refuses (QuotaFailure names the accounts), or a parent hold has less left or
     too many parts (it names `hold/<id>`); FAILED_PRECONDITION for a frozen or closed account and for a parent hold
     that has ended or isn't known; UNAVAILABLE (`LEDGER_SHUT`) after the loss or restart of the database until
@@ -516,7 +518,8 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         answer that placing it had, whatever became of the hold since. Refusals aren't remembered. Accounts without a
         hard limit always place and return the decision; DENIED never places. A decision other than a plain ALLOW leaves
         a decision record.
-        Errors: ALREADY_EXISTS for the same id with another payload (ErrorInfo names the differing fields);
+        Errors: ALREADY_EXISTS for the same id with another payload (ErrorInfo names the differing fields, to who may not
+        see the hold that has the id nothing but `hold_id`);
         RESOURCE_EXHAUSTED when a hard limit refuses (QuotaFailure names the accounts), or a parent hold has less left or
         too many parts (it names `hold/<id>`); FAILED_PRECONDITION for a frozen or closed account and for a parent hold
         that has ended or isn't known; UNAVAILABLE (`LEDGER_SHUT`) after the loss or restart of the database until
