@@ -5,6 +5,8 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
+# Each has a stack of its own; a test waits more than it computes, so two cores carry three.
+TEST_WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 # uv comes from PyPI into its own small environment, so that nothing but Python has to be installed.
@@ -74,8 +76,8 @@ proto-check: $(VENV)/.installed ## contracts are current and break no reader
 	$(BIN)/python -m tokenomics_tools.contracts check
 
 .PHONY: test
-test: setup ## every test, on real Kafka and PostgreSQL
-	$(BIN)/pytest
+test: setup ## every test, on real Kafka and PostgreSQL (TEST_WORKERS=1 for one after another)
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile
 
 .PHONY: demo
 demo: setup ## the main job on real input, each claim checked; ends by itself

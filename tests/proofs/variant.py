@@ -148,8 +148,10 @@ def leaky_rebuild() -> list[Change]:
 def announcements_not_recalled() -> list[Change]:
     """lost-database: a term of the announcer judges at once, knowing what the database knows."""
 
-    async def judge_at_once(*_: object) -> None:
-        pass
+    async def judge_at_once(self: Recall, connection: Any, _: object) -> None:
+        for kind in self._kinds:
+            if kind.read is not None:
+                await kind.read(connection)
 
     return [Change(Recall, "__call__", judge_at_once)]
 

@@ -288,6 +288,13 @@ async def test_an_error_carries_its_details(rpc: ServedRpc, issuer: TokenIssuer,
     (violation,) = detail(status, BadRequest).field_violations
     assert (violation.field, violation.description) == ("items[2].subject", "must not be empty")
 
+    toy.failure = InvalidRequestError({f"items[{number}]": "x" * 1_000 for number in range(1_000)})
+    code, status = await refusal(call(rpc, "Fail", metadata=metadata))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT, "and fits what gRPC reads of metadata"
+    *told, last = detail(status, BadRequest).field_violations
+    assert (told[0].field, told[0].description) == ("items[0]", "x" * 500)
+    assert (last.field, last.description) == ("*", f"{1_000 - len(told)} more are wrong")
+
     toy.failure = QuotaExceededError({"team/t-1/all/2026-11": "would exceed the limit"})
     code, status = await refusal(call(rpc, "Fail", metadata=metadata))
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED

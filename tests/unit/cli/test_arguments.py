@@ -17,7 +17,7 @@ from google.rpc.error_details_pb2 import BadRequest
 from tests.support.answering import answering, refuse
 from tokenomics.operations.v1 import operations_pb2
 from tokenomics.quota.v1 import quota_pb2
-from tokenomics_cli import policy
+from tokenomics_cli import policy, policy_simulations
 from tokenomics_cli.app import app, run
 from tokenomics_cli.failures import Exit
 
@@ -27,6 +27,13 @@ WHY: Final = ["--reason", "incident", "--ticket", "OPS-1"]
 DECIDED: Final = ["--reason", "launch", "--decided-by", "p-2"]
 UNTIL: Final = ["--until", "2026-12-01T00:00:00Z"]
 FILES: Final = ["policies.yaml"]
+PRICES: Final = """
+kind: price_book
+version: 1
+effective_from: 2026-01-01T00:00:00Z
+document:
+  fallback: {input: 1, output: 1}
+"""
 
 COMMANDS: Final[dict[str, list[str]]] = {
     "emit": ["usage.jsonl", "--source", "//x"],
@@ -37,6 +44,7 @@ COMMANDS: Final[dict[str, list[str]]] = {
     "policy rollback": ["quota"],
     "policy propose": FILES,
     "policy proposals": [],
+    "policy simulate": [*FILES, "--since", "2026-11-01T00:00:00Z", "--before", "2026-11-02T00:00:00Z"],
     "directory apply": FILES,
     "approvals grant": ["r", "--to", "team/red", "--amount-usd", "50", *UNTIL, *DECIDED],
     "approvals justify": ["r", "--subject", "p-1", *UNTIL, *DECIDED],
@@ -123,7 +131,7 @@ TABLE: Final[list[Wrong]] = [
     *by_itself("--state", "/nowhere", "/nowhere can't keep the resume marker", "emit"),
     *by_itself(
         *("files", "nowhere.yaml", "nowhere.yaml can't be read"),
-        *("policy apply", "policy test", "policy diff", "policy propose"),
+        *("policy apply", "policy test", "policy diff", "policy propose", "policy simulate"),
     ),
     *by_itself("file", "nowhere.yaml", "nowhere.yaml can't be read", "directory apply"),
     *by_itself("kind", "laws", "laws is not published", "policy show", "policy rollback"),
@@ -132,6 +140,9 @@ TABLE: Final[list[Wrong]] = [
     *by_itself("--effective-from", "soon", f"--effective-from: soon {TIME}", "policy rollback"),
     *by_service("proposal_id", "proposal_id", "policy proposals"),
     *by_service("--kind", "kind", "policy proposals", value="laws"),
+    *by_itself("--since", "soon", f"--since: soon {TIME}", "policy simulate"),
+    *by_itself("--before", "soon", f"--before: soon {TIME}", "policy simulate"),
+    *by_service("--id", "simulation_id", "policy simulate"),
     *by_itself("request_id", "a b", "REQUEST_ID: ", *GRANTS, "approvals revoke"),
     *by_itself("--to", "red", "--to: ", "approvals grant", "approvals unlock-model", "approvals list"),
     *by_itself("--subject", "", "--subject: ", "approvals justify"),
@@ -283,6 +294,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def nothing_is_published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     Path("usage.jsonl").write_text("", encoding="utf-8")
+    Path(FILES[0]).write_text(PRICES, encoding="utf-8")
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("TOKENOMICS_KAFKA_BOOTSTRAP", "127.0.0.1:1")
     monkeypatch.setattr(policy, "published_policies", mock.AsyncMock(return_value={}))
@@ -331,7 +343,8 @@ def test_a_caller_that_is_none_is_named(  # noqa: PLR0917 - fixtures
     monkeypatch.setenv("TOKENOMICS_QUOTA_ADDRESS", "127.0.0.1:1")
     if option != "--token-file":
         monkeypatch.setenv("TOKENOMICS_TOKEN", "the-token")
-    monkeypatch.setattr(policy, "read_policies", mock.Mock(return_value=[]))
+    for module in (policy, policy_simulations):
+        monkeypatch.setattr(module, "read_policies", mock.Mock(return_value=[]))
     assert run([*command.split(), *COMMANDS[command], option, value]) == Exit.USAGE
     assert said in capsys.readouterr().err
 

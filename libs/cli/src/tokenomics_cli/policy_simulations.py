@@ -49,12 +49,11 @@ def simulate_command(
     Each usage event is one call, checked just before it happened. The service goes on when this command is
     stopped: the same command with the same --id watches on. Exit code: 1 when the simulation failed.
     """
-    written = read_policies(*files)
     request = pb.StartSimulationRequest(
         simulation_id=simulation_id or f"simulation-{uuid4()}",
-        documents={each.policy.kind: to_struct(as_written(each.policy)) for each in written},
         since=timestamp_of(_time("--since", since)),
         before=timestamp_of(_time("--before", before)),
+        documents={each.policy.kind: to_struct(as_written(each.policy)) for each in read_policies(*files)},
     )
     with connect(token_file, on_behalf_of) as quota:
         simulation = quota.call(QuotaServiceStub(quota.channel).StartSimulation, request).simulation

@@ -6,7 +6,7 @@ escapes a handler becomes INTERNAL and says nothing but an id that is in the log
 """
 
 from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import grpc
 from google.protobuf.any_pb2 import Any
@@ -19,6 +19,10 @@ from google.rpc.error_details_pb2 import (
     RetryInfo,
 )
 from google.rpc.status_pb2 import Status
+
+_VIOLATIONS_BYTES: Final = 4_096
+"""gRPC reads 8 KiB of an answer's metadata without fail, in which a status stands in base64."""
+_VIOLATION_CHARACTERS: Final = 500
 
 DOMAIN = "tokenomics"
 """``ErrorInfo.domain`` of every error: whose reasons these are."""
@@ -89,15 +93,19 @@ class InvalidRequestError(RpcError):
         self.violations = dict(violations)
 
     def details(self) -> Iterable[Message]:
-        """One field violation for each wrong field."""
-        return [
-            BadRequest(
-                field_violations=[
-                    BadRequest.FieldViolation(field=field, description=description)
-                    for field, description in self.violations.items()
-                ]
+        """One field violation for each wrong field, of the first ones when all are more than an answer holds."""
+        told, room = BadRequest(), _VIOLATIONS_BYTES
+        for field, description in self.violations.items():
+            violation = BadRequest.FieldViolation(
+                field=field[:_VIOLATION_CHARACTERS], description=description[:_VIOLATION_CHARACTERS]
             )
-        ]
+            room -= violation.ByteSize()
+            if room < 0:
+                untold = len(self.violations) - len(told.field_violations)
+                told.field_violations.add(field="*", description=f"{untold} more are wrong")
+                break
+            told.field_violations.append(violation)
+        return [told]
 
 
 class NotFoundError(RpcError):
