@@ -93,7 +93,7 @@ class InvalidRequestError(RpcError):
         self.violations = dict(violations)
 
     def details(self) -> Iterable[Message]:
-        """One field violation for each wrong field, of the first ones when all are more than an answer holds."""
+        """One field violation for each wrong field, as far as an answer holds them."""
         told, room = BadRequest(), _VIOLATIONS_BYTES
         for field, description in self.violations.items():
             violation = BadRequest.FieldViolation(
