@@ -26,6 +26,7 @@ from tokenomics_quota.domain.balance import Touched
 from tokenomics_quota.domain.checks import Answer, Call
 from tokenomics_quota.domain.holds import Change, HoldState, Moment, digest_of
 from tokenomics_quota.domain.pricing import Quantities
+from tokenomics_quota.metrics import LEDGER_TURN_COMMANDS, LEDGER_TURN_DURATION, LEDGER_TURNS_FAILED
 from tokenomics_quota.ports import HoldLedger
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.usecases import turns as module
@@ -379,3 +380,59 @@ async def test_the_trace_of_a_call_goes_with_its_command(scene: Scene) -> None:
         scene.turns.perform(placing("h2"), give_up_at),
     )
     assert [trace for _, trace in scene.memory.happened] == ["trace-1", None]
+
+
+@dataclass
+class Observed:
+    """What turns told of themselves."""
+
+    seconds: list[float] = field(default_factory=list)
+    commands: list[int] = field(default_factory=list)
+    failures: list[tuple[int, dict[str, str]]] = field(default_factory=list)
+
+
+@pytest.fixture
+def observed(monkeypatch: pytest.MonkeyPatch) -> Observed:
+    seen = Observed()
+    monkeypatch.setattr(LEDGER_TURN_DURATION, "record", seen.seconds.append)
+    monkeypatch.setattr(LEDGER_TURN_COMMANDS, "record", seen.commands.append)
+    monkeypatch.setattr(LEDGER_TURNS_FAILED, "add", lambda *added: seen.failures.append(added))
+    return seen
+
+
+async def test_a_turn_is_measured_once_however_many_share_it(scene: Scene, observed: Observed) -> None:
+    scene.gate.clear()
+    first = scene.soon(placing("h0", 1))
+    await until(lambda: scene.memory.change_seq == 1)
+    others = scene.soon(*(placing(f"h{number}", 1) for number in range(1, 4)))
+    await asyncio.sleep(0.05)
+    assert scene.turns.waiting == 3
+    assert observed.commands == []
+    scene.gate.set()
+    await asyncio.gather(*first, *others)
+    assert scene.turns.waiting == 0
+    assert observed.commands == [1, 3]
+    assert observed.seconds[0] >= 0.05 > observed.seconds[1] > 0
+    assert observed.failures == []
+
+
+async def test_turns_that_fail_are_counted_by_cause_and_not_measured(
+    scene: Scene, observed: Observed
+) -> None:
+    def away() -> None:
+        raise asyncpg.ConnectionDoesNotExistError
+
+    def broken(_call: Call, _answer: Answer, _touched: Touched, _moment: Moment) -> bytes:
+        raise ZeroDivisionError
+
+    scene.breaks = away
+    await errors(scene.soon(settling("x"), settling("y")))
+    scene.breaks = lambda: None
+    scene.memory.is_open = False
+    await errors(scene.soon(settling("x"), settling("y")))
+    scene.memory.is_open = True
+    assert observed.failures == [(1, {"cause": "away"}), (1, {"cause": "shut"})]
+    await errors(scene.soon(placing("h", tell=broken), settling("x")))
+    assert observed.failures[2:] == [(1, {"cause": "command"})] * 2, "the turn of both, and its own"
+    assert observed.commands == [1]
+    assert len(observed.seconds) == 1

@@ -54,6 +54,7 @@ from tokenomics_chassis.versions import (
 from tokenomics_contracts.catalogue import topics
 from tokenomics_contracts.cloudevents import RejectionCode
 from tokenomics_quota.domain.interventions import Intervention
+from tokenomics_quota.metrics import LEDGER_WAITING
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.freshness import FreshnessMeter
 from tokenomics_quota.projections.governance import Governance
@@ -361,6 +362,8 @@ def serve() -> ExitCode:
             lambda: (serving.version, serving.current),
             freshening,
         )
+
+        LEDGER_WAITING.read = lambda: turns.waiting
 
         def refreshed() -> None:
             if serving.current is not None:

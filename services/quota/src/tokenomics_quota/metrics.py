@@ -4,6 +4,8 @@ from typing import Final
 
 from opentelemetry import metrics
 
+from tokenomics_chassis.metrics import Watched
+
 _meter: Final = metrics.get_meter("tokenomics.quota")
 
 HOLDS_LIVE = _meter.create_gauge(
@@ -41,6 +43,38 @@ LEDGER_SHUT = _meter.create_gauge(
     "tokenomics.ledger.shut",
     unit="1",
     description="1 while the hold ledger may lack something after a restart or a loss, and refuses; else 0.",
+)
+
+LEDGER_TURN_DURATION = _meter.create_histogram(
+    "tokenomics.ledger.turn.duration",
+    unit="s",
+    description="A committed turn of the ledger, from the wait for a connection to the commit.",
+    explicit_bucket_boundaries_advisory=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+
+LEDGER_TURN_COMMANDS = _meter.create_histogram(
+    "tokenomics.ledger.turn.commands",
+    unit="{command}",
+    description="Commands that shared a turn of the ledger, of turns that were committed.",
+    explicit_bucket_boundaries_advisory=(1, 2, 4, 8, 16, 32, 64, 128, 255),
+)
+
+LEDGER_TURNS_FAILED = _meter.create_counter(
+    "tokenomics.ledger.turn.failures",
+    unit="{turn}",
+    description=(
+        "Turns of the ledger that were not committed, or of which that isn't known. Attributes: cause (away:"
+        " the database was; shut: the ledger was; command: something in the turn broke it, and each of its"
+        " commands is tried alone)."
+    ),
+)
+
+LEDGER_WAITING = Watched()
+_meter.create_observable_gauge(
+    "tokenomics.ledger.waiting",
+    [LEDGER_WAITING],
+    unit="{command}",
+    description="Commands that wait for a turn of the ledger.",
 )
 
 FRICTION_INTERRUPTIONS = _meter.create_counter(

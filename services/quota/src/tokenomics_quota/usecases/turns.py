@@ -11,6 +11,7 @@ from typing import Final
 from tokenomics_chassis.dependencies import may_pass
 from tokenomics_chassis.failpoints import failpoint
 from tokenomics_chassis.rpc.errors import OverloadedError, StoppingError, UnavailableError
+from tokenomics_quota.metrics import LEDGER_TURN_COMMANDS, LEDGER_TURN_DURATION, LEDGER_TURNS_FAILED
 from tokenomics_quota.ports import HoldLedger
 from tokenomics_quota.usecases.freshening import Freshening, Want
 from tokenomics_quota.usecases.holding import (
@@ -74,6 +75,11 @@ class Turns:
         self._waiting: deque[_Waiting] = deque()
         self._called = asyncio.Event()
         self._stopping = False
+
+    @property
+    def waiting(self) -> int:
+        """How many commands wait for their turn."""
+        return len(self._waiting)
 
     async def perform(self, command: Command, give_up_at: float, traceparent: str | None = None) -> Done:
         """Perform a command in the next turn; in a later one if the view is behind of what governs.
@@ -140,6 +146,8 @@ class Turns:
         """Take a turn with a group; if something in it breaks the turn, with each alone."""
         commands = [each.command for each in group]
         outcomes: Sequence[Outcome | Exception]
+        now = asyncio.get_running_loop().time
+        began = now()
         try:
             async with self._ledger() as ledger:
                 outcomes = await take_turn(
@@ -148,6 +156,7 @@ class Turns:
                 failpoint("turn.before_commit")
             failpoint("turn.after_commit")
         except Exception as error:  # noqa: BLE001 - whatever it is, each caller is told
+            LEDGER_TURNS_FAILED.add(1, {"cause": _cause(error)})
             if may_pass(error):
                 log.warning(
                     "a turn of the ledger failed", extra={"commands": len(group), "error": repr(error)}
@@ -159,9 +168,18 @@ class Turns:
                 for each in group:
                     await self._take([each])
                 return
+        else:
+            LEDGER_TURN_DURATION.record(now() - began)
+            LEDGER_TURN_COMMANDS.record(len(group))
         for waiting, outcome in zip(group, outcomes, strict=True):
             if not waiting.outcome.done():
                 waiting.outcome.set_result(outcome)
+
+
+def _cause(error: Exception) -> str:
+    if may_pass(error):
+        return "away"
+    return "shut" if isinstance(error, LedgerShutError) else "command"
 
 
 def _away() -> LedgerAwayError:
