@@ -24,6 +24,7 @@ from tokenomics_chassis.postgres import create_pool
 from tokenomics_chassis.records import Record
 from tokenomics_quota.bootstrap import migrations
 from tokenomics_quota.domain.holds import Change
+from tokenomics_quota.metrics import HOLDS_LIVE, HOLDS_UNSWEPT, LEDGER_SHUT, SETTLING_BACKLOG
 from tokenomics_quota.ports import ToldChange
 from tokenomics_quota.storage.settling import Settler
 from tokenomics_quota.storage.told_changes import ToldChanges
@@ -187,6 +188,57 @@ async def test_a_ledger_that_may_lack_something_is_neither_settled_nor_opened(qu
     )
     await asyncio.sleep(0.5)
     assert await states(quota) == {"a": "settled", "b": "live"}
+    stopping.set()
+    await running
+
+
+async def metrics() -> tuple[float | None, ...]:
+    return tuple(gauge.read() for gauge in (LEDGER_SHUT, HOLDS_LIVE, HOLDS_UNSWEPT, SETTLING_BACKLOG))
+
+
+async def test_who_leads_tells_how_the_ledger_stands_and_nothing_afterwards(quota: Quota) -> None:
+    nothing = (None, None, None, None)
+    await perform(quota, placing("a", 50), placing("b", 30))
+    await quota.pool.execute("UPDATE ledger SET open_for = 'another'")
+    assert await metrics() == nothing
+    async with settler(quota, {(USAGE, 0): 1}):
+        await comes_to(metrics, (1, 2, 0, 0))
+        await quota.tell(usage(), "u1")
+        await comes_to(metrics, (0, 2, 0, 0))
+    assert await metrics() == nothing
+    async with settler(quota):
+        await comes_to(metrics, (0, 2, 0, 0))
+        assert not any(isinstance(each, bool) for each in await metrics()), "one would fail every export"
+    assert await metrics() == nothing
+
+
+async def test_a_ledger_that_is_recalled_and_not_yet_level_is_told_to_be_shut(quota: Quota) -> None:
+    async def told_shut() -> float | None:
+        return LEDGER_SHUT.read()
+
+    async def held_up() -> bool:
+        return bool(await quota.pool.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+
+    await quota.pool.execute("UPDATE ledger SET open_for = 'another', recalled_for = 'another'")
+    stopping = asyncio.Event()
+
+    async def ends() -> Mapping[tuple[str, int], int]:
+        return {(USAGE, 0): 1}
+
+    running = asyncio.create_task(
+        Settler(quota.url, quota.schemas, hold_ledger, intervention_ledger, ends=ends, sources=SOURCES).run(
+            stopping
+        )
+    )
+    await comes_to(told_shut, 1)
+    async with quota.pool.acquire() as connection, connection.transaction():
+        await connection.execute("LOCK TABLE settled")  # what a term reads first, once all is recalled
+        async with quota.pool.acquire() as other:
+            await ToldChanges(hold_ledger, intervention_ledger).do_again(other)
+        await comes_to(held_up, expected=True)
+        assert await told_shut() == 1
+    await quota.tell(usage(), "u1")
+    await comes_to(told_shut, 0)
     stopping.set()
     await running
 

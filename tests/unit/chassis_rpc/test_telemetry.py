@@ -4,7 +4,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 from unittest.mock import AsyncMock, Mock
 
@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from tokenomics_chassis import telemetry
 from tokenomics_chassis.logs import configure_logging
-from tokenomics_chassis.metrics import Durations
+from tokenomics_chassis.metrics import Durations, Watched
 from tokenomics_chassis.rpc.identity import Identity
 from tokenomics_chassis.rpc.interceptor import Interceptor
 from tokenomics_chassis.settings import LogFormat, LogLevel
@@ -156,3 +156,24 @@ def test_durations_fall_into_their_buckets() -> None:
     assert (first.count, tuple(first.bucket_counts), first.min, first.max) == (4, (2, 1, 1), 0.0005, 3.0)
     assert first.sum == pytest.approx(3.0065)
     assert tuple(second.bucket_counts) == (0, 0, 1)
+
+
+def test_a_gauge_tells_what_a_leader_knows_while_it_leads() -> None:
+    gauge = Watched()
+    with gauge.told_by(lambda: 0):
+        assert gauge.read() == 0
+    assert gauge.read() is None
+    first, second = gauge.told_by(lambda: 1), gauge.told_by(lambda: 2)
+    with first, pytest.raises(ZeroDivisionError), second:
+        raise ZeroDivisionError
+    assert gauge.read() is None
+
+
+def test_who_ends_late_does_not_silence_who_has_taken_over() -> None:
+    gauge, before, after = Watched(), ExitStack(), ExitStack()
+    before.enter_context(gauge.told_by(lambda: 1))
+    after.enter_context(gauge.told_by(lambda: 2))
+    before.close()
+    assert gauge.read() == 2
+    after.close()
+    assert gauge.read() is None

@@ -8,7 +8,8 @@ import math
 import resource
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from threading import Lock
 
 from opentelemetry import metrics
@@ -115,13 +116,30 @@ class Watched:
     """A gauge whose value is asked for at each export: it tells the truth when whoever would set it hangs."""
 
     def __init__(self) -> None:
-        self.read: Callable[[], float | None] = lambda: None
+        self.read: Callable[[], float | None] = _nothing
         """To be replaced; ``None`` tells nothing. Called in a thread of the exporter's."""
+
+    @contextmanager
+    def told_by(self, read: Callable[[], float | None]) -> Iterator[None]:
+        """Tell what this reads until the block is left, and nothing from then on.
+
+        For what a leader knows: the next one may be another process, and its value is the one that holds.
+        """
+        self.read = read
+        try:
+            yield
+        finally:
+            if self.read is read:  # else somebody else has begun to tell
+                self.read = _nothing
 
     def __call__(self, _options: CallbackOptions) -> Iterable[Observation]:
         """Tell the SDK."""
         value = self.read()
         return [] if value is None else [Observation(value)]
+
+
+def _nothing() -> None:
+    return None
 
 
 def _cpu_seconds(_options: CallbackOptions) -> Iterable[Observation]:

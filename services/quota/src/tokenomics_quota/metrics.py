@@ -8,12 +8,18 @@ from tokenomics_chassis.metrics import Watched
 
 _meter: Final = metrics.get_meter("tokenomics.quota")
 
-HOLDS_LIVE = _meter.create_gauge(
-    "tokenomics.holds.live", unit="{hold}", description="Holds whose end has not come and that nothing ended."
+HOLDS_LIVE = Watched()
+_meter.create_observable_gauge(
+    "tokenomics.holds.live",
+    [HOLDS_LIVE],
+    unit="{hold}",
+    description="Holds whose end has not come and that nothing ended.",
 )
 
-HOLDS_UNSWEPT = _meter.create_gauge(
+HOLDS_UNSWEPT = Watched()
+_meter.create_observable_gauge(
     "tokenomics.holds.unswept",
+    [HOLDS_UNSWEPT],
     unit="{hold}",
     description="Holds whose end has come, and is not written down yet. Their amounts are free.",
 )
@@ -33,14 +39,18 @@ HOLDS_UNCOVERED = _meter.create_counter(
     ),
 )
 
-SETTLING_BACKLOG = _meter.create_gauge(
+SETTLING_BACKLOG = Watched()
+_meter.create_observable_gauge(
     "tokenomics.holds.settling_backlog",
+    [SETTLING_BACKLOG],
     unit="{record}",
     description="Records that are projected, and in which nobody has looked yet for holds to settle.",
 )
 
-LEDGER_SHUT = _meter.create_gauge(
+LEDGER_SHUT = Watched()
+_meter.create_observable_gauge(
     "tokenomics.ledger.shut",
+    [LEDGER_SHUT],
     unit="1",
     description="1 while the hold ledger may lack something after a restart or a loss, and refuses; else 0.",
 )

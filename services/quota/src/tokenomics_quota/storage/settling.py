@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from tokenomics_chassis.changes import listen, read_positions
@@ -173,19 +174,20 @@ class Settler:
 
     async def _lead(self, connection: Session, stopping: asyncio.Event) -> None:
         term = _Term(connection, self._schemas, self._ledger_on, self._interventions_on, self._sources)
-        while not await term.is_recalled():
-            if await wait_for(stopping, POLL_SECONDS):
-                return
-        await term.begin(self._ends)
-        async with listen(connection, self._schemas.changed_channel) as signal:
-            while not stopping.is_set():
-                if await term.settle():
-                    continue
-                await term.open_when_level()
-                if rest := await term.sweep():
-                    await wait_for(stopping, rest)
-                else:
-                    await signal.wait()
+        with term.told():
+            while not await term.is_recalled():
+                if await wait_for(stopping, POLL_SECONDS):
+                    return
+            await term.begin(self._ends)
+            async with listen(connection, self._schemas.changed_channel) as signal:
+                while not stopping.is_set():
+                    if await term.settle():
+                        continue
+                    await term.open_when_level()
+                    if rest := await term.sweep():
+                        await wait_for(stopping, rest)
+                    else:
+                        await signal.wait()
 
 
 class _Term:
@@ -212,20 +214,38 @@ class _Term:
         self._opens_at: Ends | None = None
         """Where the topics ended when the term began; ``None``: the ledger is open."""
         self._keep_at = self._sweep_at = self._forget_at = self._look_at = 0.0
+        self._shut: int | None = None
+        self._live: int | None = None
+        self._unswept: int | None = None
+        self._backlog: int | None = None
+        """What the metrics tell: numbers, as a truth value fails an export. ``None``: not known yet."""
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Tell the metrics what this leader knows while it leads, and nothing afterwards."""
+        with (
+            LEDGER_SHUT.told_by(lambda: self._shut),
+            HOLDS_LIVE.told_by(lambda: self._live),
+            HOLDS_UNSWEPT.told_by(lambda: self._unswept),
+            SETTLING_BACKLOG.told_by(lambda: self._backlog),
+        ):
+            yield
 
     async def is_recalled(self) -> bool:
         """Whether the ledger has all that its own topic tells of it."""
-        recalled = await self._connection.fetchval(_IS_RECALLED)
-        LEDGER_SHUT.set(not recalled)
-        return bool(recalled)
+        if await self._connection.fetchval(_IS_RECALLED):
+            return True
+        self._shut = 1
+        return False
 
     async def begin(self, ends: Callable[[], Awaitable[Ends]]) -> None:
         """Go on from where the last term stopped."""
         rows = await self._connection.fetch(_SETTLED)
         self._read_to = {(row[0], row[1]): row[2] for row in rows}
         self._kept = dict(self._read_to)
-        if not await self._connection.fetchval(_IS_OPEN):
-            LEDGER_SHUT.set(1)
+        is_open = await self._connection.fetchval(_IS_OPEN)
+        self._shut = 0 if is_open else 1
+        if not is_open:
             self._opens_at = await ends()
 
     async def settle(self) -> bool:
@@ -300,7 +320,7 @@ class _Term:
                 await open_ledger(self._connection)
                 self._opens_at = None
         if self._opens_at is None:
-            LEDGER_SHUT.set(0)
+            self._shut = 0
             log.info("the hold ledger is open")
 
     async def sweep(self) -> float:
@@ -343,15 +363,11 @@ class _Term:
         return not placements.endswith(" 0") or not accounts.endswith(" 0")
 
     async def _look(self) -> None:
-        live, unswept = await self._connection.fetchrow(_COUNTS) or (0, 0)
-        HOLDS_LIVE.set(live)
-        HOLDS_UNSWEPT.set(unswept)
-        SETTLING_BACKLOG.set(
-            sum(
-                max(0, end - self._read_to.get(place, 0))
-                for place, end in self._positions.items()
-                if place[0] in self._sources
-            )
+        self._live, self._unswept = await self._connection.fetchrow(_COUNTS) or (0, 0)
+        self._backlog = sum(
+            max(0, end - self._read_to.get(place, 0))
+            for place, end in self._positions.items()
+            if place[0] in self._sources
         )
 
 
