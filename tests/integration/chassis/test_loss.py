@@ -152,15 +152,20 @@ async def test_reading_goes_on_at_the_stored_position_whatever_the_group_has_com
     await send(producer, *[b"1"] * 300)
     async with consuming(consumer(stack, group, pool)):
         await until(lambda: total(pool), 300)
-    another = f"toy-{uuid.uuid4()}"
-    if commit is not None:
-        assert await committed(stack, another, commit) == commit
-    offered.clear()
-    async with consuming(consumer(stack, another, pool)):
-        await send(producer, b"1")
-        await until(lambda: total(pool), 301)
-    assert offered == [300]
-    assert await committed(stack, another) == 301
+    # The client may fetch from what is committed while the stored position is looked up: that does no harm, but
+    # it isn't where reading goes on. Not every time does the database answer later than the broker.
+    for last in range(300, 303):
+        another = f"toy-{uuid.uuid4()}"
+        if commit is not None:
+            assert await committed(stack, another, commit) == commit
+        offered.clear()
+        async with consuming(consumer(stack, another, pool)):
+            await send(producer, b"1")
+            await until(lambda: total(pool), last + 1)
+        assert await committed(stack, another) == last + 1
+        if offered == [last]:
+            return
+    pytest.fail(f"read again each time, at last {offered}")
 
 
 @pytest.mark.parametrize("lacks", ["role", "tables"])

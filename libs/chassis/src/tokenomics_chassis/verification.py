@@ -202,6 +202,6 @@ def _hashes(column: str | None) -> Mapping[str, str]:
 def _verdict(version: DerivedVersion, live: Mapping[str, str], recomputed: Mapping[str, str]) -> Verdict:
     if version.state is VersionState.FAILED:
         return Verdict.FAILED
-    if not recomputed:
+    if not recomputed or version.state is VersionState.VERIFYING:  # until it is over no other can begin
         return Verdict.RUNNING
     return Verdict.EQUAL if live == recomputed else Verdict.DIFFERENT

@@ -200,6 +200,7 @@ class Governance:
         described = [each for each in known if isinstance(each.event, DIRECTORY_EVENTS)]
         published = [each for each in known if isinstance(each.event, PolicyPublished)]
         decided = [each for each in known if isinstance(each.event, GRANTING_EVENTS)]
+        shared = [each for each in known if isinstance(each.event, AssetPublished)]
         after = copy(self)
         after.version = version
         if described:
@@ -207,6 +208,8 @@ class Governance:
             after._attributions = {}
         if published:
             after._publish(published)
+        if shared:
+            after.assets = self.assets.with_versions(map(_asset, shared))
         targets = after._decide(decided) if decided else frozenset[Target]()
         change = _Change(None if described or published else targets)
         after._changes = (*self._changes[-_CHANGES_KEPT:], change)
