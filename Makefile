@@ -77,7 +77,7 @@ proto-check: $(VENV)/.installed ## contracts are current and break no reader
 
 .PHONY: test
 test: setup ## every test, on real Kafka and PostgreSQL (TEST_WORKERS=1 for one after another)
-	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist worksteal
 
 .PHONY: demo
 demo: setup ## the main job on real input, each claim checked; ends by itself

@@ -152,8 +152,8 @@ async def test_reading_goes_on_at_the_stored_position_whatever_the_group_has_com
     await send(producer, *[b"1"] * 300)
     async with consuming(consumer(stack, group, pool)):
         await until(lambda: total(pool), 300)
-    # The client may fetch from what is committed while the stored position is looked up: that does no harm, but
-    # it isn't where reading goes on. Not every time does the database answer later than the broker.
+    # The client may fetch from what is committed while the stored position is looked up: that does no harm,
+    # but it isn't where reading goes on. Not every time does the database answer later than the broker.
     for last in range(300, 303):
         another = f"toy-{uuid.uuid4()}"
         if commit is not None:
