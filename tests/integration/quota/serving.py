@@ -23,6 +23,7 @@ from tokenomics_chassis.event_sources import source_states
 from tokenomics_chassis.postgres import session
 from tokenomics_chassis.serving import Serving
 from tokenomics_quota.domain.checks import Decided
+from tokenomics_quota.ports import Reserved
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.freshness import FreshnessMeter
 from tokenomics_quota.projections.governance import Governance
@@ -75,11 +76,22 @@ class Decisions:
     kept: list[Decided] = field(default_factory=list)
     on_add: Callable[[], None] = lambda: None
     """Called when a decision has been kept."""
+    reserved: int = 0
+    """Places that were given, of which some may never be taken."""
 
     def add(self, decided: Decided) -> str:
-        self.kept.append(decided)
-        self.on_add()
-        return f"kept-{len(self.kept)}"
+        decision_id, keep = self.reserve(decided)
+        keep()
+        return decision_id
+
+    def reserve(self, decided: Decided) -> Reserved:
+        self.reserved += 1
+
+        def keep() -> None:
+            self.kept.append(decided)
+            self.on_add()
+
+        return Reserved(f"kept-{self.reserved}", keep)
 
 
 @dataclass

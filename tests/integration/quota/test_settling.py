@@ -217,7 +217,11 @@ async def test_a_ledger_that_is_recalled_and_not_yet_level_is_told_to_be_shut(qu
         return LEDGER_SHUT.read()
 
     async def held_up() -> bool:
-        return bool(await quota.pool.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+        return bool(
+            await quota.pool.fetchval(
+                "SELECT count(*) FROM pg_locks WHERE relation = 'settled'::regclass AND NOT granted"
+            )
+        )
 
     await quota.pool.execute("UPDATE ledger SET open_for = 'another', recalled_for = 'another'")
     stopping = asyncio.Event()

@@ -236,3 +236,43 @@ async def test_what_there_is_no_room_for_is_counted_said_once_and_answered(
     log.add(decided("joe"))
     await log.finish()
     assert unrecorded == {"room": 2}
+
+
+async def test_a_decision_that_is_reserved_is_told_of_once_it_is_kept_and_never_before() -> None:
+    log = KeptInMemory()
+    first, second = log.reserve(decided(cost=1)), log.reserve(decided(cost=2))
+    await log.finish()
+    assert log.written == []
+    second.keep()
+    await log.finish()
+    assert (first.decision_id, second.decision_id) == ("d1", "d2")
+    assert [(each.decision_id, each.estimated_cost_micro_usd) for each in log.told] == [("d2", 2)]
+
+
+async def test_a_reserved_decision_joins_a_sum_only_once_it_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decision_log, "SINGLE_A_SECOND", 0)
+    log = KeptInMemory()
+    rolled_back, retried = log.reserve(decided(cost=1)), log.reserve(decided(cost=2))
+    assert (rolled_back.decision_id, retried.decision_id) == ("d1.1", "d1.2")
+    retried.keep()
+    assert log.add(decided(cost=4)) == "d1.3"
+    late = log.reserve(decided(cost=8))
+    await log.finish()
+    late.keep()  # its sum is told already
+    assert log.add(decided(cost=16)) == "d2.1"
+    await log.finish()
+    told = [(each.decision_id, each.decisions, each.estimated_cost_micro_usd) for each in log.told]
+    assert sorted(told) == [("d1", 2, 6), ("d1.4", 1, 8), ("d2", 1, 16)]
+
+
+async def test_a_reserved_decision_without_room_is_counted_once_it_is_kept(
+    monkeypatch: pytest.MonkeyPatch, unrecorded: Counter[str]
+) -> None:
+    monkeypatch.setattr(decision_log, "SINGLE_A_SECOND", 0)
+    monkeypatch.setattr(decision_log, "MOST_SUMS", 0)
+    log = KeptInMemory()
+    reserved = log.reserve(decided())
+    assert reserved.decision_id == "d1"
+    assert unrecorded == {}
+    reserved.keep()
+    assert unrecorded == {"room": 1}

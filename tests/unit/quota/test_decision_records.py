@@ -1,6 +1,7 @@
 """Decisions that are summed: nothing is lost in a sum, and nothing unlike comes together."""
 
 from collections import Counter
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from itertools import chain, count
 
@@ -79,6 +80,12 @@ def minute(at: datetime) -> datetime:
     return at.replace(second=0, microsecond=0)
 
 
+def add(sums: DecisionSums, decided: Decided, numbers: Iterator[int]) -> str:
+    alike = sums.of(decided) or sums.begin(decided, f"s{next(numbers)}")
+    alike.add(decided)
+    return alike.next_id()
+
+
 @given(st.lists(st.lists(decisions, max_size=20), max_size=6), st.integers(1, 5))
 def test_sums_tell_of_every_decision_once_however_they_are_taken(
     groups: list[list[Decided]], most: int
@@ -86,7 +93,7 @@ def test_sums_tell_of_every_decision_once_however_they_are_taken(
     sums, numbers, ids = DecisionSums(), count(), list[str]()
     taken: list[DecisionRecord] = []
     for group in groups:
-        ids += [sums.add(each) or sums.begin(each, f"s{next(numbers)}") for each in group]
+        ids += [add(sums, each, numbers) for each in group]
         taken += sums.take(most)
     while sums:
         taken += sums.take(most)
@@ -108,9 +115,24 @@ def test_sums_tell_of_every_decision_once_however_they_are_taken(
 @given(st.lists(decisions, min_size=1, max_size=20))
 def test_a_sum_tells_what_its_last_decision_saw(group: list[Decided]) -> None:
     sums = DecisionSums()
-    last = {}
-    for number, each in enumerate(group):
-        _ = sums.add(each) or sums.begin(each, f"s{number}")
+    last, numbers = {}, count()
+    for each in group:
+        add(sums, each, numbers)
         last[told(each)] = each
     for record in sums.take(len(group)):
         assert record.decided is last[told(record.decided)]
+
+
+@given(st.lists(st.tuples(decisions, st.booleans()), min_size=1, max_size=20))
+def test_what_was_begun_and_did_not_hold_is_in_no_sum(group: list[tuple[Decided, bool]]) -> None:
+    sums, numbers, ids = DecisionSums(), count(), list[str]()
+    for each, holds in group:
+        alike = sums.of(each) or sums.begin(each, f"s{next(numbers)}")
+        ids.append(alike.next_id())
+        if holds:
+            alike.add(each)
+    assert len(set(ids)) == len(ids)
+    taken = sums.take(len(group))
+    assert Counter(told(each) for each, holds in group if holds) == Counter(
+        {told(record.decided): record.decisions for record in taken}
+    )

@@ -39,6 +39,8 @@ from tokenomics_quota.usecases.holding import (
     Placing,
     Renewing,
     Settling,
+    Tell,
+    Told,
 )
 from tokenomics_quota.usecases.seeing import everything
 from tokenomics_quota.usecases.turns import LedgerAwayError, LedgerBusyError, Turns
@@ -115,13 +117,11 @@ async def scene() -> AsyncIterator[Scene]:
     await running
 
 
-def told(_call: Call, _answer: Answer, _touched: Touched, moment: Moment) -> bytes:
-    return b"told at %d" % moment.change_seq
+def told(_call: Call, _answer: Answer, _touched: Touched, moment: Moment) -> Told:
+    return Told(b"told at %d" % moment.change_seq, lambda: None)
 
 
-def placing(
-    hold_id: str, amount: int = 10, tell: Callable[[Call, Answer, Touched, Moment], bytes] = told
-) -> Placing:
+def placing(hold_id: str, amount: int = 10, tell: Tell = told) -> Placing:
     call = Call("ada", "acme", "one", Quantities(1), None)
     fields: dict[str, str | int] = {"hold_id": hold_id, "amount_micro_usd": amount}
     return Placing(
@@ -212,7 +212,7 @@ async def test_each_command_has_its_own_outcome(scene: Scene) -> None:
 
 
 async def test_what_speaks_against_answering_one_is_told_to_that_one(scene: Scene) -> None:
-    def forbidden(_call: Call, _answer: Answer, _touched: Touched, _moment: Moment) -> bytes:
+    def forbidden(_call: Call, _answer: Answer, _touched: Touched, _moment: Moment) -> Told:
         raise NotFoundError("not for you")
 
     tasks = scene.soon(placing("h1", tell=forbidden), placing("h2"))
@@ -221,7 +221,7 @@ async def test_what_speaks_against_answering_one_is_told_to_that_one(scene: Scen
 
 
 async def test_what_breaks_a_transaction_breaks_that_command_alone(scene: Scene) -> None:
-    def broken(_call: Call, _answer: Answer, _touched: Touched, _moment: Moment) -> bytes:
+    def broken(_call: Call, _answer: Answer, _touched: Touched, _moment: Moment) -> Told:
         raise ZeroDivisionError
 
     tasks = scene.soon(placing("h1"), placing("h2", tell=broken), settling("x"))
@@ -422,7 +422,7 @@ async def test_turns_that_fail_are_counted_by_cause_and_not_measured(
     def away() -> None:
         raise asyncpg.ConnectionDoesNotExistError
 
-    def broken(_call: Call, _answer: Answer, _touched: Touched, _moment: Moment) -> bytes:
+    def broken(_call: Call, _answer: Answer, _touched: Touched, _moment: Moment) -> Told:
         raise ZeroDivisionError
 
     scene.breaks = away
@@ -436,3 +436,55 @@ async def test_turns_that_fail_are_counted_by_cause_and_not_measured(
     assert observed.failures[2:] == [(1, {"cause": "command"})] * 2, "the turn of both, and its own"
     assert observed.commands == [1]
     assert len(observed.seconds) == 1
+
+
+@dataclass
+class Telling:
+    """Counts what is told, and what is left of it."""
+
+    told: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+    def of(self, name: str) -> Tell:
+        def tell(_call: Call, _answer: Answer, _touched: Touched, _moment: Moment) -> Told:
+            self.told.append(name)
+            return Told(name.encode(), lambda: self.left.append(name))
+
+        return tell
+
+
+async def test_what_a_decision_leaves_is_left_after_the_commit(scene: Scene) -> None:
+    telling = Telling()
+    scene.gate.clear()
+    placed, refused = scene.soon(placing("h", 100, telling.of("h")), placing("i", 1, telling.of("i")))
+    await until(lambda: scene.memory.change_seq == 2)
+    await asyncio.sleep(0.01)
+    assert telling.told == ["h", "i"]
+    assert telling.left == []
+    placed.cancel()
+    scene.gate.set()
+    assert await errors([placed, refused]) == [asyncio.CancelledError, QuotaExceededError]
+    assert telling.left == ["h", "i"], "whatever became of the caller, and of the hold"
+    await scene.perform(placing("h", 100, telling.of("h")))
+    assert telling.left == ["h", "i"], "a hold that is there is judged no more"
+
+
+async def test_a_turn_that_is_taken_again_leaves_what_its_last_time_came_to(scene: Scene) -> None:
+    def broken(_call: Call, _answer: Answer, _touched: Touched, _moment: Moment) -> Told:
+        raise ZeroDivisionError
+
+    telling = Telling()
+    tasks = scene.soon(placing("h1", 1, telling.of("h1")), placing("h2", tell=broken))
+    assert await errors(tasks) == [None, ZeroDivisionError]
+    assert telling.told == ["h1", "h1"]
+    assert telling.left == ["h1"]
+
+
+async def test_a_turn_that_was_not_committed_leaves_nothing(scene: Scene) -> None:
+    def away() -> None:
+        raise asyncpg.ConnectionDoesNotExistError
+
+    telling = Telling()
+    scene.breaks = away
+    await errors(scene.soon(placing("h", 1, telling.of("h"))))
+    assert (telling.told, telling.left) == (["h"], [])

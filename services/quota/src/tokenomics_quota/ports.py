@@ -1,6 +1,6 @@
 """What quota needs from the outside; adapters implement these protocols, ``bootstrap`` wires them."""
 
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from typing import NamedTuple, Protocol
 from uuid import UUID
@@ -346,6 +346,14 @@ class LookLog(Protocol):
         ...
 
 
+class Reserved(NamedTuple):
+    """A place among the decision records."""
+
+    decision_id: str
+    keep: Callable[[], None]
+    """Keeps the decision; to be called once, or never: then nothing is left of it."""
+
+
 class DecisionLog(Protocol):
     """Where decision records go."""
 
@@ -355,6 +363,10 @@ class DecisionLog(Protocol):
         Too many at a time are summed; one that there is no room for is counted as unrecorded, and has an id
         all the same.
         """
+        ...
+
+    def reserve(self, decided: Decided) -> Reserved:
+        """Give a decision its id before it is known whether it holds; see :meth:`add`."""
         ...
 
 

@@ -17,7 +17,8 @@ class DecisionRecord(NamedTuple):
     """One decision, or the sum of several that are alike."""
 
     decision_id: str
-    """Of a sum: the ids of its decisions are this one, a dot, and a number from 1 on."""
+    """Of a sum: the ids of its decisions are this one, a dot, and a number from 1 on. Some may have gone to
+    decisions that didn't hold, or have a record of their own."""
     decided: Decided
     """The last of them."""
     decisions: int
@@ -29,55 +30,73 @@ class DecisionRecord(NamedTuple):
     """Trace of the call that asked, so that the record joins it; a sum joins none."""
 
 
-class _Sum:
-    __slots__ = ("cost_micro_usd", "count", "first_decided_at", "last", "sum_id")
+class Sum:
+    """Decisions that are alike, of one minute of the clock."""
 
-    def __init__(self, sum_id: str, decided: Decided) -> None:
+    __slots__ = ("_cost_micro_usd", "_count", "_first_decided_at", "_given", "_last", "is_taken", "sum_id")
+
+    def __init__(self, sum_id: str) -> None:
         self.sum_id = sum_id
-        self.count = 1
-        self.cost_micro_usd = decided.answer.estimate.cost_micro_usd
-        self.first_decided_at = decided.decided_at
-        self.last = decided
+        self.is_taken = False
+        """Whether it is told already, so that nothing can be added to it."""
+        self._given = 0
+        self._count = 0
+        self._cost_micro_usd = MicroUsd(0)
+        self._first_decided_at: datetime | None = None
+        self._last: Decided | None = None
+
+    def next_id(self) -> str:
+        """Give the next of its ids."""
+        self._given += 1
+        return f"{self.sum_id}.{self._given}"
+
+    def add(self, decided: Decided) -> None:
+        """Add a decision that has one of its ids."""
+        self._count += 1
+        self._cost_micro_usd += decided.answer.estimate.cost_micro_usd  # type: ignore[assignment] # still money
+        self._last = decided
+        if self._first_decided_at is None:
+            self._first_decided_at = decided.decided_at
+
+    def take(self) -> DecisionRecord | None:
+        """Return its record, and let nothing more be added; ``None``: nothing was."""
+        self.is_taken = True
+        if self._last is None or self._first_decided_at is None:
+            return None
+        return DecisionRecord(
+            self.sum_id, self._last, self._count, self._cost_micro_usd, self._first_decided_at
+        )
 
 
 class DecisionSums:
     """Decisions summed where they are alike: same subject and caller, same answer to the same kind of call.
 
-    A sum is of one minute of the clock; a decision added to it costs one look-up.
+    A decision that joins others costs one look-up.
     """
 
     def __init__(self) -> None:
-        self._sums: dict[Hashable, _Sum] = {}
+        self._sums: dict[Hashable, Sum] = {}
         """In the order in which they were begun."""
         self._minute_begins = self._minute_ends = datetime.min.replace(tzinfo=UTC)
 
     def __len__(self) -> int:
         return len(self._sums)
 
-    def add(self, decided: Decided) -> str | None:
-        """Add a decision to those that it is like, and return its id; ``None``: there are none."""
-        alike = self._sums.get(self._likeness(decided))
-        if alike is None:
-            return None
-        alike.count += 1
-        alike.cost_micro_usd += decided.answer.estimate.cost_micro_usd  # type: ignore[assignment] # still money
-        alike.last = decided
-        return f"{alike.sum_id}.{alike.count}"
+    def of(self, decided: Decided) -> Sum | None:
+        """Return the sum of what a decision is like; ``None``: there is none."""
+        return self._sums.get(self._likeness(decided))
 
-    def begin(self, decided: Decided, sum_id: str) -> str:
-        """Begin a sum with a decision that is like none, and return the decision's id."""
-        self._sums[self._likeness(decided)] = _Sum(sum_id, decided)
-        return f"{sum_id}.1"
+    def begin(self, decided: Decided, sum_id: str) -> Sum:
+        """Begin the sum of what is like a decision, which isn't added yet."""
+        begun = self._sums[self._likeness(decided)] = Sum(sum_id)
+        return begun
 
     def take(self, most: int) -> list[DecisionRecord]:
         """Take out so many sums, those begun first; what is like them later begins another."""
         taken = list(islice(self._sums.items(), most))
         for likeness, _ in taken:
             del self._sums[likeness]
-        return [
-            DecisionRecord(each.sum_id, each.last, each.count, each.cost_micro_usd, each.first_decided_at)
-            for _, each in taken
-        ]
+        return [record for _, each in taken if (record := each.take()) is not None]
 
     def _likeness(self, decided: Decided) -> Hashable:
         call, caller, answer, _, stale, decided_at = decided

@@ -1,8 +1,8 @@
 """Where commands on holds are given to the ledger, and what is told about them is kept in mind."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextvars import copy_context
-from typing import Any
+from typing import Any, Final
 
 import grpc
 
@@ -14,21 +14,20 @@ from tokenomics_quota.domain.balance import Touched
 from tokenomics_quota.domain.checks import Answer, Call, decided
 from tokenomics_quota.domain.friction import Decision
 from tokenomics_quota.domain.holds import Moment
-from tokenomics_quota.ports import DecisionLog
+from tokenomics_quota.ports import DecisionLog, Reserved
 from tokenomics_quota.rpc.consistency import seconds_left
 from tokenomics_quota.rpc.convert import check_bound
 from tokenomics_quota.rpc.held import told_beside
 from tokenomics_quota.rpc.looks import Looks
 from tokenomics_quota.rpc.views import Views, authorize, sight
 from tokenomics_quota.usecases.freshening import give_up_at
-from tokenomics_quota.usecases.holding import Command, Done
+from tokenomics_quota.usecases.holding import Command, Done, Tell, Told
 from tokenomics_quota.usecases.seeing import Sight, everything
 from tokenomics_quota.usecases.turns import Turns
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-Tell = Callable[[Call, Answer, Touched, Moment], bytes]
-"""Writes what a caller is answered beside a hold: see :class:`~tokenomics_quota.usecases.holding.Placing`."""
+_NO_RECORD: Final = Reserved("", lambda: None)
 
 
 class LedgerDesk:
@@ -89,17 +88,17 @@ class LedgerDesk:
         view, _ = self._views.at_hand()
         caller, next_offsets, calling = current_identity().caller, view.next_offsets, copy_context()
 
-        def tell(call: Call, answer: Answer, touched: Touched, moment: Moment) -> bytes:
+        def tell(call: Call, answer: Answer, touched: Touched, moment: Moment) -> Told:
             if sees is not everything:
                 authorize(sees, touched.balances[0].account)
             fields = (f"{prefix}.estimated_input_tokens", f"{prefix}.estimated_output_tokens")
             check_bound(answer.estimate.cost_micro_usd, *fields)
-            decision_id = ""
+            record = _NO_RECORD
             if answer.decision is not Decision.ALLOW or answer.shadow is not None:
                 kept = (call, caller, answer, next_offsets, False, moment.now)
-                decision_id = self._decisions.add(decided(kept))
+                record = self._decisions.reserve(decided(kept))
             no_hold = named or answer.decision is Decision.DENIED
-            return told_beside(answer, touched, decision_id, sees, named=no_hold)
+            return Told(told_beside(answer, touched, record.decision_id, sees, named=no_hold), record.keep)
 
         return lambda *said: calling.run(tell, *said)
 

@@ -16,7 +16,8 @@ from tokenomics_chassis.postgres import Backoff, Pool, is_away, wait_for
 from tokenomics_chassis.telemetry import current_traceparent
 from tokenomics_contracts.rejection import EventRejected
 from tokenomics_quota.domain.checks import Decided
-from tokenomics_quota.domain.decision_records import DecisionRecord, DecisionSums
+from tokenomics_quota.domain.decision_records import DecisionRecord, DecisionSums, Sum
+from tokenomics_quota.ports import Reserved
 
 log = logging.getLogger(__name__)
 
@@ -75,31 +76,62 @@ class OutboxDecisionLog:
 
     def add(self, decided: Decided) -> str:
         """Keep a decision and return its id. One that can't be recorded is counted; its check isn't told."""
-        at = decided.decided_at
+        if self._is_single(decided.decided_at):
+            record = _single(decided, self._new_id())
+            self._keep(record)
+            return record.decision_id
+        if (alike := self._sums.of(decided) or self._begin_sum(decided)) is not None:
+            alike.add(decided)
+            return alike.next_id()
+        self._count_unrecorded()
+        return self._new_id()
+
+    def reserve(self, decided: Decided) -> Reserved:
+        """Give a decision its id before it is known whether it holds.
+
+        One that is to join a sum, which was told meanwhile, has a record of its own.
+        """
+        if self._is_single(decided.decided_at):
+            record = _single(decided, self._new_id())
+            return Reserved(record.decision_id, lambda: self._keep(record))
+        alike = self._sums.of(decided) or self._begin_sum(decided)
+        if alike is None:
+            return Reserved(self._new_id(), self._count_unrecorded)
+        alone = _single(decided, alike.next_id())
+
+        def keep() -> None:
+            if alike.is_taken:
+                self._keep(alone)
+            else:
+                alike.add(decided)
+
+        return Reserved(alone.decision_id, keep)
+
+    def _is_single(self, at: datetime) -> bool:
+        """Whether a decision has a record of its own."""
         if not self._second_begins <= at < self._second_ends:
             self._second_begins, self._second_ends = at, at + _SECOND
             self._singles_left = SINGLE_A_SECOND
-        if self._singles_left and len(self._waiting) < MOST_WAITING:
-            self._singles_left -= 1
-            return self._keep(decided)
-        return self._sums.add(decided) or self._begin_sum(decided)
+        if not self._singles_left or len(self._waiting) >= MOST_WAITING:
+            return False
+        self._singles_left -= 1
+        return True
 
-    def _keep(self, decided: Decided) -> str:
-        cost = decided.answer.estimate.cost_micro_usd
-        record = DecisionRecord(self._new_id(), decided, 1, cost, decided.decided_at, current_traceparent())
+    def _keep(self, record: DecisionRecord) -> None:
         self._waiting.append(record)
         self._come.set()
-        return record.decision_id
 
-    def _begin_sum(self, decided: Decided) -> str:
-        if len(self._sums) < MOST_SUMS:
-            self._come.set()
-            return self._sums.begin(decided, self._new_id())
+    def _begin_sum(self, decided: Decided) -> Sum | None:
+        if len(self._sums) >= MOST_SUMS:
+            return None
+        self._come.set()
+        return self._sums.begin(decided, self._new_id())
+
+    def _count_unrecorded(self) -> None:
         DECISIONS_UNRECORDED.add(1, {"cause": "room"})
         if not self._is_full:
             log.error("no room for decision records: further decisions leave none until some are written")
             self._is_full = True
-        return self._new_id()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Write until told to stop and nothing is left."""
@@ -178,6 +210,11 @@ class OutboxDecisionLog:
     async def _append(self, group: Sequence[_Record]) -> None:
         async with self._pool.acquire() as connection:
             await outbox.append_all(connection, ((aggregate_id, 1, event) for aggregate_id, event in group))
+
+
+def _single(decided: Decided, decision_id: str) -> DecisionRecord:
+    cost = decided.answer.estimate.cost_micro_usd
+    return DecisionRecord(decision_id, decided, 1, cost, decided.decided_at, current_traceparent())
 
 
 def _reason(error: Exception) -> str:

@@ -72,6 +72,20 @@ def require_open(turn: Turn) -> None:
         raise LedgerShutError("the ledger is shut until what a lost database may have lacked is through")
 
 
+class Told(NamedTuple):
+    """What follows for the caller from the judgement of a call."""
+
+    answer: bytes
+    """What the caller is answered beside the hold."""
+    afterwards: Callable[[], None]
+    """To be called once, when the turn is committed: the decision leaves what it leaves."""
+
+
+Tell = Callable[[Call, Answer, Touched, Moment], Told]
+"""Writes what a caller is answered; raises what speaks against answering. It leaves nothing, as a turn may be
+taken again."""
+
+
 class Placing(NamedTuple):
     """Asks for a hold for a call."""
 
@@ -85,9 +99,7 @@ class Placing(NamedTuple):
     fields: Sequence[str]
     """Over which the digest is."""
     sees: Sight
-    tell: Callable[[Call, Answer, Touched, Moment], bytes]
-    """Writes what the caller is answered beside the hold, and leaves the record of a decision that needs one;
-    raises what speaks against answering."""
+    tell: Tell
     drawing: "Drawing | None" = None
     """Of a lease."""
 
@@ -113,8 +125,7 @@ class Renewing(NamedTuple):
     sees: Sight
     read_call: Callable[[bytes], Call]
     """Reads the lease's typical call."""
-    tell: Callable[[Call, Answer, Touched, Moment], bytes]
-    """As of :class:`Placing`."""
+    tell: Tell
 
 
 class Returning(NamedTuple):
@@ -182,6 +193,15 @@ class Behind(Enum):
 Outcome = Done | RpcError | Behind
 
 
+class Taken(NamedTuple):
+    """What a turn came to, once it is committed."""
+
+    outcomes: Sequence[Outcome]
+    """In the order of the commands."""
+    afterwards: Sequence[Callable[[], None]]
+    """Of all calls that were judged: see :class:`Told`."""
+
+
 async def books_of(
     ledger: HoldLedger, named: Iterable[HoldId], account_ids: Iterable[AccountId] = ()
 ) -> Books:
@@ -196,7 +216,7 @@ async def _books(ledger: HoldLedger, found: Sequence[Hold], account_ids: Iterabl
 
 async def take_turn(
     ledger: HoldLedger, commands: Sequence[Command], traceparents: Sequence[str | None], served: ServedView
-) -> list[Outcome]:
+) -> Taken:
     """Perform commands, one after the other, in an open transaction; each has its own outcome.
 
     Parameters
@@ -230,7 +250,7 @@ async def take_turn(
         traced = zip(range(len(commands)), traceparents, strict=True)
         traces = {turn.moment(number).change_seq: trace for number, trace in traced if trace is not None}
         await ledger.write(performing.changes, traces)
-    return outcomes
+    return Taken(outcomes, performing.afterwards)
 
 
 def _call_to_judge(command: Command, known: Mapping[HoldId, Hold]) -> Call | None:
@@ -288,6 +308,7 @@ class _Performing:
     books: Books
     governing: _Governing | RpcError | Behind
     changes: list[Change] = field(default_factory=list)
+    afterwards: list[Callable[[], None]] = field(default_factory=list)
 
     def outcome(self, number: int, command: Command, at: Moment) -> Outcome:
         """Perform the next command."""
@@ -330,7 +351,7 @@ class _Performing:
         if shut and asked.sees(touched.balances[0].account):  # who may not see it is told nothing of it
             raise _refused(Refusal(Why.ACCOUNT_SHUT, accounts=shut), asked.sees)
         answer = check(governing.terms, touched, asked.call, at.now, asked.sees)
-        told = asked.tell(asked.call, answer, touched, at)
+        told = self._tell(asked, asked.call, answer, touched, at)
         if answer.decision is Decision.DENIED:
             return Done(at, None, told)
         place = _place_of(asked, touched, answer, told)
@@ -352,7 +373,7 @@ class _Performing:
         call, governing = asked.read_call(lease.typical_call), self._terms()
         touched = self._as_of_ledger(governing.touched[number], governing.posted, None, at)
         answer = check(governing.terms, touched, call, at.now, asked.sees)
-        told = asked.tell(call, answer, touched, at)
+        told = self._tell(asked, call, answer, touched, at)
         if answer.decision is Decision.DENIED:
             return Done(at, None, told)
         renew = Renew(
@@ -371,6 +392,13 @@ class _Performing:
             raise _refused(change, asked.sees)
         self._take(change)
         return Done(at, self._held(change.hold, at.now), told, self._price(call, at))
+
+    def _tell(
+        self, asked: Placing | Renewing, call: Call, answer: Answer, touched: Touched, at: Moment
+    ) -> bytes:
+        told = asked.tell(call, answer, touched, at)
+        self.afterwards.append(told.afterwards)
+        return told.answer
 
     def _price(self, call: Call, at: Moment) -> Price:
         book, service_tier = self._terms().terms.price_book, call.quantities.service_tier

@@ -150,7 +150,7 @@ class Turns:
         began = now()
         try:
             async with self._ledger() as ledger:
-                outcomes = await take_turn(
+                outcomes, afterwards = await take_turn(
                     ledger, commands, [each.traceparent for each in group], self._served
                 )
                 failpoint("turn.before_commit")
@@ -169,6 +169,8 @@ class Turns:
                     await self._take([each])
                 return
         else:
+            for leave in afterwards:
+                leave()
             LEDGER_TURN_DURATION.record(now() - began)
             LEDGER_TURN_COMMANDS.record(len(group))
         for waiting, outcome in zip(group, outcomes, strict=True):
