@@ -1,5 +1,6 @@
 """A company that holds amounts, whose ledger's clock is in the tests' hands."""
 
+import asyncio
 from collections.abc import Awaitable
 from datetime import UTC, datetime
 
@@ -17,6 +18,12 @@ RED = "team/red/all/2150-05"
 ADA = "subject/ada/all/2150-05"
 CC = "cost_centre/cc/all/2150-05"
 ATLAS = "project/atlas/all/2150-05"
+
+
+_END_WHO_WAITS = """
+SELECT pg_terminate_backend(pid) FROM pg_locks
+WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 
 
 async def stand_at(quota: Quota, instant: datetime) -> None:
@@ -54,3 +61,14 @@ async def refused(answering: Awaitable[object]) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await answering
     return refusal.value
+
+
+async def broken_off(quota: Quota, placing: Awaitable[object]) -> grpc.aio.AioRpcError:
+    """Let the connection of a turn that places break when all is judged and nothing committed."""
+    async with quota.pool.acquire() as connection, connection.transaction():
+        await connection.execute("LOCK TABLE placed_hold IN EXCLUSIVE MODE")  # it can be read
+        answering = asyncio.ensure_future(refused(placing))
+        async with asyncio.timeout(10):
+            while not await connection.fetchval(_END_WHO_WAITS):  # noqa: ASYNC110 - nothing says that one waits
+                await asyncio.sleep(0.01)
+        return await answering

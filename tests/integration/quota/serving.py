@@ -164,7 +164,7 @@ async def serve(quota: Quota, folder: Path) -> AsyncIterator[Served]:
     views, moments = Views(serving, clock), Moments(meter, clock)
     looks = Looks(views, AuditedLooks(AuditLog(quota.pool, TRAIL)), clock)
     friction = FrictionCounts()
-    desk = LedgerDesk(views, turns, decisions, looks, longest_wait_seconds=1)
+    desk = LedgerDesk(views, turns, decisions, looks, friction=friction, longest_wait_seconds=1)
     servicer = quota_servicer(
         Checks(
             views,

@@ -8,6 +8,8 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+from tests.integration.quota.company import NOW as FAR_AHEAD
+from tests.integration.quota.company import broken_off, stand_at
 from tests.integration.quota.judging import Announcer, outbox, relayed
 from tests.integration.quota.serving import Served, check_request, company
 from tests.support.clocks import SetClock
@@ -18,6 +20,7 @@ from tokenomics_quota.domain.findings import Rule
 from tokenomics_quota.domain.friction_budgets import FrictionBudget, FrictionBudgets
 from tokenomics_quota.storage.announcements import remember
 from tokenomics_quota.storage.friction import FrictionLog, friction_of
+from tokenomics_quota.storage.hold_ledger import open_ledger
 from tokenomics_quota.streams.events import announcement_from_record
 from tokenomics_quota.usecases.friction import FrictionCounts
 
@@ -104,9 +107,9 @@ async def exceed(service: Served, at: datetime = NOW) -> None:
     """Let the rule have interrupted three checks of five."""
     counts = FrictionCounts()
     for _ in range(2):
-        counts.add((), "ada", OF_MODELS, at)
+        counts.check((), "ada", OF_MODELS, at)
     for subject in ("ada", "bob", "cleo"):
-        counts.add([Rule.MODELS], subject, OF_MODELS, at)
+        counts.check([Rule.MODELS], subject, OF_MODELS, at)
     await FrictionLog(service.quota.pool, counts, uuid4(), SetClock(at)).write()
 
 
@@ -153,12 +156,12 @@ async def test_servers_add_to_one_another_and_a_subject_is_interrupted_once_an_h
     counts = [FrictionCounts(), FrictionCounts()]
     logs = [FrictionLog(service.quota.pool, each, uuid4(), SetClock()) for each in counts]
     for each in counts:
-        each.add((), "ada", OF_MODELS, NOW)
-        each.add([Rule.MODELS], "ada", OF_MODELS, NOW)
+        each.check((), "ada", OF_MODELS, NOW)
+        each.check([Rule.MODELS], "ada", OF_MODELS, NOW)
     await asyncio.gather(*(log.write() for log in logs))
     assert await counted(service) == (2, {"models": 1})
-    counts[0].add((), "ada", OF_MODELS, NOW)
-    counts[0].add([Rule.MODELS], "ada", OF_MODELS, NOW + timedelta(hours=1))
+    counts[0].check((), "ada", OF_MODELS, NOW)
+    counts[0].check([Rule.MODELS], "ada", OF_MODELS, NOW + timedelta(hours=1))
     await asyncio.gather(*(log.write() for log in logs))
     assert await counted(service) == (3, {"models": 2})
 
@@ -166,18 +169,18 @@ async def test_servers_add_to_one_another_and_a_subject_is_interrupted_once_an_h
 async def test_counts_wait_for_the_database_and_are_written_once(service: Served) -> None:
     counts, pool = FrictionCounts(), service.quota.pool
     log = FrictionLog(pool, counts, SERVER, SetClock())
-    counts.add((), "ada", OF_MODELS, NOW)
-    counts.add([Rule.MODELS], "ada", OF_MODELS, NOW)
+    counts.check((), "ada", OF_MODELS, NOW)
+    counts.check([Rule.MODELS], "ada", OF_MODELS, NOW)
     await pool.execute("ALTER TABLE friction_interruption RENAME TO away")
     with pytest.raises(asyncpg.UndefinedTableError):
         await log.write()
     await pool.execute("ALTER TABLE away RENAME TO friction_interruption")
     assert await counted(service) == (0, {})
-    counts.add((), "ada", OF_MODELS, NOW)
+    counts.check((), "ada", OF_MODELS, NOW)
     await log.write()
     assert await counted(service) == (2, {"models": 1})
     await log.write()
-    counts.add((), "ada", OF_MODELS, NOW)
+    counts.check((), "ada", OF_MODELS, NOW)
     await log.write()
     assert await counted(service) == (3, {"models": 1})
 
@@ -188,8 +191,8 @@ async def test_each_week_is_counted_for_itself_and_forgotten_after_the_next(serv
     log = FrictionLog(service.quota.pool, counts, SERVER, clock)
     for week in (MONDAY, MONDAY + WEEK, MONDAY):  # the clock steps back
         clock.time = week
-        counts.add((), "ada", OF_MODELS, week)
-        counts.add([Rule.MODELS], "ada", OF_MODELS, week)
+        counts.check((), "ada", OF_MODELS, week)
+        counts.check([Rule.MODELS], "ada", OF_MODELS, week)
         await log.write()
     assert await counted(service) == (2, {"models": 1})
     assert await counted(service, MONDAY + WEEK) == (1, {"models": 1})
@@ -198,6 +201,70 @@ async def test_each_week_is_counted_for_itself_and_forgotten_after_the_next(serv
         await announcer.judge(MONDAY + weeks * WEEK)
         for table in ("friction_passed", "friction_interruption"):
             assert await service.quota.pool.fetchval(f"SELECT count(*) FROM {table}") == known  # noqa: S608
+
+
+async def place(
+    service: Served, hold_id: str, model: str = "one", subject: str = "ada"
+) -> pb.PlaceHoldResponse:
+    request = pb.PlaceHoldRequest(hold_id=hold_id, call=check_request(model=model, subject=subject))
+    return await service.stub.PlaceHold(request, metadata=service.metadata())
+
+
+async def acquire(service: Served, lease_id: str, model: str = "one") -> pb.AcquireLeaseResponse:
+    request = pb.AcquireLeaseRequest(
+        lease_id=lease_id, typical_call=check_request(model=model), amount_micro_usd=1
+    )
+    return await service.stub.AcquireLease(request, metadata=service.metadata())
+
+
+async def hold(service: Served, **document: Any) -> None:
+    """Serve a company that may place holds."""
+    await company(service.quota)
+    await service.quota.tell(quota_policy(2, **document, friction=[budget()]), "2")
+    await stand_at(service.quota, FAR_AHEAD)
+    async with service.quota.pool.acquire() as connection:
+        await open_ledger(connection)
+    await service.refresh()
+
+
+async def test_a_hold_or_lease_is_counted_once_by_the_rule_of_checks(service: Served) -> None:
+    await hold(service, **RULES)
+    assert await decided(service, "one") == pb.DECISION_ALLOW
+    for _ in range(2):
+        assert (await place(service, "h")).check.decision == pb.DECISION_ALLOW
+    assert service.friction.take() == (1, set()), "the check and its hold are one call"
+    for _ in range(2):
+        await acquire(service, "lease")
+    renewing = pb.RenewLeaseRequest(lease_id="lease", renewal=1)
+    await service.stub.RenewLease(renewing, metadata=service.metadata())
+    assert service.friction.take() == (2, set())
+    for hold_id in ("i", "i", "j"):
+        assert (await place(service, hold_id, "two")).check.decision == pb.DECISION_DENIED
+    assert (await acquire(service, "other", "two")).check.decision == pb.DECISION_DENIED
+    passed, interruptions = service.friction.take()
+    assert passed == 0
+    assert [(each.rule, each.subject) for each in interruptions] == [(Rule.MODELS, "ada")]
+    await place(service, "k", "two", subject="eve")
+    _, interruptions = service.friction.take()
+    assert [(each.rule, each.subject) for each in interruptions] == [(Rule.MODELS, "eve")]
+
+
+async def test_a_hold_that_is_placed_or_refused_with_another_decision_is_counted(service: Served) -> None:
+    on_approval = {"models": [{"provider": "acme", "model": "two"}], "access": "on_approval"}
+    await hold(service, models=[on_approval])
+    placed = await place(service, "h", "two")
+    assert placed.check.decision == pb.DECISION_APPROVAL_REQUIRED
+    assert placed.HasField("hold")
+    _, interruptions = service.friction.take()
+    assert [(each.rule, each.subject) for each in interruptions] == [(Rule.MODELS, "ada")]
+
+
+async def test_a_hold_is_counted_once_however_often_its_turn_is_taken(service: Served) -> None:
+    await hold(service, **RULES)
+    await broken_off(service.quota, place(service, "h"))
+    assert service.friction.take() == (0, set())
+    await place(service, "h")
+    assert service.friction.take() == (1, set())
 
 
 async def test_nothing_is_counted_while_no_rule_has_a_budget(service: Served) -> None:

@@ -11,15 +11,20 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import ErrorInfo, QuotaFailure, RetryInfo
 from grpc_status import rpc_status
 
-from tests.integration.quota.company import ADA, ATLAS, CC, NOW, RED, hold_company, refused, stand_at
+from tests.integration.quota.company import (
+    ADA,
+    ATLAS,
+    CC,
+    NOW,
+    RED,
+    broken_off,
+    hold_company,
+    refused,
+    stand_at,
+)
 from tests.integration.quota.serving import Served, check_request, violated_fields
 from tests.support.quota_events import person, price_book, quota_policy, usage
 from tokenomics.quota.v1 import quota_pb2 as pb
-
-_END_WHO_WAITS = """
-SELECT pg_terminate_backend(pid) FROM pg_locks
-WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
 
 
 @pytest.fixture
@@ -172,14 +177,8 @@ async def test_a_soft_limit_places_and_tells_what_a_check_would(holds: Served) -
 
 
 async def test_a_turn_that_is_rolled_back_leaves_no_decision_and_its_retry_leaves_one(holds: Served) -> None:
-    pool = holds.quota.pool
-    async with pool.acquire() as connection, connection.transaction():
-        await connection.execute("LOCK TABLE placed_hold IN EXCLUSIVE MODE")  # it is read, and not written
-        placing_it = asyncio.ensure_future(refused(place(holds, "h", 3_000, subject="bob")))
-        async with asyncio.timeout(10):
-            while not await connection.fetchval(_END_WHO_WAITS):  # noqa: ASYNC110 - nothing says that one waits
-                await asyncio.sleep(0.01)
-        assert detail(await placing_it, ErrorInfo).reason == "LEDGER_AWAY"
+    error = await broken_off(holds.quota, place(holds, "h", 3_000, subject="bob"))
+    assert detail(error, ErrorInfo).reason == "LEDGER_AWAY"
     assert (holds.decisions.reserved, holds.decisions.kept) == (1, [])
     placed = await place(holds, "h", 3_000, subject="bob")
     assert placed.check.decision == pb.DECISION_APPROVAL_REQUIRED

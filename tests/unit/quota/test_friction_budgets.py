@@ -171,10 +171,10 @@ def test_who_asks_again_within_the_hour_is_not_interrupted_again() -> None:
     counts, of_rules = FrictionCounts(), budgets(Rule.MODELS, Rule.SPIKES)
     assert counts.take() == (0, set())
     for subject in ("ada", "ada", "bob"):
-        counts.add({Rule.MODELS, Rule.ALLOWANCES}, subject, of_rules, MONDAY)
-    counts.add((), "ada", of_rules, MONDAY)
-    counts.add({Rule.MODELS, Rule.SPIKES}, "ada", of_rules, MONDAY + HOUR - MOMENT)
-    counts.add({Rule.MODELS}, "ada", of_rules, MONDAY + HOUR)
+        counts.check({Rule.MODELS, Rule.ALLOWANCES}, subject, of_rules, MONDAY)
+    counts.check((), "ada", of_rules, MONDAY)
+    counts.check({Rule.MODELS, Rule.SPIKES}, "ada", of_rules, MONDAY + HOUR - MOMENT)
+    counts.check({Rule.MODELS}, "ada", of_rules, MONDAY + HOUR)
     assert counts.take() == (
         1,
         {
@@ -184,5 +184,37 @@ def test_who_asks_again_within_the_hour_is_not_interrupted_again() -> None:
             Interruption(MONDAY + HOUR, Rule.MODELS, "ada"),
         },
     )
-    counts.add({Rule.MODELS}, "ada", of_rules, MONDAY + HOUR + MOMENT)
+    counts.check({Rule.MODELS}, "ada", of_rules, MONDAY + HOUR + MOMENT)
     assert counts.take() == (0, set())
+
+
+def test_a_check_that_passed_and_the_hold_that_follows_it_are_one_call() -> None:
+    counts, of_models = FrictionCounts(), budgets(Rule.MODELS)
+
+    def passed(*asked: tuple[str, str], now: datetime = MONDAY) -> int:
+        for what, subject in asked:
+            (counts.check if what == "check" else counts.hold)((), subject, of_models, now)
+        return counts.take()[0]
+
+    check, hold = ("check", "ada"), ("hold", "ada")
+    assert passed(check, hold, check, hold) == 2
+    assert passed(hold, hold) == 2, "who doesn't check is counted by holds"
+    assert passed(check, check) == 2, "who doesn't hold is counted by checks"
+    assert passed(hold, hold, hold) == 1, "though the counts were taken in between"
+    assert passed(check, ("hold", "bob")) == 2
+    assert passed(hold, now=MONDAY + HOUR) == 1, "of an hour ago nothing is known"
+
+
+def test_a_hold_is_interrupted_once_an_hour_as_a_check_is() -> None:
+    counts, of_models = FrictionCounts(), budgets(Rule.MODELS)
+    counts.check({Rule.MODELS}, "ada", of_models, MONDAY)
+    counts.hold({Rule.MODELS, Rule.ALLOWANCES}, "ada", of_models, MONDAY)
+    counts.hold({Rule.MODELS}, "bob", of_models, MONDAY)
+    assert counts.take() == (
+        0,
+        {Interruption(MONDAY, Rule.MODELS, "ada"), Interruption(MONDAY, Rule.MODELS, "bob")},
+    )
+    counts.check({Rule.MODELS}, "bob", of_models, MONDAY)
+    assert counts.take() == (0, set())
+    counts.hold({Rule.MODELS}, "bob", of_models, MONDAY + HOUR)
+    assert counts.take() == (0, {Interruption(MONDAY + HOUR, Rule.MODELS, "bob")})

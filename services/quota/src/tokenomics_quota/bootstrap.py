@@ -398,6 +398,7 @@ def serve() -> ExitCode:
             turns,
             decisions,
             looks,
+            friction=friction,
             longest_wait_seconds=settings.grpc_default_deadline_seconds,
         )
         server.add(

@@ -408,15 +408,16 @@ class Rollout(Value):
 class FrictionBudget(Value):
     """How many calls a rule may interrupt: one that takes more only advises for the rest of the week.
 
-    Interrupted is a check that is answered otherwise than ALLOW or ALLOW_WITH_NUDGE; what a rule asks of one
-    subject counts once an hour, however often it is asked again. A week begins on Monday, in UTC.
+    Interrupted is a check, hold or stretch of a lease that is answered otherwise than ALLOW or
+    ALLOW_WITH_NUDGE; what a rule asks of one subject counts once an hour, however often it is asked again. A
+    check that passed and the hold that follows it are one call. A week begins on Monday, in UTC.
     """
 
     named_by: ClassVar[tuple[str, ...]] = ("rule",)
 
     rule: RuleName
     most_basis_points: Annotated[BasisPoints, Field(strict=True, ge=1, le=10_000)]
-    """Share of the checks of the week that no rule held back or this one did."""
+    """Share of the calls of the week that no rule held back or this one did."""
 
     fewest_checks: Annotated[int, Field(strict=True, ge=1, le=10**9)] = 1_000
     """Before there were so many in the week nothing is judged."""

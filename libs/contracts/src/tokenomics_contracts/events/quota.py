@@ -231,7 +231,7 @@ class FrictionExceeded(Announced):
     """Its Monday, in UTC."""
 
     checks: Annotated[int, Field(strict=True, ge=1, le=MAX_TOTAL_MICRO_USD)]
-    """So many checks of the week no rule had held back, or this one had, when that was found."""
+    """So many calls of the week no rule had held back, or this one had, when that was found."""
 
     interrupted: Annotated[int, Field(strict=True, ge=1, le=MAX_TOTAL_MICRO_USD)]
     """So many of them the rule had interrupted."""
@@ -256,7 +256,7 @@ class FrictionExceeded(Announced):
 
     @property
     def ground(self) -> Ground:
-        """The interrupted checks are at least the share of all that the rule may interrupt."""
+        """The interrupted calls are at least the share of all that the rule may interrupt."""
         return Ground(self.interrupted, self.checks, self.most_basis_points)
 
 

@@ -9,6 +9,7 @@ from tokenomics_contracts.units import BasisPoints, RuleName
 from tokenomics_quota.domain.findings import Rule
 from tokenomics_quota.domain.timeline import Timeline
 
+HOUR: Final = timedelta(hours=1)
 WEEK: Final = timedelta(days=7)
 
 
@@ -18,7 +19,7 @@ class FrictionBudget(NamedTuple):
     name: RuleName
     """Of the rule."""
     most: BasisPoints
-    """Of the checks of a week that no rule held back or this one did."""
+    """Of the calls of a week that no rule held back or this one did."""
     fewest_checks: int
     """Before there were so many in the week nothing is judged."""
     owner_id: str
@@ -30,7 +31,7 @@ class FrictionBudget(NamedTuple):
         return cls(stated.rule, stated.most_basis_points, stated.fewest_checks, stated.owner_id)
 
     def is_exceeded(self, checks: int, interrupted: int) -> bool:
-        """Whether the rule has interrupted more of a week's checks than it may."""
+        """Whether the rule has interrupted more of a week's calls than it may."""
         return checks >= self.fewest_checks and interrupted * policy.FULL > checks * self.most
 
 
@@ -47,19 +48,19 @@ class Interruption(NamedTuple):
     rule: Rule
     subject: str
 
-    @classmethod
-    def at(cls, now: datetime, rule: Rule, subject: str) -> Self:
-        """Name the hour of an instant."""
-        return cls(now.astimezone(UTC).replace(minute=0, second=0, microsecond=0), rule, subject)
-
 
 class Friction(NamedTuple):
     """What is known of a week."""
 
     passed: int
-    """Checks that no rule held back."""
+    """Calls that no rule held back."""
     interrupted: Mapping[str, int]
     """Interruptions by rule."""
+
+
+def hour_of(instant: datetime) -> datetime:
+    """Return the first instant, in UTC, of the hour of an instant."""
+    return instant.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
 def week_of(instant: datetime) -> date:
@@ -74,7 +75,7 @@ def week_begins(week: date) -> datetime:
 
 
 def exceeded(budgets: FrictionBudgets, found: Friction) -> Iterator[tuple[FrictionBudget, int, int]]:
-    """Return the budgets that are exceeded, each with the week's checks and those its rule interrupted."""
+    """Return the budgets that are exceeded, each with the week's calls and those its rule interrupted."""
     for rule, budget in budgets.items():
         interrupted = found.interrupted.get(rule, 0)
         checks = found.passed + interrupted

@@ -191,7 +191,7 @@ class Checks:
             authorize(sees, touched.balances[0].account)
         check_bound(answer.estimate.cost_micro_usd, "estimated_input_tokens", "estimated_output_tokens")
         if budgets := terms.quota_policy.friction:
-            self._friction.add(answer.interrupting, touched.balances[0].account.owner_id, budgets, now)
+            self._friction.check(answer.interrupting, touched.balances[0].account.owner_id, budgets, now)
         degraded = None
         if tab is not None and touched.standing.bypass is None:
             degraded = tab.admit(answer, terms.quota_policy.degrade, lag, sees)

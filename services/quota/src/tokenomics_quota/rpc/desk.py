@@ -21,6 +21,7 @@ from tokenomics_quota.rpc.held import told_beside
 from tokenomics_quota.rpc.looks import Looks
 from tokenomics_quota.rpc.views import Views, authorize, sight
 from tokenomics_quota.usecases.freshening import give_up_at
+from tokenomics_quota.usecases.friction import FrictionCounts
 from tokenomics_quota.usecases.holding import Command, Done, Tell, Told
 from tokenomics_quota.usecases.seeing import Sight, everything
 from tokenomics_quota.usecases.turns import Turns
@@ -46,12 +47,14 @@ class LedgerDesk:
         decisions: DecisionLog,
         looks: Looks,
         *,
+        friction: FrictionCounts,
         longest_wait_seconds: float,
     ) -> None:
         self._views = views
         self._turns = turns
         self._decisions = decisions
         self._looks = looks
+        self._friction = friction
         self._longest_wait_seconds = longest_wait_seconds
 
     async def perform(self, command: Command, context: Context) -> Done:
@@ -85,7 +88,7 @@ class LedgerDesk:
         named
             Whether no hold names the accounts.
         """
-        view, _ = self._views.at_hand()
+        view, now = self._views.at_hand()
         caller, next_offsets, calling = current_identity().caller, view.next_offsets, copy_context()
 
         def tell(call: Call, answer: Answer, touched: Touched, moment: Moment) -> Told:
@@ -98,7 +101,15 @@ class LedgerDesk:
                 kept = (call, caller, answer, next_offsets, False, moment.now)
                 record = self._decisions.reserve(decided(kept))
             no_hold = named or answer.decision is Decision.DENIED
-            return Told(told_beside(answer, touched, record.decision_id, sees, named=no_hold), record.keep)
+
+            def afterwards() -> None:
+                record.keep()
+                if budgets := view.governance.quota_policies.at(now).friction:
+                    self._friction.hold(
+                        answer.interrupting, touched.balances[0].account.owner_id, budgets, now
+                    )
+
+            return Told(told_beside(answer, touched, record.decision_id, sees, named=no_hold), afterwards)
 
         return lambda *said: calling.run(tell, *said)
 

@@ -1,4 +1,4 @@
-"""What all servers together have counted of a week's checks, and what was told of it."""
+"""What all servers together have counted of a week's calls, and what was told of it."""
 
 import asyncio
 from collections import Counter
@@ -40,7 +40,7 @@ _TOLD = "SELECT key, basis_points FROM announcement WHERE key = ANY($1::text[]) 
 class FrictionLog:
     """Writes down every few seconds what a server has counted, and at its end.
 
-    Writing the same again changes nothing: a server says how many checks it has let pass in a week, not how
+    Writing the same again changes nothing: a server says how many calls it has let pass in a week, not how
     many more. A server that is killed takes the counts of its last seconds with it; while the database is
     away they wait.
     """

@@ -1,17 +1,19 @@
 """Friction: whom rules interrupt, and the rules that interrupt too many."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 from tokenomics_contracts.events.quota import FrictionExceeded
 from tokenomics_quota.domain.findings import Rule
 from tokenomics_quota.domain.friction_budgets import (
+    HOUR,
     WEEK,
     Friction,
     FrictionBudgets,
     Interruption,
     exceeded,
+    hour_of,
     week_of,
 )
 from tokenomics_quota.domain.policies import QuotaPolicy
@@ -23,39 +25,59 @@ _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 
 class FrictionCounts:
-    """Counts the checks of one server until somebody takes the counts.
+    """Counts the calls that one server judges, by checks and holds, until somebody takes the counts.
 
     What a rule asks of a subject counts once an hour: who asks again isn't interrupted again, and can't wear
-    a rule out, nor make it look harmless.
+    a rule out, nor make it look harmless. A check that passed and the subject's next hold of that hour are
+    one call: who checks before holding would otherwise count twice for the rule.
     """
 
     def __init__(self) -> None:
         self._passed = 0
-        self._hour = _NEVER
+        self._hour_begins = self._hour_ends = _NEVER
+        self._unheld: dict[str, int] = {}
+        """Checks of the hour that passed and that no hold has followed, by subject."""
         self._of_hour: set[Interruption] = set()
         self._untaken: set[Interruption] = set()
 
-    def add(
+    def check(
         self, interrupting: Collection[Rule], subject: str, budgets: FrictionBudgets, now: datetime
     ) -> None:
         """Count a check of a subject that these rules held back."""
-        if not interrupting:
+        if not self._hour_begins <= now < self._hour_ends:
+            self._begin_hour(now)
+        if interrupting:
+            self._interrupt(interrupting, subject, budgets)
+        else:
             self._passed += 1
-            return
-        for rule in interrupting:
-            if rule in budgets:
-                self._interrupt(Interruption.at(now, rule, subject))
+            self._unheld[subject] = self._unheld.get(subject, 0) + 1
 
-    def _interrupt(self, found: Interruption) -> None:
-        if found.hour != self._hour:
-            self._hour = found.hour
-            self._of_hour.clear()
-        if found not in self._of_hour:
-            self._of_hour.add(found)
-            self._untaken.add(found)
+    def hold(
+        self, interrupting: Collection[Rule], subject: str, budgets: FrictionBudgets, now: datetime
+    ) -> None:
+        """Count a hold or a stretch of a lease, placed or not, of a subject that these rules held back."""
+        if not self._hour_begins <= now < self._hour_ends:
+            self._begin_hour(now)
+        if interrupting:
+            self._interrupt(interrupting, subject, budgets)
+        elif unheld := self._unheld.get(subject):
+            self._unheld[subject] = unheld - 1
+        else:
+            self._passed += 1
+
+    def _begin_hour(self, now: datetime) -> None:
+        self._hour_begins = hour_of(now)
+        self._hour_ends = self._hour_begins + HOUR
+        self._unheld.clear()
+        self._of_hour.clear()
+
+    def _interrupt(self, interrupting: Iterable[Rule], subject: str, budgets: FrictionBudgets) -> None:
+        found = {Interruption(self._hour_begins, rule, subject) for rule in interrupting if rule in budgets}
+        self._untaken |= found - self._of_hour
+        self._of_hour |= found
 
     def take(self) -> tuple[int, set[Interruption]]:
-        """Return the checks that passed and the interruptions since the last time, and begin anew."""
+        """Return the calls that passed and the interruptions since the last time, and begin anew."""
         taken = self._passed, self._untaken
         self._passed, self._untaken = 0, set()
         return taken
