@@ -288,6 +288,27 @@ async def test_only_so_many_wait(scene: Scene, monkeypatch: pytest.MonkeyPatch) 
     assert scene.groups == [1, 2, 1]
 
 
+async def test_who_went_away_takes_no_place_in_the_line(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_WAITING", 3)
+    scene.gate.clear()
+    first = scene.soon(placing("h0", 1))
+    await until(lambda: scene.memory.change_seq == 1)
+    cancelled = scene.soon(placing("h1", 1), placing("h2", 1))
+    late = scene.soon(placing("h3", 1), seconds=0.02)
+    await until(lambda: scene.turns.waiting == 3)
+    assert await errors(scene.soon(placing("h4", 1))) == [OverloadedError]
+    cancelled[0].cancel()
+    assert await errors([cancelled[0], *late]) == [asyncio.CancelledError, LedgerBusyError]
+    assert scene.turns.waiting == 1
+    others = scene.soon(placing("h5", 1), placing("h6", 1), placing("h7", 1))
+    await until(lambda: scene.turns.waiting == 3)
+    scene.gate.set()
+    assert await errors([*first, cancelled[1], *others]) == [None] * 4 + [OverloadedError]
+    assert [hold.hold_id for hold in scene.memory.rows.values()] == ["h0", "h2", "h5", "h6"]
+
+
 async def test_a_hold_waits_for_the_view_to_know_what_governs(scene: Scene) -> None:
     scene.memory.governing_version = 2
     waiting = scene.soon(placing("h1"))[0]

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -72,7 +72,8 @@ class Turns:
         self._ledger = ledger
         self._served = served
         self._freshening = freshening
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: OrderedDict[_Waiting, None] = OrderedDict()
+        """First come, first served; who goes away is taken out at once, wherever in the line."""
         self._called = asyncio.Event()
         self._stopping = False
 
@@ -102,7 +103,7 @@ class Turns:
             if len(self._waiting) >= MOST_WAITING:
                 raise OverloadedError(f"{MOST_WAITING} commands wait for the ledger already")
             waiting, began = _Waiting(command, traceparent), asyncio.get_running_loop().time()
-            self._waiting.append(waiting)
+            self._waiting[waiting] = None
             self._called.set()
             try:
                 async with asyncio.timeout_at(give_up_at):
@@ -111,6 +112,8 @@ class Turns:
                 raise LedgerBusyError(
                     "the turn was not over within the call's time; the same call again tells or does it"
                 ) from None
+            finally:
+                self._waiting.pop(waiting, None)
             if isinstance(outcome, Exception):
                 raise outcome
             if isinstance(outcome, Done):
@@ -134,10 +137,10 @@ class Turns:
         self._called.set()
 
     def _next_group(self) -> list[_Waiting]:
-        """Take those that still wait; who has gone away is left out."""
+        """Take those that wait; who is going away just now is left out."""
         group: list[_Waiting] = []
         while self._waiting and len(group) < LARGEST_GROUP:
-            waiting = self._waiting.popleft()
+            waiting, _ = self._waiting.popitem(last=False)
             if not waiting.outcome.done():
                 group.append(waiting)
         return group
