@@ -12,6 +12,7 @@ from tests.integration.chassis.harness import consumer, consuming, send, total, 
 from tests.support import toy_projection as toy
 from tests.support.toy_projection import AMOUNTS, OWN, Toy
 from tokenomics_chassis.log_ranges import LostHistoryError
+from tokenomics_chassis.metrics import ANNOUNCEMENTS_HELD_UP
 from tokenomics_chassis.postgres import Connection, Pool, session
 from tokenomics_chassis.recall import Kind, Recall
 from tokenomics_chassis.records import Record
@@ -107,8 +108,10 @@ async def test_it_waits_until_everything_is_projected_that_was_in_the_log_when_i
     await pool.execute("INSERT INTO position (topic, partition, next_offset) VALUES ($1, 0, 9)", AMOUNTS)
     await asyncio.sleep(0.5)
     assert not recalling.done()
+    assert ANNOUNCEMENTS_HELD_UP.read() == 1
     await pool.execute("UPDATE position SET next_offset = 10")
     await asyncio.wait_for(recalling, 10)
+    assert ANNOUNCEMENTS_HELD_UP.read() is None
 
 
 async def test_a_stop_ends_the_wait(stack: Stack, database: str, producer: AIOKafkaProducer) -> None:

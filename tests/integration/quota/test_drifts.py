@@ -172,18 +172,28 @@ async def test_a_server_compares_one_at_a_time_and_ends_when_it_stops(service: S
 
 
 async def test_the_metric_tells_how_many_totals_drift(
-    service: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    service: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
+    async def told() -> float | None:
+        async with asyncio.timeout(10):
+            while (value := DRIFTING_TOTALS.read()) is None:  # noqa: ASYNC110 - it is watched, it tells nobody
+                await asyncio.sleep(0.01)
+        return value
+
     await company(service)
-    told: list[int] = []
-    monkeypatch.setattr(DRIFTING_TOTALS, "set", told.append)
-    watch = DriftWatch(service.quota.url, service.quota.schemas, lambda: NOW)
-    await watch.look()
+    watch, stopping = DriftWatch(service.quota.url, service.quota.schemas, lambda: NOW), asyncio.Event()
+    leading = asyncio.create_task(watch.run(stopping))
+    assert await told() == 0
+    stopping.set()
+    await leading
+    assert DRIFTING_TOTALS.read() is None, "who leads no more tells nothing"
     await service.quota.pool.execute("UPDATE posted SET posted_micro_usd = 1 WHERE period = '2026-11'")
     await service.quota.pool.execute("UPDATE posted SET posted_micro_usd = 1 WHERE period = '2026-08'")
-    await watch.look()
-    assert told[0] == 0
-    assert told[1] == await service.quota.pool.fetchval(
+    stopping.clear()
+    leading = asyncio.create_task(watch.run(stopping))
+    assert await told() == await service.quota.pool.fetchval(
         "SELECT count(DISTINCT account_id) FROM posted WHERE period = '2026-11'"
     )
+    stopping.set()
+    await leading
     assert "posted" in caplog.text

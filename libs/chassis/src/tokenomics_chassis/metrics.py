@@ -204,16 +204,20 @@ OUTBOX_EVENTS = _meter.create_gauge(
     "tokenomics.outbox.events", unit="{event}", description="Events that the relay has not sent yet."
 )
 
-DRIFTING_TOTALS = _meter.create_gauge(
+DRIFTING_TOTALS = Watched()
+_meter.create_observable_gauge(
     "tokenomics.totals.drifting",
+    [DRIFTING_TOTALS],
     unit="{total}",
     description="Kept totals that were not what their parts add up to when both were last compared.",
 )
 
-ANNOUNCEMENTS_HELD_UP = _meter.create_gauge(
+ANNOUNCEMENTS_HELD_UP = Watched()
+_meter.create_observable_gauge(
     "tokenomics.announcements.held_up",
+    [ANNOUNCEMENTS_HELD_UP],
     unit="{record}",
-    description="Records that must be projected before the announcer begins to judge; 0 once it has begun.",
+    description="Records that must be projected before the announcer begins to judge; none once it does.",
 )
 
 PROJECTION_DURATION = Durations(

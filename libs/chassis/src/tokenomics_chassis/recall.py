@@ -160,19 +160,21 @@ class Recall:
     ) -> None:
         now = asyncio.get_running_loop().time
         tell_at = now()
-        while True:
-            positions = {
-                (each.topic, each.partition): each.next_offset for each in await read_positions(connection)
-            }
-            left = sum(max(0, end - positions.get(place, 0)) for place, end in ends.items())
-            ANNOUNCEMENTS_HELD_UP.set(left)
-            if not left:
-                return
-            if now() >= tell_at:
-                log.info("announcements wait until the log is projected", extra={"records_left": left})
-                tell_at = now() + TELL_SECONDS
-            if await wait_for(stopping, POLL_SECONDS):
-                return
+        left: int | None = None
+        with ANNOUNCEMENTS_HELD_UP.told_by(lambda: left):
+            while True:
+                positions = {
+                    (each.topic, each.partition): each.next_offset
+                    for each in await read_positions(connection)
+                }
+                left = sum(max(0, end - positions.get(place, 0)) for place, end in ends.items())
+                if not left:
+                    return
+                if now() >= tell_at:
+                    log.info("announcements wait until the log is projected", extra={"records_left": left})
+                    tell_at = now() + TELL_SECONDS
+                if await wait_for(stopping, POLL_SECONDS):
+                    return
 
 
 def _decoded(kind: Kind[T], records: Sequence[ConsumerRecord]) -> Sequence[T]:

@@ -176,16 +176,17 @@ class DriftWatch:
 
     async def _watch(self, connection: Connection, stopping: asyncio.Event) -> None:
         looked_at: datetime | None = None
-        while not stopping.is_set():
-            now = self._now()
-            if looked_at is None or not looked_at <= now < looked_at + EVERY:
-                await self.look()
-                looked_at = now
-            await connection.execute("SELECT 1")
-            await wait_for(stopping, _ALIVE_SECONDS)
+        drifting: int | None = None
+        with DRIFTING_TOTALS.told_by(lambda: drifting):
+            while not stopping.is_set():
+                now = self._now()
+                if looked_at is None or not looked_at <= now < looked_at + EVERY:
+                    drifting, looked_at = await self.look(), now
+                await connection.execute("SELECT 1")
+                await wait_for(stopping, _ALIVE_SECONDS)
 
-    async def look(self) -> None:
-        """Set the gauge, and say what drifts."""
+    async def look(self) -> int:
+        """Say what drifts, and return how much does."""
         months = calendar("UTC")
         period = months.period_of(self._now())
         drifting = list[Drift]()
@@ -195,6 +196,6 @@ class DriftWatch:
         ):
             async for compared in compare(connection, [months.before(period), period]):
                 drifting += compared.drifts
-        DRIFTING_TOTALS.set(len(drifting))
         for drift in drifting[:_SHOWN]:
             log.error("a total is not what it is the total of: %s", drift)
+        return len(drifting)
