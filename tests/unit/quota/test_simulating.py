@@ -203,6 +203,24 @@ def test_groups_of_too_few_are_rolled_up_so_that_no_sum_tells_them() -> None:
     assert shown(3, 1) == {}
 
 
+def test_a_role_is_not_told_that_is_of_one_team_with_few_of_another_role() -> None:
+    analysts, engineers = ([f"{role}.{number}" for number in range(9)] for role in "ae")
+    for in_red, roles in ((2, {"": 14}), (0, {"a": 5, "e": 9})):
+        crew = [
+            person(
+                subject,
+                team_id="red" if subject in (*analysts, *engineers[:in_red]) else "blue",
+                role=subject[0],
+            )
+            for subject in (*analysts[:5], *engineers)
+        ]
+        governing = governance(price_book(), quota_policy(), *crew)
+        facts = [fact(governing, number, DAY, each.key) for number, each in enumerate(crew)]
+        result = simulated(governing, quota_policy(2), facts)
+        assert {each.name: each.people for each in result.teams} == {"red": 5 + in_red, "blue": 9 - in_red}
+        assert {each.name: each.people for each in result.roles} == roles
+
+
 def test_who_the_directory_does_not_know_counts_as_a_person() -> None:
     governing = company(teams=(6,))
     facts = [fact(governing, number, DAY, f"p0.{number}") for number in range(6)]

@@ -2,15 +2,12 @@
 
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Final
 
 from tokenomics_contracts.units import SubjectId
 from tokenomics_quota.domain.accounts import Account, AccountKind
 from tokenomics_quota.domain.looks import Basis, Look
+from tokenomics_quota.domain.privacy import FEWEST_PEOPLE
 from tokenomics_quota.projections.governance import Governance
-
-FEWEST_PEOPLE: Final = 5
-"""A total of fewer tells what one of them used, to who knows the others' shares."""
 
 Sight = Callable[[Account], bool]
 """Whether an account's numbers may be shown to who asks."""

@@ -5,7 +5,7 @@ their governing state alone, and in nothing when the documents simulated are tho
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -15,6 +15,7 @@ from tokenomics_quota.domain.accounts import parse_account_id
 from tokenomics_quota.domain.checks import Call
 from tokenomics_quota.domain.friction import Decision
 from tokenomics_quota.domain.interventions import Bypass
+from tokenomics_quota.domain.privacy import Cell, are_enough, told_apart
 from tokenomics_quota.domain.simulations import Changes, DecisionCount, SimulationResult
 from tokenomics_quota.domain.spikes import DayUse, SpikeRule, Usual, usual
 from tokenomics_quota.domain.standing import Standing
@@ -23,7 +24,6 @@ from tokenomics_quota.projections.facts import Derived, Fact, Received, line_of
 from tokenomics_quota.projections.governance import Governance
 from tokenomics_quota.projections.usage import derive, winning_correction
 from tokenomics_quota.usecases.checking import Terms, check
-from tokenomics_quota.usecases.seeing import FEWEST_PEOPLE
 
 _DAY: Final = timedelta(days=1)
 _INTERRUPTS: Final = Decision.JUSTIFICATION_REQUIRED
@@ -215,7 +215,8 @@ class _Tally:
         self._decisions = {each: [0, 0, 0, 0] for each in Decision}
         self._posted = [0, 0]
         self._all = _Group()
-        self._teams, self._roles = defaultdict[str, _Group](_Group), defaultdict[str, _Group](_Group)
+        self._cells = defaultdict[Cell, _Group](_Group)
+        """By team and role."""
         self._changed, self._interrupted, self._simulated_interrupted = set[str](), set[str](), set[str]()
         self._newly_denied = 0
 
@@ -238,7 +239,7 @@ class _Tally:
         )
         member = self._directory.member(derived.subject_id).at(at) if derived.subject_id else None
         is_person = member is None or member.value.is_person
-        for group in self._all, self._teams[derived.team_id or ""], self._roles[standing.role or ""]:
+        for group in self._all, self._cells[derived.team_id or "", standing.role or ""]:
             group.counts = [sum(each) for each in zip(group.counts, compared, strict=True)]
             if is_person:
                 group.people.add(subject)
@@ -258,6 +259,7 @@ class _Tally:
 
     def result(self) -> SimulationResult:
         """Return the sums, those of groups as far as they tell of nobody."""
+        teams, roles = told_apart({cell: group.people for cell, group in self._cells.items()})
         return SimulationResult(
             [
                 DecisionCount(each, actual, simulated, MicroUsd(cost), MicroUsd(simulated_cost))
@@ -270,33 +272,18 @@ class _Tally:
             len(self._interrupted),
             len(self._simulated_interrupted),
             MicroUsd(self._newly_denied),
-            _of_enough(self._teams),
-            _of_enough(self._roles),
+            _rolled_up(((team, group) for (team, _), group in self._cells.items()), teams),
+            _rolled_up(((role, group) for (_, role), group in self._cells.items()), roles),
         )
 
 
-def _of_enough(groups: Mapping[str, _Group]) -> Collection[Changes]:
-    """Return the groups of enough people, the others rolled up into one without a name.
-
-    Where the others are of too few even together, the smallest that could be told go with them, for what is
-    left out could be told from the sum of all.
-    """
-    named = [(name, group) for name, group in groups.items() if name and _is_enough(group)]
-    named.sort(key=lambda each: (len(each[1].people), each[0]), reverse=True)
-    told, rest = dict(named), _Group()
-    for name, group in groups.items():
-        if name not in told:
-            rest.take_in(group)
-    while rest.people and not _is_enough(rest) and named:
-        smallest, group = named.pop()
-        rest.take_in(group)
-        del told[smallest]
+def _rolled_up(cells: Iterable[tuple[str, _Group]], named: Collection[str]) -> Collection[Changes]:
+    """Return cells' sums by the names that may be told, those with most changes first, then the rest's."""
+    told, rest = defaultdict[str, _Group](_Group), _Group()
+    for name, group in cells:
+        (told[name] if name in named else rest).take_in(group)
     changes = [group.changes(name) for name, group in told.items()]
     changes.sort(key=lambda each: (-each.stricter - each.milder, each.name))
-    if rest.counts[0] and (_is_enough(rest) or not rest.people):
+    if rest.counts[0] and (are_enough(rest.people) or not rest.people):
         changes.append(rest.changes(""))
     return changes
-
-
-def _is_enough(group: _Group) -> bool:
-    return len(group.people) >= FEWEST_PEOPLE

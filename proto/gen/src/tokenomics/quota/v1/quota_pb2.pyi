@@ -3676,7 +3676,9 @@ class SimulationResult(_message.Message):
 
     @_builtins.property
     def roles(self) -> _containers.RepeatedCompositeFieldContainer[Global___DecisionChanges]:
-        """The same by the caller's role at the time of the call, by the same rule."""
+        """The same by the caller's role at the time of the call, by the same rule. As long as numbers of fewer than five
+        people could be worked out from teams and roles together, the smallest role is told with those without a name, too.
+        """
 
     def __init__(
         self,
