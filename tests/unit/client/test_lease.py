@@ -138,6 +138,14 @@ def test_an_ended_lease_refuses_and_says_what_was_drawn() -> None:
     assert lease.draw(input_tokens=1, output_tokens=0).refusal is Refusal.ENDED
 
 
+def test_a_renewal_that_is_answered_after_the_end_lets_nothing_be_drawn() -> None:
+    lease = Lease(answer(), asked_at=1_000, clock=Clock())
+    lease.renewal_request(20_000)
+    lease.end()
+    lease.renewed(answer(amount=20_000, renewal=1), asked_at=1_000)
+    assert lease.draw(input_tokens=1, output_tokens=0).refusal is Refusal.ENDED
+
+
 @pytest.mark.parametrize("borders", [[], [5], [0, 10, 10], [0, 10, 5]])
 def test_an_answer_without_a_usable_price_is_no_lease(borders: list[int]) -> None:
     steps = tuple(pb.SizedRates(from_input_tokens=border) for border in borders)

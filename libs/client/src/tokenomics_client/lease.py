@@ -56,7 +56,7 @@ class Lease:
         The answer has no usable price.
     """
 
-    __slots__ = ("_clock", "_drawn", "_ends_at", "_left", "_lock", "_price", "_renewal", "lease_id")
+    __slots__ = ("_clock", "_drawn", "_ended", "_ends_at", "_left", "_lock", "_price", "_renewal", "lease_id")
 
     def __init__(self, lease: pb.Lease, asked_at: float, clock: Callable[[], float] = monotonic) -> None:
         self.lease_id: str = lease.hold.hold_id
@@ -64,7 +64,7 @@ class Lease:
         self._clock = clock
         self._lock = Lock()
         self._drawn = self._left = self._renewal = 0
-        self._ends_at = float("-inf")
+        self._ended = False
         self._take(lease, asked_at)
 
     def draw(self, *, input_tokens: int, output_tokens: int, cached_input_tokens: int = 0) -> Draw:
@@ -121,16 +121,16 @@ class Lease:
     def renewed(self, lease: pb.Lease, asked_at: float) -> None:
         """Take over what the server answered; an answer older than what is known changes nothing.
 
-        Draws made since the request stay drawn.
+        Draws made since the request stay drawn. A lease that was ended meanwhile stays so.
         """
         with self._lock:
-            if lease.renewal > self._renewal:
+            if lease.renewal > self._renewal and not self._ended:
                 self._take(lease, asked_at)
 
     def end(self) -> pb.ReturnLeaseRequest:
         """Refuse every further draw, and return what gives the rest back."""
         with self._lock:
-            self._ends_at = float("-inf")
+            self._ended, self._ends_at = True, float("-inf")
             return pb.ReturnLeaseRequest(lease_id=self.lease_id, drawn_micro_usd=self._drawn)
 
     @property
