@@ -91,3 +91,15 @@ async def test_one_that_moves_all_the_time_is_judged_again_after_minutes(quota: 
     assert await told(quota) == []
     await announcer.judge_all(now + EVERY)
     assert [each["posted_micro_usd"] for each in await told(quota)] == [1_100]
+
+
+async def test_what_waits_when_a_period_turns_is_not_judged_as_if_it_went_on(quota: Quota) -> None:
+    await company(quota, limit=3_100)
+    await spend(quota, START - 28 * DAY, 58)  # 3,000 in November
+    turn = START + 30 * DAY
+    announcer = Announcer(quota)
+    await announcer.judge_all(turn - timedelta(minutes=2))
+    await quota.tell(usage("ada"), "more", time=turn - DAY, appended_at=turn - timedelta(minutes=1))
+    await announcer.judge_all(turn - timedelta(minutes=1))  # moved, and judged less than minutes ago
+    await announcer.judge_all(turn + 4 * DAY)
+    assert await told(quota) == []

@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Final
 
 from tokenomics_contracts.events.quota import ForecastExceeded
-from tokenomics_contracts.units import MicroUsd
+from tokenomics_contracts.units import MicroUsd, PeriodId
 from tokenomics_quota.domain.accounts import Account
 from tokenomics_quota.domain.forecast import HISTORY, METHOD, Forecast, forecast
 from tokenomics_quota.ports import Announcements
@@ -25,8 +25,9 @@ class Foreseeing:
     """Forecasts the budgets of the current period that moved, from the day on that policy says."""
 
     def __init__(self) -> None:
+        self._period: PeriodId | None = None
         self._moved: dict[Account, MicroUsd] = {}
-        """Budgets to be judged, with their totals."""
+        """Budgets of the period to be judged, with their totals."""
         self._judged_at: dict[Account, datetime] = {}
 
     async def judge(
@@ -46,6 +47,8 @@ class Foreseeing:
         calendar = governance.calendars.at(now)
         period = calendar.period_of(now)
         start, end = calendar.bounds(period)
+        if period != self._period:  # at its turn all are judged; what waits is of one that goes on no more
+            self._period, self._moved, self._judged_at = period, {}, {}
         self._moved |= {
             account: posted
             for account, posted in moved.items()
@@ -58,7 +61,6 @@ class Foreseeing:
         for account in chunk:
             del self._moved[account]
             self._judged_at[account] = now
-        self._forget_others_than(period)
         today = now.astimezone(UTC).date()
         limited = {
             account: (posted, limit)
@@ -81,11 +83,6 @@ class Foreseeing:
     def _is_due(self, account: Account, now: datetime) -> bool:
         judged_at = self._judged_at.get(account)
         return judged_at is None or not judged_at <= now < judged_at + EVERY
-
-    def _forget_others_than(self, period: str) -> None:
-        if any(account.period != period for account in self._judged_at):
-            self._judged_at = {each: at for each, at in self._judged_at.items() if each.period == period}
-            self._moved = {each: posted for each, posted in self._moved.items() if each.period == period}
 
 
 def _exceeded(account: Account, posted: MicroUsd, limit: MicroUsd, expected: Forecast) -> ForecastExceeded:
