@@ -1,5 +1,6 @@
 """Frozen and closed accounts refuse at once, and a bypass lets a scope pass until its instant, audited."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -326,6 +327,29 @@ async def test_that_a_bypass_expired_is_told_once(served: Served) -> None:
             assert await expire_bypasses(intervention_ledger(connection)) == expected
     (expired,) = await told(served.quota, "bypass")
     assert (expired["type"], expired["until"]) == ("expired", "2020-01-02T00:00:00Z")
+
+
+async def test_a_bypass_that_was_ended_at_its_last_moment_did_not_expire_too(served: Served) -> None:
+    await served.quota.pool.execute("UPDATE ledger SET last_now = '2000-01-01Z'")
+    await served.quota.pool.execute(
+        "INSERT INTO bypass VALUES ('b', 'team', 'red', '2020-01-01Z', '2020-01-02Z', 'incident', 'O-1', 'x')"
+    )
+
+    async def expire() -> int:
+        async with served.quota.pool.acquire() as connection, connection.transaction():
+            return await expire_bypasses(intervention_ledger(connection))
+
+    async with served.quota.pool.acquire() as connection, connection.transaction():
+        await intervention_ledger(connection).begin(1)
+        expiring = asyncio.create_task(expire())
+        waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND transactionid = $1::text::xid)"
+        own = await connection.fetchval("SELECT pg_current_xact_id()::text")
+        async with asyncio.timeout(30):
+            while not await connection.fetchval(waits, own):  # noqa: ASYNC110 - nothing says that one waits
+                await asyncio.sleep(0.01)
+        await connection.execute("UPDATE bypass SET ended_at = '2020-01-01T23:00Z'")
+    assert await expiring == 0
+    assert await told(served.quota, "bypass") == []
 
 
 @pytest.mark.parametrize(
