@@ -59,6 +59,13 @@ async def test_a_budget_tells_where_it_stands_and_where_it_will_end(service: Ser
     assert answer.forecast_low_micro_usd < answer.forecast_micro_usd < answer.forecast_high_micro_usd
 
 
+async def test_a_period_that_has_not_begun_has_no_forecast(service: Served) -> None:
+    await company(service)
+    answer = await budget(service, "boss", period="2026-12")
+    assert (answer.account.limit_micro_usd, answer.account.posted_micro_usd) == (5_000, 0)
+    assert (answer.forecast_method, answer.forecast_micro_usd) == ("", 0)
+
+
 async def test_what_a_budget_keeps_back_is_beside_its_limit(service: Served) -> None:
     await company(service)
     await service.quota.tell(quota_policy(2, budgets=[{**LIMIT, "buffer_micro_usd": 1_500}]), "2")

@@ -29,6 +29,7 @@ class Budgeting:
         from it is taken at once, before anything is waited for.
         """
         balance = view.balance(account, now)
+        start, end = view.governance.calendars.at(now).bounds(account.period)
         experiment = view.posted(account.for_purpose(Purpose.EXPERIMENT))
         owners = deciders(view.governance, account, now)
         touched, in_view = view.is_touched(account), account.period >= view.horizon
@@ -41,9 +42,9 @@ class Budgeting:
         if balance.limit_micro_usd is None and not touched:
             return None
         days: Mapping[date, MicroUsd] = {}
-        if now < balance.bounds.resets_at:
+        if start <= now < end:  # what is used before a period begins is no part of it
             days = await self._history.days(account.owner, now.astimezone(UTC).date())
-        expected = forecast(days, balance.posted_micro_usd, now, balance.bounds.resets_at)
+        expected = forecast(days, balance.posted_micro_usd, now, end)
         limit = view.governance.limit(
             account.kind, account.owner_id, view.governance.instant_in(account.period, now)
         )

@@ -2071,7 +2071,9 @@ class Budget(_message.Message):
     forecast_high_micro_usd: _builtins.int
     """See `forecast_low_micro_usd`."""
     forecast_method: _builtins.str
-    """How the forecast was made: `weekday_medians`; empty: too few days have passed since the first use for one."""
+    """How the forecast was made: `weekday_medians`; empty: there is none, as too few days have passed since the first use
+    or the period has not begun.
+    """
     @_builtins.property
     def account(self) -> Global___AccountBalance:
         """Its account."""
