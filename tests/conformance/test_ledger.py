@@ -13,6 +13,7 @@ from tokenomics_chassis.records import SourceId
 from tokenomics_contracts.units import AccountId, HoldId, MicroUsd, PeriodId, SubjectId, TeamId
 from tokenomics_quota.bootstrap import migrations
 from tokenomics_quota.domain.effective import LogOrder
+from tokenomics_quota.domain.identity import Rival
 from tokenomics_quota.ports import GoverningVersion, Ledger
 from tokenomics_quota.projections.facts import Derived, Fact, Postings, Received
 from tokenomics_quota.projections.governance import Scope
@@ -230,10 +231,10 @@ async def test_a_governing_event_is_found_by_its_identity_within_its_topic(ledge
     assert await ledger.governing_holders("another", asked) == {}
 
 
-async def test_repeats_are_kept_once_and_taken_once(ledger: Ledger) -> None:
-    orders = [LogOrder(1, 0, 5), LogOrder(2, 0, 6)]
-    await ledger.put_repeats(TOPIC, {b"a" * 16: orders, b"b" * 16: [LogOrder(3, 1, 1)]})
-    await ledger.put_repeats(TOPIC, {b"a" * 16: orders[:1]})
-    assert sorted(await ledger.take_repeats(TOPIC, [b"a" * 16])) == orders
-    assert list(await ledger.take_repeats(TOPIC, [b"a" * 16])) == []
-    assert list(await ledger.take_repeats("another", [b"b" * 16])) == []
+async def test_rivals_are_kept_once_by_topic_and_identity(ledger: Ledger) -> None:
+    rivals = [Rival(b"d" * 16, LogOrder(1, 0, 5)), Rival(b"e" * 16, LogOrder(2, 0, 6))]
+    await ledger.put_rivals(TOPIC, {b"a" * 16: rivals, b"b" * 16: [Rival(b"d" * 16, LogOrder(3, 1, 1))]})
+    await ledger.put_rivals(TOPIC, {b"a" * 16: rivals[:1]})
+    found = await ledger.rivals(TOPIC, [b"a" * 16, b"n" * 16])
+    assert {identity: sorted(each) for identity, each in found.items()} == {b"a" * 16: rivals}
+    assert await ledger.rivals("another", [b"b" * 16]) == {}

@@ -8,6 +8,7 @@ from uuid import uuid4
 from tokenomics_chassis.projection import Source
 from tokenomics_contracts.units import AccountId, HoldId
 from tokenomics_quota.domain.effective import LogOrder
+from tokenomics_quota.domain.identity import Rival
 from tokenomics_quota.ports import Corrections, GoverningVersion
 from tokenomics_quota.projections.facts import AssetReuse, Fact, Postings, Received
 from tokenomics_quota.projections.governance import GoverningEvent, Scope
@@ -20,7 +21,7 @@ class MemoryLedger:
         self.rows: dict[bytes, Fact] = {}
         self.posted: dict[AccountId, int] = {}
         self.by_day: dict[tuple[str, int], int] = {}
-        self.repeats: dict[tuple[str, bytes], set[LogOrder]] = {}
+        self.known_rivals: dict[tuple[str, bytes], dict[LogOrder, Rival]] = {}
         self.reuses: set[tuple[int, AssetReuse]] = set()
         self.versions = [GoverningVersion(0, uuid4())]
         self.governing: dict[tuple[str, bytes], tuple[int, GoverningEvent]] = {}
@@ -99,12 +100,14 @@ class MemoryLedger:
     async def update(self, facts: Iterable[Fact]) -> None:
         self.rows |= {fact.received.identity: fact for fact in facts}
 
-    async def put_repeats(self, topic: str, repeats: Mapping[bytes, Iterable[LogOrder]]) -> None:
-        for identity, orders in repeats.items():
-            self.repeats.setdefault((topic, identity), set()).update(orders)
+    async def put_rivals(self, topic: str, rivals: Mapping[bytes, Iterable[Rival]]) -> None:
+        for identity, each in rivals.items():
+            known = self.known_rivals.setdefault((topic, identity), {})
+            known |= {rival.order: rival for rival in each if rival.order not in known}
 
-    async def take_repeats(self, topic: str, identities: Iterable[bytes]) -> Sequence[LogOrder]:
-        return [order for identity in identities for order in self.repeats.pop((topic, identity), ())]
+    async def rivals(self, topic: str, identities: Iterable[bytes]) -> Mapping[bytes, Sequence[Rival]]:
+        known = {identity: self.known_rivals.get((topic, identity)) for identity in identities}
+        return {identity: list(rivals.values()) for identity, rivals in known.items() if rivals}
 
     async def post(self, postings: Postings, source: Source) -> None:
         for account_id, amount in postings.by_account.items():

@@ -458,6 +458,22 @@ class Displacing(Toy):
         return Outcome(outcome.rejected, places, changed=outcome.changed)
 
 
+class Clearing(Displacing):
+    """An amount of 8 clears them, and an amount of 9 says of the first that it was no use."""
+
+    async def apply(self, connection: Connection, batch: Batch) -> Outcome:
+        outcome = await super().apply(connection, batch)
+        for record in batch.records:
+            places = [Place(batch.source.topic, partition, 0) for partition in range(2)]
+            if record.value == b"8":
+                outcome = outcome.then(Outcome(cleared=places))
+            if record.value == b"9":
+                outcome = outcome.then(
+                    Outcome(rejected_places=[RejectedPlace(places[0], "displaced", "a 9")])
+                )
+        return outcome
+
+
 class FakeLog:
     """Holds one record with the amount 1 at offset 0 of some partitions, and notes what is read."""
 
@@ -513,6 +529,34 @@ async def test_a_retry_parks_records_elsewhere_in_the_log(pool: Pool) -> None:
     assert retried.error_code is None
     assert await parked(pool) == [(0, "displaced"), (0, "displaced")]
     assert await total(pool) == 8
+
+
+@pytest.mark.parametrize("culprits", [[], [CRASH]], ids=["batch by batch", "halves of one batch"])
+@pytest.mark.parametrize(
+    ("values", "left"),
+    [([b"7", b"8"], []), ([b"8", b"7"], [0, 1]), ([b"7", b"8", b"9"], [0]), ([b"7", b"9", b"8"], [])],
+)
+async def test_what_is_cleared_is_parked_no_more_until_something_is_wrong_again(
+    pool: Pool, culprits: list[bytes], values: list[bytes], left: list[int]
+) -> None:
+    log = Log(projector(pool, Clearing(), read_records=FakeLog(pool)))
+    await log.project(b"1")
+    if culprits:
+        await log.project(*values, *culprits, first=1)
+    else:
+        for offset, value in enumerate(values, start=1):
+            await log.project(value, first=offset)
+    parked = await parking(pool, Toy()).list(error_code="displaced")
+    assert [each.record.partition for each in parked] == left
+
+
+async def test_what_was_skipped_is_not_parked_again(pool: Pool) -> None:
+    log = Log(projector(pool, Displacing(), read_records=FakeLog(pool)))
+    await log.project(b"1", b"7")
+    operators = parking(pool, Toy())
+    await operators.skip(Skip(toy.AMOUNTS, 1, 0, "malformed", "OPS-7", "operator-1"), "console")
+    await log.project(b"7", first=2)
+    assert [each.record.partition for each in await operators.list()] == [0]
 
 
 async def test_a_record_that_the_log_lost_ends_the_projection(pool: Pool) -> None:

@@ -40,12 +40,15 @@ class Quota:
         known = KnownGovernance(Governance(NoPrices()))
         self.projection = QuotaProjection(PostgresLedger, known)
         skips = Skips(OWN_TOPIC, skip_from_record, OwnEvents(PostgresLedger, known))
-        self.projector = Projector(self.pool, self.schemas, self.projection, skips=skips)
+        self.projector = Projector(
+            self.pool, self.schemas, self.projection, skips=skips, read_records=self.read_records
+        )
         self.parking = Parking(
             self.pool,
             self.schemas,
             self.projection,
             lambda skip: skipped_event(skip, NOW),
+            self.read_records,
             trail=TRAIL,
             skips=skips,
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from importlib.resources import files
 
 import pytest
 
@@ -27,6 +28,7 @@ from tokenomics_quota.storage.state import DERIVED_TABLES, NOT_DERIVED
 from tokenomics_quota.streams.events import OWN_TOPIC
 
 DAY = timedelta(days=1)
+RIVALS = files("tokenomics_quota") / "storage/migrations/derived/005_rivals.sql"
 ALIAS = "alias:" + "d" * 32
 
 
@@ -82,6 +84,38 @@ async def test_late_usage_counts_once_its_source_may_backfill(quota: Quota) -> N
         "unattributed/unattributed/operational/2026-09": 100,
         "unattributed/unattributed/operational/2026-11": 100,
     }
+
+
+async def test_what_repeats_late_usage_is_no_conflict_once_that_is_taken_up(quota: Quota) -> None:
+    late = NOW - 70 * DAY
+    await quota.tell(usage(cost_micro_usd=3), "a", time=late)
+    await quota.tell(usage(cost_micro_usd=4), "a")
+    await quota.tell(sources(may_backfill=True, backfill_counts_in_balances=True), "sources")
+    await quota.tell(usage(cost_micro_usd=3), "a", time=late)
+    await quota.tell(usage(cost_micro_usd=4), "a", partition=1)
+    assert await quota.parked() == ["identity_conflict", "too_late"]
+    (retried,) = await quota.parking.retry("tokenomics.usage.v1", 0, [0])
+    assert retried.error_code is None
+    parked = await quota.parking.list()
+    assert [(each.record.partition, each.record.offset, each.error_code) for each in parked] == [
+        (0, 1, "identity_conflict"),
+        (1, 0, "identity_conflict"),
+    ]
+    assert await quota.totals() == {"unattributed/unattributed/operational/2026-09": 3}
+
+
+async def test_a_database_of_an_earlier_version_is_given_what_repetitions_said(quota: Quota) -> None:
+    for partition in (0, 1):
+        await quota.tell(usage("ada"), "a", partition=partition)
+        await quota.tell(settled("h1", 30), "s", partition=partition)
+        await quota.tell(person(), "p", partition=partition)
+    rivals = "SELECT * FROM rival ORDER BY topic"
+    before = [dict(row) for row in await quota.pool.fetch(rivals)]
+    assert len(before) == 3
+    await quota.pool.execute("ALTER TABLE rival DROP COLUMN digest")
+    await quota.pool.execute("ALTER TABLE rival RENAME TO repeated")
+    await quota.pool.execute(RIVALS.read_text())
+    assert [dict(row) for row in await quota.pool.fetch(rivals)] == before
 
 
 async def test_a_backfill_kept_out_of_balances_is_a_fact_all_the_same(quota: Quota) -> None:

@@ -32,9 +32,11 @@ _ODD_BYTES = "surrogateescape"  # as they are read, so they are kept: see lenien
 _PARK = """
 INSERT INTO parked (topic, partition, record_offset, append_ms, key, value, header_names, header_values,
                     error_code, error_message)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10
+WHERE NOT EXISTS (SELECT FROM skipped WHERE topic = $1 AND partition = $2 AND record_offset = $3)
 ON CONFLICT DO NOTHING
 """
+_CLEAR = "DELETE FROM parked WHERE topic = $1 AND partition = $2 AND record_offset = $3"
 _LIST = """
 SELECT * FROM parked
 WHERE ($1::text IS NULL OR topic = $1)
@@ -127,9 +129,16 @@ class Retried:
     error_message: str | None
 
 
-async def park(connection: Connection, rejected: Sequence[Rejected]) -> None:
-    """Keep rejected records inside the caller's transaction; what is parked already stays as it is."""
-    await connection.executemany(_PARK, [_row(each) for each in rejected])
+async def park(connection: Connection, outcome: Outcome) -> None:
+    """Keep rejected records inside the caller's transaction, and let go of those that are cleared.
+
+    What is parked already stays as it is, and what was skipped is parked no more. Cleared ones may belong to
+    partitions that the caller hasn't locked: so nothing but their rows is touched.
+    """
+    if outcome.rejected:
+        await connection.executemany(_PARK, [_row(each) for each in outcome.rejected])
+    if outcome.cleared:
+        await connection.executemany(_CLEAR, outcome.cleared)
 
 
 async def apply_in_isolation(connection: Connection, projection: Projection, batch: Batch) -> Outcome:
@@ -162,13 +171,9 @@ async def apply_in_isolation(connection: Connection, projection: Projection, bat
         rejected = Rejected(record, RejectionCode.INTERNAL_ERROR, message)
         return Outcome([rejected], changed=False)
     middle = len(batch.records) // 2
-    halves = [
-        await apply_in_isolation(connection, projection, Batch(batch.source, part))
-        for part in (batch.records[:middle], batch.records[middle:])
-    ]
-    return Outcome(
-        [each for half in halves for each in half.rejected], changed=any(half.changed for half in halves)
-    )
+    first = await apply_in_isolation(connection, projection, Batch(batch.source, batch.records[:middle]))
+    second = await apply_in_isolation(connection, projection, Batch(batch.source, batch.records[middle:]))
+    return first.then(second)
 
 
 class Parking:
@@ -383,7 +388,9 @@ async def _try(
         await connection.execute(_UNPARK, *coordinates)
     else:
         await connection.execute(_FAILED_AGAIN, *coordinates, error.code, _message(error.message))
-    await park(connection, [each for each in outcome.rejected if each is not error])
+    await park(
+        connection, replace(outcome, rejected=[each for each in outcome.rejected if each is not error])
+    )
     return outcome, error
 
 

@@ -72,8 +72,23 @@ class Outcome:
 
     rejected: Sequence[Rejected] = ()
     rejected_places: Sequence[RejectedPlace] = ()
+    cleared: Sequence[Place] = ()
+    """Records, of any partition, with which nothing is wrong any more, as far as they are parked. They need
+    not be applied: the projection knows them. None of them is among the rejected ones."""
     changed: bool = True
     """Whether rows were written with the source's ``change_seq``."""
+
+    def then(self, later: "Outcome") -> "Outcome":
+        """Return what this batch and then a later one came to; where they disagree the later one is right."""
+        cleared = set(later.cleared)
+        rejected = {Place(*each.record[:3]) for each in later.rejected}
+        rejected |= {each.place for each in later.rejected_places}
+        return Outcome(
+            [*(each for each in self.rejected if each.record[:3] not in cleared), *later.rejected],
+            [*(each for each in self.rejected_places if each.place not in cleared), *later.rejected_places],
+            [*(each for each in self.cleared if each not in rejected), *later.cleared],
+            changed=self.changed or later.changed,
+        )
 
 
 class Projection(Protocol):

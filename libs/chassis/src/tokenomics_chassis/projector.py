@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Any
@@ -219,8 +220,7 @@ class Projector:
         in_a_row = self._parked_in_a_row(
             row["parked_in_a_row"], todo, outcome.rejected, projection.understood_codes
         )
-        if outcome.rejected:
-            await park(connection, outcome.rejected)
+        await park(connection, outcome)
         await connection.execute(
             _ADVANCE,
             source.source_id,
@@ -323,7 +323,7 @@ async def _apply_in_order(
         left = _without(records, (each.record.offset for each in failed))
         if not any(_is_blocked(each, blocked) for each in left):
             await savepoint.commit()
-            return Outcome([*rejected, *outcome.rejected], changed=outcome.changed)
+            return replace(outcome, rejected=[*rejected, *outcome.rejected])
         await savepoint.rollback()
         rejected += failed
         records = left

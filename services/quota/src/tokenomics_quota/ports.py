@@ -11,7 +11,6 @@ from tokenomics_contracts.events.quota import Announced
 from tokenomics_contracts.units import AccountId, HoldId, MicroUsd, PeriodId, SubjectId
 from tokenomics_quota.domain.accounts import Account
 from tokenomics_quota.domain.checks import Decided
-from tokenomics_quota.domain.effective import LogOrder
 from tokenomics_quota.domain.friction_budgets import Friction
 from tokenomics_quota.domain.holds import (
     AccountState,
@@ -22,6 +21,7 @@ from tokenomics_quota.domain.holds import (
     LedgerAccount,
     Moment,
 )
+from tokenomics_quota.domain.identity import Rival
 from tokenomics_quota.domain.interventions import Bypass, Intervention
 from tokenomics_quota.domain.looks import Look, RecordedLook
 from tokenomics_quota.domain.policies import Proposal
@@ -110,12 +110,12 @@ class Ledger(Protocol):
         """Rewrite facts."""
         ...
 
-    async def put_repeats(self, topic: str, repeats: Mapping[bytes, Iterable[LogOrder]]) -> None:
-        """Remember records that repeat the holder of their identity; a known one stays as it is."""
+    async def put_rivals(self, topic: str, rivals: Mapping[bytes, Iterable[Rival]]) -> None:
+        """Remember records whose identity a lower one holds; a known one stays as it is."""
         ...
 
-    async def take_repeats(self, topic: str, identities: Iterable[bytes]) -> Sequence[LogOrder]:
-        """Forget the repeats of these identities and return where they stand."""
+    async def rivals(self, topic: str, identities: Iterable[bytes]) -> Mapping[bytes, Sequence[Rival]]:
+        """Return the remembered rivals of these identities."""
         ...
 
     async def put_reuses(self, reuses: Iterable[AssetReuse], source: Source) -> None:

@@ -1,43 +1,56 @@
-"""One event, one identity: which of several records that share (source, id) counts."""
+"""One event, one identity: of records that share (source, id) the lowest counts; which others are parked."""
 
-from enum import Enum
-from typing import Protocol
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from tokenomics_quota.domain.effective import LogOrder
 
 
-class Claim(Protocol):
-    """A record's claim on an identity."""
+class Rival(NamedTuple):
+    """A record whose identity a lower one holds. It stays one: an identity only ever passes down the log."""
+
+    digest: bytes
+    """Over type, key, time and data."""
+    order: LogOrder
+
+
+class Judged(NamedTuple):
+    """What becomes of the rivals of an identity."""
+
+    conflicts: list[LogOrder]
+    """They say something else than who holds it: to be parked, those that are already included or not."""
+    cleared: list[LogOrder]
+    """They were parked, and who holds it now says the same."""
+
+
+class Contest(NamedTuple):
+    """An identity that more than one record claimed when a batch was applied."""
+
+    identity: bytes
+    before: bytes | None
+    """Digest of who held it before the batch; ``None``: nobody did."""
+    after: bytes
+    """Digest of who holds it now."""
+    rivals: Iterable[Rival]
+    """Those in the batch, and who held it before if a lower one came."""
 
     @property
-    def digest(self) -> bytes:
-        """Digest of type, key, time and data."""
-        ...
+    def is_about_earlier_rivals(self) -> bool:
+        """Whether who holds it now says something else than who held it."""
+        return self.before is not None and self.before != self.after
 
-    @property
-    def order(self) -> LogOrder:
-        """Place in the log."""
-        ...
+    def judge(self, earlier: Iterable[Rival]) -> Judged:
+        """Let just those be parked that say something else than who holds the identity.
 
-
-class Verdict(Enum):
-    """What becomes of a record whose identity is already held."""
-
-    REPEATED = "the same event again, higher in the log: nothing to do"
-    CONFLICTS = "another payload or key, higher in the log: park it"
-    PRECEDES = "the same event, lower in the log: it takes the holder's place"
-    DISPLACES = "another payload or key, lower in the log: it takes the place, the holder is parked"
-
-    @property
-    def takes_the_place(self) -> bool:
-        """Whether the record counts from now on, instead of the holder."""
-        return self in {Verdict.PRECEDES, Verdict.DISPLACES}
-
-
-def judge(holder: Claim, record: Claim) -> Verdict:
-    """Let the lowest in the log count, whatever the order in which records are read."""
-    same = holder.digest == record.digest
-    if record.order < holder.order:
-        return Verdict.PRECEDES if same else Verdict.DISPLACES
-    # A record meeting itself again (a retry) is a repetition, never a conflict.
-    return Verdict.REPEATED if same or record.order == holder.order else Verdict.CONFLICTS
+        So what is parked depends on which records were read, never on the order of reading or retrying.
+        ``earlier`` are the rivals of earlier batches; there need be none where the contest isn't about them.
+        """
+        conflicts = [rival.order for rival in self.rivals if rival.digest != self.after]
+        cleared: list[LogOrder] = []
+        if self.is_about_earlier_rivals:
+            for digest, order in earlier:
+                if digest == self.before:
+                    conflicts.append(order)
+                elif digest == self.after:
+                    cleared.append(order)
+        return Judged(conflicts, cleared)

@@ -12,8 +12,8 @@ from typing import Protocol
 
 from tokenomics_contracts.units import MAX_COST_MICRO_USD, AccountId, HoldId, MicroUsd
 from tokenomics_quota.domain.directory import Attribution
-from tokenomics_quota.domain.effective import GOVERNING_REACH, LogOrder
-from tokenomics_quota.domain.identity import Verdict, judge
+from tokenomics_quota.domain.effective import GOVERNING_REACH
+from tokenomics_quota.domain.identity import Contest, Rival
 from tokenomics_quota.domain.periods import MonthCalendar
 from tokenomics_quota.domain.pricing import PriceBook, price
 from tokenomics_quota.domain.timeline import Timeline
@@ -107,12 +107,6 @@ class UsageFold:
 
     Attributes
     ----------
-    repeated
-        Records that repeat the holder of their identity, by identity.
-    displaced
-        Records whose payload had counted and lost its identity to a lower record with another one.
-    outdone
-        Identities whose stored holder was displaced: the repeats that were stored of it are displaced too.
     holds
         Holds that more or fewer facts name than before: their provisional facts are to be judged again.
     """
@@ -128,36 +122,35 @@ class UsageFold:
         self._corrections = {original: dict(found) for original, found in corrections.items()}
         self._lines: dict[Line, int] = {}
         self._written: dict[bytes, Fact] = {}
-        self.repeated: dict[bytes, set[LogOrder]] = {}
-        self.displaced: list[LogOrder] = []
-        self.outdone: set[bytes] = set()
+        self._rivals: dict[bytes, set[Rival]] = {}
         self.holds: set[HoldId] = set()
 
-    def add(self, received: Received) -> bool:
-        """Fold one event.
-
-        Returns
-        -------
-        bool
-            False when its identity is taken by a lower record with another payload or key: the event must
-            be parked. A repetition of what is known is folded away and returns True.
-        """
+    def add(self, received: Received) -> None:
+        """Fold one event: it counts unless a lower record holds its identity."""
         identity = received.identity
         current = self._written.get(identity) or self._stored.get(identity)
         if current is None or current.received.event_kind == "awaited":
             self._accept(received)
-            return True
+            return
         holder = current.received
-        verdict = judge(holder, received)
-        if verdict is Verdict.DISPLACES:
-            self.displaced += [holder.order, *self.repeated.pop(identity, ())]
-            self.outdone.add(identity)
-        elif verdict is not Verdict.CONFLICTS and received.order != holder.order:
-            self.repeated.setdefault(identity, set()).add(max(received.order, holder.order))
-        if verdict.takes_the_place:
+        if received.order == holder.order:  # tried again
+            return
+        loser = received
+        if received.order < holder.order:
+            loser = holder
             self._withdraw(current)
             self._accept(received)
-        return verdict is not Verdict.CONFLICTS
+        self._rivals.setdefault(identity, set()).add(Rival(loser.digest, loser.order))
+
+    def contests(self) -> list[Contest]:
+        """Return the identities that several records claimed."""
+        found = []
+        for identity, rivals in self._rivals.items():
+            stored = self._stored.get(identity)
+            before = stored.received.digest if stored and stored.received.event_kind != "awaited" else None
+            current = self._written.get(identity) or self._stored[identity]
+            found.append(Contest(identity, before, current.received.digest, rivals))
+        return found
 
     def new(self) -> list[Fact]:
         """Return the facts to insert."""

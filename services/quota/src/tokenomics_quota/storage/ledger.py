@@ -6,6 +6,7 @@ from datetime import date
 from tokenomics_chassis.projection import Connection, Source
 from tokenomics_contracts.units import HoldId
 from tokenomics_quota.domain.effective import LogOrder
+from tokenomics_quota.domain.identity import Rival
 from tokenomics_quota.ports import Corrections, GoverningVersion
 from tokenomics_quota.projections.facts import AssetReuse, Fact, Postings
 from tokenomics_quota.projections.governance import GoverningEvent, Scope
@@ -69,13 +70,14 @@ _SCOPED = f"""
 SELECT {_COLUMNS} FROM fact
 WHERE event_kind IN ('recorded', 'provisional') AND occurred_at >= $1
 """
-_PUT_REPEAT = """
-INSERT INTO repeated (topic, identity, append_ms, partition, record_offset) VALUES ($1, $2, $3, $4, $5)
+_PUT_RIVAL = """
+INSERT INTO rival (topic, identity, digest, append_ms, partition, record_offset)
+VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT DO NOTHING
 """
-_TAKE_REPEATS = """
-DELETE FROM repeated WHERE topic = $1 AND identity = ANY($2::bytea[])
-RETURNING append_ms, partition, record_offset
+_RIVALS = """
+SELECT identity, digest, append_ms, partition, record_offset FROM rival
+WHERE topic = $1 AND identity = ANY($2::bytea[])
 """
 _PUT_GOVERNING = """
 INSERT INTO governing_event
@@ -192,15 +194,19 @@ class PostgresLedger:
         """Rewrite whole rows."""
         await self._connection.executemany(_UPDATE, [row_from_fact(fact) for fact in facts])
 
-    async def put_repeats(self, topic: str, repeats: Mapping[bytes, Iterable[LogOrder]]) -> None:
+    async def put_rivals(self, topic: str, rivals: Mapping[bytes, Iterable[Rival]]) -> None:
         """Insert what isn't there."""
-        rows = [(topic, identity, *order) for identity, orders in repeats.items() for order in orders]
-        await self._connection.executemany(_PUT_REPEAT, rows)
+        rows = [
+            (topic, identity, digest, *order) for identity, each in rivals.items() for digest, order in each
+        ]
+        await self._connection.executemany(_PUT_RIVAL, rows)
 
-    async def take_repeats(self, topic: str, identities: Iterable[bytes]) -> Sequence[LogOrder]:
-        """Delete and return."""
-        rows = await self._connection.fetch(_TAKE_REPEATS, topic, list(identities))
-        return [LogOrder(*row) for row in rows]
+    async def rivals(self, topic: str, identities: Iterable[bytes]) -> Mapping[bytes, Sequence[Rival]]:
+        """Select by primary key."""
+        found: dict[bytes, list[Rival]] = {}
+        for identity, digest, *order in await self._connection.fetch(_RIVALS, topic, list(identities)):
+            found.setdefault(identity, []).append(Rival(digest, LogOrder(*order)))
+        return found
 
     async def put_reuses(self, reuses: Iterable[AssetReuse], source: Source) -> None:
         """Insert what isn't there."""

@@ -42,7 +42,7 @@ DERIVED_TABLES = (
 
 NOT_DERIVED = {
     "governing_version": "counts transactions",
-    "repeated": "a repetition changes nothing; it is kept for the day its original proves to be in the wrong",
+    "rival": "a record that doesn't hold its identity changes nothing; those that conflict are parked",
 }
 """Tables of the derived schema that the hash leaves out, with the reason."""
 

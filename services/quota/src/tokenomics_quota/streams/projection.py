@@ -69,10 +69,10 @@ class QuotaProjection:
             return Outcome(rejected, changed=False)
         applied = await apply_usage(ledger, self._known, batch.source, events)
         places = [
-            *_places(batch, applied.too_late, RejectionCode.TOO_LATE, TOO_LATE),
+            *_rejected(batch, applied.too_late, RejectionCode.TOO_LATE, TOO_LATE),
             *_conflicting(batch, applied),
         ]
-        return Outcome(rejected, places, changed=applied.changed)
+        return Outcome(rejected, places, _cleared(batch, applied), changed=applied.changed)
 
     async def _apply_governing(self, ledger: Ledger, batch: Batch) -> Outcome:
         events, rejected = _read(batch.records, governing_event_from_record)
@@ -80,10 +80,10 @@ class QuotaProjection:
             return Outcome(rejected, changed=False)
         applied = await apply_governing(ledger, self._known, batch.source, events)
         places = [
-            *_places(batch, applied.mismatches, RejectionCode.POLICY_MISMATCH, _MISMATCH),
+            *_rejected(batch, applied.mismatches, RejectionCode.POLICY_MISMATCH, _MISMATCH),
             *_conflicting(batch, applied),
         ]
-        return Outcome(rejected, places, changed=applied.changed)
+        return Outcome(rejected, places, _cleared(batch, applied), changed=applied.changed)
 
 
 class OwnEvents:
@@ -102,17 +102,20 @@ class OwnEvents:
         """Apply one batch; see the chassis' ``Projection``."""
         events: list[Received | GoverningEvent]
         events, rejected = _read(batch.records, own_event_from_record)
-        ledger, places, changed = self._ledger_on(connection), list[RejectedPlace](), False
+        ledger, changed = self._ledger_on(connection), False
+        places, cleared = list[RejectedPlace](), list[Place]()
         applied: GoverningApplied | UsageApplied
         if governing := [each for each in events if isinstance(each, GoverningEvent)]:
             applied = await apply_governing(ledger, self._known, batch.source, governing)
             places += _conflicting(batch, applied)
+            cleared += _cleared(batch, applied)
             changed = applied.changed
         if provisional := [each for each in events if isinstance(each, Received)]:
             applied = await apply_provisional(ledger, self._known, batch.source, provisional)
             places += _conflicting(batch, applied)
+            cleared += _cleared(batch, applied)
             changed = changed or applied.changed
-        return Outcome(rejected, places, changed=changed)
+        return Outcome(rejected, places, cleared, changed=changed)
 
 
 def _read(
@@ -133,12 +136,18 @@ def _read(
 
 
 def _conflicting(batch: Batch, applied: GoverningApplied | UsageApplied) -> Iterator[RejectedPlace]:
-    yield from _places(batch, applied.conflicts, RejectionCode.IDENTITY_CONFLICT, _CONFLICT)
-    yield from _places(batch, applied.displaced, RejectionCode.IDENTITY_CONFLICT, _CONFLICT)
+    return _rejected(batch, applied.rivals.conflicts, RejectionCode.IDENTITY_CONFLICT, _CONFLICT)
 
 
-def _places(
+def _cleared(batch: Batch, applied: GoverningApplied | UsageApplied) -> list[Place]:
+    return [_place(batch, order) for order in applied.rivals.cleared]
+
+
+def _rejected(
     batch: Batch, orders: Iterable[LogOrder], code: RejectionCode, message: str
 ) -> Iterator[RejectedPlace]:
-    topic = batch.source.topic
-    return (RejectedPlace(Place(topic, order.partition, order.offset), code, message) for order in orders)
+    return (RejectedPlace(_place(batch, order), code, message) for order in orders)
+
+
+def _place(batch: Batch, order: LogOrder) -> Place:
+    return Place(batch.source.topic, order.partition, order.offset)

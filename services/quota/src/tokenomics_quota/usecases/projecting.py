@@ -1,6 +1,6 @@
 """Projecting: from events to facts and posted amounts."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from tokenomics_chassis.projection import Source
 from tokenomics_contracts.events.policy import PolicyPublished
 from tokenomics_contracts.units import HoldId
 from tokenomics_quota.domain.effective import LogOrder
-from tokenomics_quota.domain.identity import Verdict, judge
+from tokenomics_quota.domain.identity import Contest, Judged, Rival
 from tokenomics_quota.ports import GoverningVersion, Ledger
 from tokenomics_quota.projections.facts import AssetReuse, LateUsage, Line, Received
 from tokenomics_quota.projections.governance import Governance, GoverningEvent
@@ -56,10 +56,7 @@ class UsageApplied(NamedTuple):
     """What became of a batch of usage events."""
 
     too_late: Sequence[LogOrder]
-    conflicts: Sequence[LogOrder]
-    """Their identity is held by a lower record with another payload or key."""
-    displaced: Sequence[LogOrder]
-    """They had counted until a lower record with their identity and another payload came."""
+    rivals: Judged
     changed: bool
 
 
@@ -84,11 +81,11 @@ async def apply_usage(
             received.append(event.received._replace(counted=permission.counts_in_balances))
         else:
             too_late.append(event.received.order)
-    fold, conflicts = await _fold(ledger, governance, received)
-    displaced, changed = await _write(ledger, source, fold)
+    fold = await _fold(ledger, governance, received)
+    rivals, changed = await _write(ledger, source, fold)
     if reuses:
         await ledger.put_reuses(reuses, source)
-    return UsageApplied(too_late, conflicts, displaced, changed or bool(reuses))
+    return UsageApplied(too_late, rivals, changed or bool(reuses))
 
 
 async def _judge_provisional(ledger: Ledger, fold: UsageFold) -> None:
@@ -114,45 +111,48 @@ async def apply_provisional(
     """
     governance = await known.locked(ledger, exclusive=True)
     named = await ledger.named(_holds(events))
-    fold, conflicts = await _fold(
+    fold = await _fold(
         ledger, governance, [event._replace(counted=event.hold_id not in named) for event in events]
     )
-    displaced, changed = await _write(ledger, source, fold)
-    return UsageApplied((), conflicts, displaced, changed)
+    rivals, changed = await _write(ledger, source, fold)
+    return UsageApplied((), rivals, changed)
 
 
 def _holds(received: Iterable[Received]) -> set[HoldId]:
     return {each.hold_id for each in received if each.hold_id is not None}
 
 
-async def _write(ledger: Ledger, source: Source, fold: UsageFold) -> tuple[Sequence[LogOrder], bool]:
-    """Write what was folded; return the displaced records, and whether any total changed."""
+async def _write(ledger: Ledger, source: Source, fold: UsageFold) -> tuple[Judged, bool]:
+    """Write what was folded; return what becomes of rivals, and whether any total changed."""
     if new := fold.new():
         await ledger.insert(new)
     if changed := fold.changed():
         await ledger.update(changed)
     if fold.holds:
         await _judge_provisional(ledger, fold)
-    displaced = [*fold.displaced, *await _settle_repeats(ledger, source.topic, fold.repeated, fold.outdone)]
+    rivals = await _judge_rivals(ledger, source.topic, fold.contests())
     postings = fold.postings()
     if postings:
         await ledger.post(postings, source)
-    return displaced, bool(postings)
+    return rivals, bool(postings)
 
 
-async def _settle_repeats(
-    ledger: Ledger, topic: str, repeated: Mapping[bytes, Iterable[LogOrder]], outdone: Iterable[bytes]
-) -> Sequence[LogOrder]:
-    """Remember new repeats; return the stored repeats of holders that were displaced."""
-    displaced = await ledger.take_repeats(topic, outdone) if outdone else ()
-    if repeated:
-        await ledger.put_repeats(topic, repeated)
-    return displaced
+async def _judge_rivals(ledger: Ledger, topic: str, contests: Sequence[Contest]) -> Judged:
+    """Remember the rivals of a batch, and judge them and those of earlier ones that it concerns."""
+    judged = Judged([], [])
+    if not contests:
+        return judged
+    concerned = [contest.identity for contest in contests if contest.is_about_earlier_rivals]
+    earlier = await ledger.rivals(topic, concerned) if concerned else {}
+    await ledger.put_rivals(topic, {contest.identity: contest.rivals for contest in contests})
+    for contest in contests:
+        conflicts, cleared = contest.judge(earlier.get(contest.identity, ()))
+        judged.conflicts.extend(conflicts)
+        judged.cleared.extend(cleared)
+    return judged
 
 
-async def _fold(
-    ledger: Ledger, governance: Governance, received: Sequence[Received]
-) -> tuple[UsageFold, list[LogOrder]]:
+async def _fold(ledger: Ledger, governance: Governance, received: Sequence[Received]) -> UsageFold:
     identities = {event.identity for event in received}
     originals = {event.corrects for event in received if event.corrects is not None}
     if originals:
@@ -166,18 +166,17 @@ async def _fold(
         stored |= await ledger.facts(corrected)
     corrections = await ledger.corrections(stored.keys()) if stored else {}
     fold = UsageFold(governance, stored, corrections)
-    conflicts = [event.order for event in received if not fold.add(event)]
-    return fold, conflicts
+    for event in received:
+        fold.add(event)
+    return fold
 
 
 class GoverningApplied(NamedTuple):
     """What became of a batch of governing events."""
 
-    conflicts: Sequence[LogOrder]
+    rivals: Judged
     mismatches: Sequence[LogOrder]
     """Policies written against another version than the one in force."""
-    displaced: Sequence[LogOrder]
-    """They had been in force until a lower record with their identity and another payload came."""
     changed: bool
 
 
@@ -189,37 +188,36 @@ async def apply_governing(
     holders = await ledger.governing_holders(source.topic, {event.identity for event in events})
     accepted: dict[bytes, GoverningEvent] = {}
     ousted: list[GoverningEvent] = []
-    conflicts, mismatches = list[LogOrder](), list[LogOrder]()
-    displaced, repeated, outdone = list[LogOrder](), dict[bytes, set[LogOrder]](), set[bytes]()
+    mismatches, rivals = list[LogOrder](), dict[bytes, set[Rival]]()
     after = before
     for event in events:
         holder = accepted.get(event.identity) or holders.get(event.identity)
-        verdict = judge(holder, event) if holder is not None else None
-        if verdict is Verdict.CONFLICTS:
-            conflicts.append(event.order)
-        elif verdict is Verdict.REPEATED:
-            if holder is not None and event.order != holder.order:
-                repeated.setdefault(event.identity, set()).add(event.order)
+        if holder is not None and event.order >= holder.order:
+            if event.order != holder.order:
+                rivals.setdefault(event.identity, set()).add(Rival(event.digest, event.order))
         elif not _replaces_the_version_in_force(after, event):
             mismatches.append(event.order)
         else:
             if holder is not None:
                 ousted.append(holder)
-                if verdict is Verdict.DISPLACES:
-                    displaced += [holder.order, *repeated.pop(event.identity, ())]
-                    outdone.add(event.identity)
-                else:
-                    repeated.setdefault(event.identity, set()).add(holder.order)
+                rivals.setdefault(event.identity, set()).add(Rival(holder.digest, holder.order))
             accepted[event.identity] = event
             if isinstance(event.event, PolicyPublished):
                 after = after.with_events([event], before.version + 1)
-    displaced += await _settle_repeats(ledger, source.topic, repeated, outdone)
+    now = {**holders, **accepted}
+    contests = [
+        Contest(
+            identity, holders[identity].digest if identity in holders else None, now[identity].digest, each
+        )
+        for identity, each in rivals.items()
+    ]
+    judged = await _judge_rivals(ledger, source.topic, contests)
     if not accepted:
-        return GoverningApplied(conflicts, mismatches, displaced, changed=False)
+        return GoverningApplied(judged, mismatches, changed=False)
     after = before.with_events(accepted.values(), before.version + 1)
     await ledger.put_governing_events(accepted.values(), after.version)
     changed = await _rederive(ledger, before, after, [*accepted.values(), *ousted], source)
-    return GoverningApplied(conflicts, mismatches, displaced, changed)
+    return GoverningApplied(judged, mismatches, changed)
 
 
 def _replaces_the_version_in_force(governance: Governance, governing: GoverningEvent) -> bool:
