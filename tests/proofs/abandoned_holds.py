@@ -15,7 +15,7 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 
 from tests.proofs.chaos import Feeder, staffed
-from tests.proofs.checks import RECONNECT, RIGHT_REFUSALS, Checks
+from tests.proofs.checks import RECONNECT, Checks, is_right_refusal
 from tests.proofs.events import (
     MODELS,
     PROVIDER,
@@ -101,7 +101,7 @@ class Client:
             try:
                 return await getattr(stub, method)(request, metadata=self._metadata, timeout=CALL_SECONDS)
             except grpc.aio.AioRpcError as error:
-                if error.code() not in RIGHT_REFUSALS:
+                if not is_right_refusal(error):
                     raise
                 await asyncio.sleep(0.1)
 

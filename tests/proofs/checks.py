@@ -17,12 +17,21 @@ from tokenomics_tools.stack import GATEWAY, Issuer
 
 CHECK_SECONDS = 2
 PAUSE_SECONDS = 0.02
-RIGHT_REFUSALS = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
-"""What a caller may be told by a server that can't answer: that later is another matter."""
+_LATER = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 RECONNECT = [
     (f"grpc.{which}_reconnect_backoff_ms", milliseconds)
     for which, milliseconds in (("initial", 100), ("min", 100), ("max", 500))
 ]
+
+
+def is_right_refusal(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a caller may be told this by a server that can't answer: that later is another matter.
+
+    Also CANCELLED without a word of ours: so gRPC answers what comes in at the moment at which a server ends
+    (https://github.com/grpc/grpc/issues/41785).
+    """
+    cancelled = error.code() is grpc.StatusCode.CANCELLED and error.details() == "CANCELLED"
+    return cancelled or error.code() in _LATER
 
 
 class Checks:
@@ -100,7 +109,7 @@ class Checks:
                 except grpc.aio.AioRpcError as error:
                     self._last.pop(address, None)
                     self._count(error.code())
-                    if error.code() not in RIGHT_REFUSALS:
+                    if not is_right_refusal(error):
                         self.wrong.append(f"a check was refused with {error.code().name}: {error.details()}")
                 else:
                     self._last[address] = answer

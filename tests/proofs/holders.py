@@ -14,7 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.proofs.chaos import Feeder
-from tests.proofs.checks import RECONNECT, RIGHT_REFUSALS
+from tests.proofs.checks import RECONNECT, is_right_refusal
 from tests.proofs.events import MODELS, PROVIDER, usage_event
 from tests.proofs.serving import bearer
 from tokenomics.quota.v1 import quota_pb2 as pb
@@ -222,7 +222,7 @@ class Holders:
                 return await call(rng.choice(self._stubs))
             except grpc.aio.AioRpcError as error:
                 self.log.outcomes[error.code().name.lower()] += 1
-                if error.code() not in RIGHT_REFUSALS:
+                if not is_right_refusal(error):
                     self.log.wrong.append(f"refused with {error.code().name}: {error.details()}")
                     return None
                 await asyncio.sleep(RETRY_SECONDS)

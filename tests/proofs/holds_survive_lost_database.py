@@ -15,7 +15,7 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 
 from tests.proofs.chaos import Feeder, Fleet
-from tests.proofs.checks import RECONNECT, RIGHT_REFUSALS, Checks
+from tests.proofs.checks import RECONNECT, Checks, is_right_refusal
 from tests.proofs.compare import compare, compare_ledger, told_otherwise
 from tests.proofs.events import (
     MODELS,
@@ -135,7 +135,7 @@ class Callers:
             try:
                 return await call(request, metadata=self._metadata, timeout=CALL_SECONDS)
             except grpc.aio.AioRpcError as error:
-                if not patient or error.code() not in RIGHT_REFUSALS:
+                if not patient or not is_right_refusal(error):
                     raise
                 await asyncio.sleep(PROBE_SECONDS)
 
@@ -284,7 +284,7 @@ async def _first_placed(callers: Callers) -> Probe:
             probe.hold_id = await callers.place(1, patient=False)
         except grpc.aio.AioRpcError as error:
             probe.refusals[error.code().name] += 1
-            if error.code() not in RIGHT_REFUSALS:
+            if not is_right_refusal(error):
                 probe.wrong.append(f"refused with {error.code().name}: {error.details()}")
                 return probe
             await asyncio.sleep(PROBE_SECONDS)

@@ -69,7 +69,7 @@ class Ordeal:
     @classmethod
     def scaled(cls, scale: float) -> "Ordeal":
         """Return the full one for scale 1."""
-        return cls(max(1, round(14 * scale)), max(2, round(12 * scale)))
+        return cls(max(2, round(14 * scale)), max(2, round(12 * scale)))
 
 
 class Told(NamedTuple):
@@ -221,7 +221,7 @@ def _plans(crew: Crew, rounds: int, people: Sequence[str], addresses: Sequence[s
         leases = 1 if ends_it_all else rng.randint(1, 3)
         calls = [rng.randint(*CALLS) for _ in range(leases)]
         if fate in {Fate.KILLED, Fate.PAUSED, Fate.PAUSED_LONG}:
-            calls[-1] *= 4  # it shall not be through with it before
+            calls[-1] *= 6  # it shall not be through with it before
         model = rng.choice(list(CALL_MICRO_USD))
         longest_call = LAST_LONGEST_CALL_SECONDS if ends_it_all else rng.uniform(*LONGEST_CALL_SECONDS)
         plans.append(

@@ -71,6 +71,9 @@ async def endure(lab: Lab, ordeal: Ordeal) -> Verdict:
         failures = [*checks.wrong[:3], *stage.said.failures, *exactly_what_was_reached(stage, lab.anchor)]
         figures, differing = await compare(arena, stage.truth, await arena.read(*INPUTS, QUOTA))
         failures += [*differing, *await arena.committed_beyond_positions()]
+        # A server has one call at a time from us: it can cancel one as it ends, and none before.
+        if checks.outcomes["cancelled"] > storm.struck["serve_sigterms"]:
+            failures.append(f"{checks.outcomes['cancelled']} checks were cancelled")
         for fleet in fleets:
             await fleet.stop()
             failures += fleet.unexpected
