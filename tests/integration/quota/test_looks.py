@@ -22,13 +22,13 @@ Ask = Callable[[Served, str | None], Awaitable[list[str]]]
 
 
 async def company(quota: Quota) -> None:
-    """Make a red team of five, whose manager is boss, and a blue one of two; ada and eve have spent."""
+    """Make a red team of six, whose manager is boss, and a blue one of two; ada and eve have spent."""
     await quota.tell(price_book(), "book")
     await quota.tell(quota_policy(default_allowance_micro_usd=1_000), "policy")
     await quota.tell(team("red", owner_id="boss"), "red")
     await quota.tell(team("blue", owner_id="own"), "blue")
     await quota.tell(person("ada", manager_id="boss"), "ada")
-    for number in range(4):
+    for number in range(5):
         await quota.tell(person(f"red-{number}", manager_id="boss"), f"red-{number}")
     await quota.tell(person("eve", team_id="blue", manager_id="own"), "eve")
     await quota.tell(person("own", team_id="blue"), "own")
@@ -196,6 +196,30 @@ async def test_numbers_are_shown_to_the_person_who_decides_and_members_of_enough
     told = await looks(served, "ada")
     assert [(each.person_id, each.method, each.basis) for each in told[::-1]] == expected_looks
     assert {each.caller for each in told} <= {CALLER}
+
+
+async def test_a_cost_centre_is_not_shown_beside_a_team_where_few_are_beyond_it(served: Served) -> None:
+    quota = served.quota
+    for name, owner in (("red", "boss"), ("blue", "own")):
+        await quota.tell(team(name, owner_id=owner, cost_centre_id="cc"), f"{name} of cc")
+    await served.refresh()
+    cc = "cost_centre/cc/all/2026-11"
+
+    async def shown_to(viewer: str | None) -> list[list[str]]:
+        asked = [list_accounts(), list_accounts(kind=pb.ACCOUNT_KIND_COST_CENTRE), get_subject, check]
+        return [await answered(ask, served, viewer) for ask in (*asked, get_account(cc))]
+
+    beyond = [[ADA, RED], [], [ADA, RED], [ADA, RED], NO]
+    assert await shown_to("ada") == beyond, "cc less red is blue, of two"
+    assert await shown_to("governance") == [[RED], [], *[[ADA, RED, cc]] * 2, [cc]], "by name alone"
+    assert await shown_to(None) == [[cc, ADA, EVE, BLUE, RED], [cc], *[[ADA, RED, cc]] * 2, [cc]]
+    # Those of blue aren't shown red: five others of red hide them.
+    assert (await shown_to("eve"))[0] == [cc, EVE]
+    for number in range(3):
+        await quota.tell(person(f"blue-{number}", team_id="blue"), f"blue-{number}")
+    await served.refresh()
+    assert await shown_to("ada") == [[cc, ADA, RED], [cc], *[[ADA, RED, cc]] * 2, [cc]]
+    assert (await shown_to("governance"))[:2] == [[cc, BLUE, RED], [cc]]
 
 
 async def test_a_look_that_cannot_be_recorded_is_not_granted(served: Served) -> None:

@@ -1,13 +1,12 @@
 """Totals told together: whoever adds and subtracts them comes to nothing of few people."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from fractions import Fraction
-from itertools import chain, combinations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.differencing import groups_told
 from tokenomics_quota.domain.privacy import FEWEST_PEOPLE, Cell, are_enough, tells_of_few, told_apart
 
 Table = Mapping[Cell, frozenset[str]]
@@ -43,27 +42,7 @@ def totals(people: Table, rows: Collection[str], columns: Collection[str]) -> li
 
 
 def of_few(people: Table, told: Iterable[set[Cell]]) -> bool:
-    """Whether a sum or difference, with any factors, of what is told is the total of one to four people."""
-    cells = sorted(cell for cell, members in people.items() if members)
-    basis: list[list[Fraction]] = []
-
-    def left_of(vector: list[Fraction]) -> list[Fraction]:
-        for one in basis:
-            pivot = next(place for place, factor in enumerate(one) if factor)
-            vector = [mine - vector[pivot] / one[pivot] * its for mine, its in zip(vector, one, strict=True)]
-        return vector
-
-    for total in told:
-        left = left_of([Fraction(cell in total) for cell in cells])
-        if any(left):
-            basis.append(left)
-    small = [cell for cell in cells if len(people[cell]) < FEWEST_PEOPLE]
-    groups = chain.from_iterable(combinations(small, count) for count in range(1, len(small) + 1))
-    return any(
-        len(frozenset[str]().union(*(people[cell] for cell in group))) < FEWEST_PEOPLE
-        and not any(left_of([Fraction(cell in group) for cell in cells]))
-        for group in groups
-    )
+    return bool(groups_told(people, told, fewer_than=FEWEST_PEOPLE))
 
 
 @given(TABLES | MOVING)

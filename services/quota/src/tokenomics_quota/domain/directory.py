@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from copy import copy
 from datetime import datetime
-from itertools import chain, islice
+from itertools import chain
 from typing import NamedTuple, TypeVar, cast
 
 from tokenomics_contracts.units import CostCentreId, ProjectId, SubjectId, TeamId
@@ -259,27 +259,15 @@ class Directory:
             self._headcounts[key] = counted
         return counted
 
-    def has_people(self, kind: str, unit_id: str, at: datetime, at_least: int) -> bool:
-        """Whether so many people (no services) belong to a team, project or cost centre at an instant.
-
-        Looks no further than it must: of a large unit at a few of its members.
-        """
-        candidates: Iterable[str] = self._members_of.get((kind, unit_id), ())
-        if kind == _COST_CENTRE:
-            of_teams = [
-                self._members_of.get((_TEAM, team_id), ()) for team_id in self._teams_of.get(unit_id, ())
-            ]
-            candidates = dict.fromkeys(chain(candidates, *of_teams))
-        belonging = (subject for subject in candidates if self._is_person_of(subject, (kind, unit_id), at))
-        return len(list(islice(belonging, at_least))) == at_least
-
-    def _is_person_of(self, subject: str, unit: UnitKey, at: datetime) -> bool:
-        version = self.member(subject).at(at)
-        if version is None or version.value.left or not version.value.is_person:
-            return False
-        if unit[0] == _COST_CENTRE:
-            return unit[1] == self.attribution(subject).at(at).cost_centre_id
-        return unit in _units_of(version.value)
+    def ever_in(self, kind: str, unit_id: str) -> Iterator[str]:
+        """Return, each once, whoever may ever have belonged to a team, project or cost centre."""
+        seen = set[str]()
+        of_teams = self._teams_of.get(unit_id, ()) if kind == _COST_CENTRE else ()
+        for unit in [(kind, unit_id), *((_TEAM, team_id) for team_id in of_teams)]:
+            for subject in self._members_of.get(unit, ()):
+                if subject not in seen:
+                    seen.add(subject)
+                    yield subject
 
     def _count(self, kind: str, unit_id: str) -> Timeline[int]:
         if kind == _HEIRS:

@@ -54,6 +54,10 @@ class Timeline(Generic[Value]):
         following = bisect_right(self._starts, instant)
         return self._starts[following] if following < len(self._starts) else NEVER
 
+    def during(self, since: datetime, until: datetime) -> Sequence[Value]:
+        """Return the values that hold at some instant from one to another, both inclusive."""
+        return self._values[bisect_right(self._starts, since) : bisect_right(self._starts, until) + 1]
+
     @property
     def starts(self) -> Sequence[datetime]:
         """The instants at which the value may change, ascending."""

@@ -385,6 +385,36 @@ class Governance:
                 self._attributions[subject] = timeline
         return timeline
 
+    def people_of(self, kind: AccountKind, unit_id: str, at: datetime) -> Iterator[Member]:
+        """Return the people (no services) counted in a team, project or cost centre at an instant.
+
+        Looks at members one by one, no further than it is asked to.
+        """
+        for subject in self.directory.ever_in(kind.value, unit_id):
+            version = self.directory.member(subject).at(at)
+            if version is None or version.value.left or not version.value.is_person:
+                continue
+            _, team_id, cost_centre_id = self.attribution(subject).at(at)
+            counted_on = {
+                (AccountKind.TEAM, team_id),
+                (AccountKind.COST_CENTRE, cost_centre_id),
+                *((AccountKind.PROJECT, project_id) for project_id in version.value.project_ids),
+            }
+            if (kind, unit_id) in counted_on:
+                yield version.value
+
+    def carriers(
+        self, kind: AccountKind, unit_id: str, since: datetime, until: datetime
+    ) -> Iterator[tuple[str, Sequence[Attribution]]]:
+        """Return who may have been counted in a unit, and was there, from one instant to another.
+
+        People alone, each with who carried their usage meanwhile.
+        """
+        for subject in self.directory.ever_in(kind.value, unit_id):
+            versions = [each for each in self.directory.member(subject).during(since, until) if each]
+            if any(each.value.is_person and not each.value.left for each in versions):
+                yield subject, self.attribution(subject).during(since, until)
+
     def limit(
         self, kind: AccountKind, owner_id: str, at: datetime, purpose: Purpose = Purpose.ALL
     ) -> Limit | None:

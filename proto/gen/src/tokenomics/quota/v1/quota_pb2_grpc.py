@@ -33,8 +33,9 @@ class QuotaServiceStub:
     Callers: workloads on the service's list of methods (deny by default), identified by an audience-bound token or
     a client certificate; UNAUTHENTICATED without one, PERMISSION_DENIED off the list. A workload that may act for
     people asserts the person in the metadata `tokenomics-on-behalf-of`; then data about a subject is given only to
-    the subject and to who must decide about it (manager, owner, governance). A workload that may not act for
-    people sees what its list entry allows.
+    the subject and to who must decide about it (manager, owner, governance), and a shared account's numbers to its
+    members where the total of fewer than five others can't be worked out from what they are shown. A workload that may
+    not act for people sees what its list entry allows.
 
     Errors carry google.rpc.Status details: ErrorInfo (domain `tokenomics.quota`) always, BadRequest with
     INVALID_ARGUMENT, RetryInfo with UNAVAILABLE, QuotaFailure with RESOURCE_EXHAUSTED. Every call may answer
@@ -223,8 +224,9 @@ class QuotaServiceServicer:
     Callers: workloads on the service's list of methods (deny by default), identified by an audience-bound token or
     a client certificate; UNAUTHENTICATED without one, PERMISSION_DENIED off the list. A workload that may act for
     people asserts the person in the metadata `tokenomics-on-behalf-of`; then data about a subject is given only to
-    the subject and to who must decide about it (manager, owner, governance). A workload that may not act for
-    people sees what its list entry allows.
+    the subject and to who must decide about it (manager, owner, governance), and a shared account's numbers to its
+    members where the total of fewer than five others can't be worked out from what they are shown. A workload that may
+    not act for people sees what its list entry allows.
 
     Errors carry google.rpc.Status details: ErrorInfo (domain `tokenomics.quota`) always, BadRequest with
     INVALID_ARGUMENT, RetryInfo with UNAVAILABLE, QuotaFailure with RESOURCE_EXHAUSTED. Every call may answer
@@ -361,7 +363,8 @@ class QuotaServiceServicer:
 
     def ListBalances(self, request, context):
         """Lists the balances of accounts that a cost touched, by account id. Read-only. Persons see only what GetBalance
-        would give them.
+        would give them; governance, without `subject` and `owner_id`, no person or service and no total from which, beside
+        the other ones listed, that of fewer than five people could be worked out.
         Errors: INVALID_ARGUMENT for a page token that this call didn't give.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -740,8 +743,9 @@ class QuotaService:
     Callers: workloads on the service's list of methods (deny by default), identified by an audience-bound token or
     a client certificate; UNAUTHENTICATED without one, PERMISSION_DENIED off the list. A workload that may act for
     people asserts the person in the metadata `tokenomics-on-behalf-of`; then data about a subject is given only to
-    the subject and to who must decide about it (manager, owner, governance). A workload that may not act for
-    people sees what its list entry allows.
+    the subject and to who must decide about it (manager, owner, governance), and a shared account's numbers to its
+    members where the total of fewer than five others can't be worked out from what they are shown. A workload that may
+    not act for people sees what its list entry allows.
 
     Errors carry google.rpc.Status details: ErrorInfo (domain `tokenomics.quota`) always, BadRequest with
     INVALID_ARGUMENT, RetryInfo with UNAVAILABLE, QuotaFailure with RESOURCE_EXHAUSTED. Every call may answer

@@ -34,8 +34,9 @@ class QuotaServiceStub:
     Callers: workloads on the service's list of methods (deny by default), identified by an audience-bound token or
     a client certificate; UNAUTHENTICATED without one, PERMISSION_DENIED off the list. A workload that may act for
     people asserts the person in the metadata `tokenomics-on-behalf-of`; then data about a subject is given only to
-    the subject and to who must decide about it (manager, owner, governance). A workload that may not act for
-    people sees what its list entry allows.
+    the subject and to who must decide about it (manager, owner, governance), and a shared account's numbers to its
+    members where the total of fewer than five others can't be worked out from what they are shown. A workload that may
+    not act for people sees what its list entry allows.
 
     Errors carry google.rpc.Status details: ErrorInfo (domain `tokenomics.quota`) always, BadRequest with
     INVALID_ARGUMENT, RetryInfo with UNAVAILABLE, QuotaFailure with RESOURCE_EXHAUSTED. Every call may answer
@@ -127,7 +128,8 @@ class QuotaServiceStub:
     """
     ListBalances: _grpc.UnaryUnaryMultiCallable[_quota_pb2.ListBalancesRequest, _quota_pb2.ListBalancesResponse]
     """Lists the balances of accounts that a cost touched, by account id. Read-only. Persons see only what GetBalance
-    would give them.
+    would give them; governance, without `subject` and `owner_id`, no person or service and no total from which, beside
+    the other ones listed, that of fewer than five people could be worked out.
     Errors: INVALID_ARGUMENT for a page token that this call didn't give.
     """
     GetBudget: _grpc.UnaryUnaryMultiCallable[_quota_pb2.GetBudgetRequest, _quota_pb2.GetBudgetResponse]
@@ -248,8 +250,9 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     Callers: workloads on the service's list of methods (deny by default), identified by an audience-bound token or
     a client certificate; UNAUTHENTICATED without one, PERMISSION_DENIED off the list. A workload that may act for
     people asserts the person in the metadata `tokenomics-on-behalf-of`; then data about a subject is given only to
-    the subject and to who must decide about it (manager, owner, governance). A workload that may not act for
-    people sees what its list entry allows.
+    the subject and to who must decide about it (manager, owner, governance), and a shared account's numbers to its
+    members where the total of fewer than five others can't be worked out from what they are shown. A workload that may
+    not act for people sees what its list entry allows.
 
     Errors carry google.rpc.Status details: ErrorInfo (domain `tokenomics.quota`) always, BadRequest with
     INVALID_ARGUMENT, RetryInfo with UNAVAILABLE, QuotaFailure with RESOURCE_EXHAUSTED. Every call may answer
@@ -338,7 +341,8 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     """
     ListBalances: _aio.UnaryUnaryMultiCallable[_quota_pb2.ListBalancesRequest, _quota_pb2.ListBalancesResponse]  # type: ignore[assignment]
     """Lists the balances of accounts that a cost touched, by account id. Read-only. Persons see only what GetBalance
-    would give them.
+    would give them; governance, without `subject` and `owner_id`, no person or service and no total from which, beside
+    the other ones listed, that of fewer than five people could be worked out.
     Errors: INVALID_ARGUMENT for a page token that this call didn't give.
     """
     GetBudget: _aio.UnaryUnaryMultiCallable[_quota_pb2.GetBudgetRequest, _quota_pb2.GetBudgetResponse]  # type: ignore[assignment]
@@ -458,8 +462,9 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
     Callers: workloads on the service's list of methods (deny by default), identified by an audience-bound token or
     a client certificate; UNAUTHENTICATED without one, PERMISSION_DENIED off the list. A workload that may act for
     people asserts the person in the metadata `tokenomics-on-behalf-of`; then data about a subject is given only to
-    the subject and to who must decide about it (manager, owner, governance). A workload that may not act for
-    people sees what its list entry allows.
+    the subject and to who must decide about it (manager, owner, governance), and a shared account's numbers to its
+    members where the total of fewer than five others can't be worked out from what they are shown. A workload that may
+    not act for people sees what its list entry allows.
 
     Errors carry google.rpc.Status details: ErrorInfo (domain `tokenomics.quota`) always, BadRequest with
     INVALID_ARGUMENT, RetryInfo with UNAVAILABLE, QuotaFailure with RESOURCE_EXHAUSTED. Every call may answer
@@ -624,7 +629,8 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.ListBalancesResponse, _abc.Awaitable[_quota_pb2.ListBalancesResponse]]:
         """Lists the balances of accounts that a cost touched, by account id. Read-only. Persons see only what GetBalance
-        would give them.
+        would give them; governance, without `subject` and `owner_id`, no person or service and no total from which, beside
+        the other ones listed, that of fewer than five people could be worked out.
         Errors: INVALID_ARGUMENT for a page token that this call didn't give.
         """
 
