@@ -317,6 +317,36 @@ async def test_the_same_bypass_asked_for_again_changes_nothing_and_another_is_re
     ]
 
 
+@pytest.mark.parametrize(
+    ("kind", "owner_id", "known"),
+    [
+        (pb.ACCOUNT_KIND_TEAM, "red", True),
+        (pb.ACCOUNT_KIND_TEAM, "blue", True),
+        (pb.ACCOUNT_KIND_TEAM, "rde", False),
+        (pb.ACCOUNT_KIND_SUBJECT, "ada", True),
+        (pb.ACCOUNT_KIND_SUBJECT, "adda", False),
+        (pb.ACCOUNT_KIND_SUBJECT, "red", False),
+        (pb.ACCOUNT_KIND_PROJECT, "atlas", True),
+        (pb.ACCOUNT_KIND_PROJECT, "argo", True),
+        (pb.ACCOUNT_KIND_PROJECT, "atlsa", False),
+        (pb.ACCOUNT_KIND_COST_CENTRE, "red", False),
+        (pb.ACCOUNT_KIND_UNATTRIBUTED, "unattributed", True),
+        (pb.ACCOUNT_KIND_UNATTRIBUTED, "ada", False),
+    ],
+)
+async def test_a_bypass_of_a_scope_that_nobody_knows_is_refused(
+    served: Served, kind: pb.AccountKind, owner_id: str, *, known: bool
+) -> None:
+    await served.quota.tell(usage("bob", project="argo"), "argo", time=NOW, appended_at=NOW)
+    await served.refresh()
+    starting = start(served, bypass(scope_kind=kind, scope_owner_id=owner_id))
+    if known:
+        await starting
+    else:
+        assert (await refused(starting)).code() is grpc.StatusCode.NOT_FOUND
+    assert len(await told(served.quota, "bypass")) == known
+
+
 async def test_that_a_bypass_expired_is_told_once(served: Served) -> None:
     await served.quota.pool.execute("UPDATE ledger SET last_now = '2000-01-01Z'")
     await served.quota.pool.execute(

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any, Final
 
 import grpc
@@ -13,10 +14,12 @@ from tokenomics_contracts.units import (
     EARLIEST_TIME,
     IDENTIFIER_PATTERN,
     SLUG_PATTERN,
+    UNATTRIBUTED,
     AccountId,
 )
-from tokenomics_quota.domain.accounts import Account, Purpose
+from tokenomics_quota.domain.accounts import Account, AccountKind, Purpose
 from tokenomics_quota.domain.interventions import Decided
+from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.rpc.balances import account_from_text, require_existing
 from tokenomics_quota.rpc.consistency import LEDGER
 from tokenomics_quota.rpc.convert import IDENTIFIER, instant_from_pb, is_identifier, kind_from_pb
@@ -87,6 +90,7 @@ class Interventions:
         if wrong or kind is None:
             raise InvalidRequestError(wrong)
         self._require_operator()
+        _require_known(*self._views.at_hand(), kind, request.scope_owner_id)
         change_seq = await self._intervening.start_bypass(
             request.bypass_id, kind, request.scope_owner_id, until, _decided(request)
         )
@@ -140,6 +144,26 @@ class Interventions:
 
     def _require_governance(self, _account: Account) -> None:
         require_governance(*self._views.at_hand())
+
+
+def _require_known(view: QuotaView, now: datetime, kind: AccountKind, owner_id: str) -> None:
+    """Refuse a scope that no call can be of: whoever mistypes one in a hurry would learn it from nothing.
+
+    Raises
+    ------
+    NotFoundError
+        It is one.
+    """
+    directory = view.governance.directory
+    if kind is AccountKind.UNATTRIBUTED:
+        known = owner_id == UNATTRIBUTED
+    elif kind is AccountKind.SUBJECT:
+        known = bool(directory.member(owner_id).starts)
+    else:
+        known = bool(directory.unit(kind, owner_id).starts or directory.headcount(kind, owner_id).starts)
+    if not known:
+        period = view.governance.calendars.at(now).period_of(now)
+        require_existing(view, Account(kind, owner_id, Purpose.ALL, period), now)
 
 
 def _wrong_reason(request: _Request) -> dict[str, str]:

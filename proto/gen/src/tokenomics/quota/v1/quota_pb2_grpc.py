@@ -442,8 +442,8 @@ class QuotaServiceServicer:
         limits and a stale view included. What would have been asked leaves a decision record (`bypassed`). It opens no
         account that was frozen or closed, and ends at its instant by itself. Idempotent on `bypass_id`. Operators;
         audited.
-        Errors: ALREADY_EXISTS for the same id with another payload (ErrorInfo names the difference); UNAVAILABLE as
-        FreezeAccount.
+        Errors: ALREADY_EXISTS for the same id with another payload (ErrorInfo names the difference); NOT_FOUND for a scope
+        that neither the directory nor a policy or usage names; UNAVAILABLE as FreezeAccount.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

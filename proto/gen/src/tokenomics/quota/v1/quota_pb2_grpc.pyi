@@ -175,8 +175,8 @@ class QuotaServiceStub:
     limits and a stale view included. What would have been asked leaves a decision record (`bypassed`). It opens no
     account that was frozen or closed, and ends at its instant by itself. Idempotent on `bypass_id`. Operators;
     audited.
-    Errors: ALREADY_EXISTS for the same id with another payload (ErrorInfo names the difference); UNAVAILABLE as
-    FreezeAccount.
+    Errors: ALREADY_EXISTS for the same id with another payload (ErrorInfo names the difference); NOT_FOUND for a scope
+    that neither the directory nor a policy or usage names; UNAVAILABLE as FreezeAccount.
     """
     EndBypass: _grpc.UnaryUnaryMultiCallable[_quota_pb2.EndBypassRequest, _quota_pb2.EndBypassResponse]
     """Ends a bypass before its time. Idempotent: one that has ended stays as it is. Operators; audited.
@@ -388,8 +388,8 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     limits and a stale view included. What would have been asked leaves a decision record (`bypassed`). It opens no
     account that was frozen or closed, and ends at its instant by itself. Idempotent on `bypass_id`. Operators;
     audited.
-    Errors: ALREADY_EXISTS for the same id with another payload (ErrorInfo names the difference); UNAVAILABLE as
-    FreezeAccount.
+    Errors: ALREADY_EXISTS for the same id with another payload (ErrorInfo names the difference); NOT_FOUND for a scope
+    that neither the directory nor a policy or usage names; UNAVAILABLE as FreezeAccount.
     """
     EndBypass: _aio.UnaryUnaryMultiCallable[_quota_pb2.EndBypassRequest, _quota_pb2.EndBypassResponse]  # type: ignore[assignment]
     """Ends a bypass before its time. Idempotent: one that has ended stays as it is. Operators; audited.
@@ -724,8 +724,8 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         limits and a stale view included. What would have been asked leaves a decision record (`bypassed`). It opens no
         account that was frozen or closed, and ends at its instant by itself. Idempotent on `bypass_id`. Operators;
         audited.
-        Errors: ALREADY_EXISTS for the same id with another payload (ErrorInfo names the difference); UNAVAILABLE as
-        FreezeAccount.
+        Errors: ALREADY_EXISTS for the same id with another payload (ErrorInfo names the difference); NOT_FOUND for a scope
+        that neither the directory nor a policy or usage names; UNAVAILABLE as FreezeAccount.
         """
 
     @_abc_1.abstractmethod
