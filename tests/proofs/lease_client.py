@@ -25,7 +25,7 @@ from google.protobuf.duration_pb2 import Duration
 from tests.proofs.events import PROVIDER, Draft, usage_event
 from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics.quota.v1 import quota_pb2_grpc
-from tokenomics_client import Draw, Lease, Refusal
+from tokenomics_client import Draw, Lease, Refusal, steady
 
 CALL_SECONDS, RETRY_SECONDS = 5, 0.1
 DRAWERS = 2
@@ -168,7 +168,7 @@ class Tool:
                 soon = self._rng.uniform(0, 0.01)
                 asyncio.get_running_loop().call_later(soon, self._die, lease.lease_id, fate)
                 await self._renew(lease, self._plan.amount_micro_usd)
-            begun, at = time.monotonic(), datetime.now(UTC)
+            begun, at = steady(), datetime.now(UTC)
             draw = lease.draw(**sizes)
             if not draw:
                 self._note("not drawn", lease.lease_id, begun=begun, ended=draw.refusal is Refusal.ENDED)
@@ -256,7 +256,7 @@ class Tool:
     async def _ask(self, method: str, request: Any) -> tuple[float, Any]:
         """Ask until there is an answer; return when it was asked for, and the answer or why there is none."""
         while True:
-            asked_at = time.monotonic()
+            asked_at = steady()
             call = getattr(self._rng.choice(self._stubs), method)
             try:
                 return asked_at, await call(request, metadata=self._plan.metadata, timeout=CALL_SECONDS)

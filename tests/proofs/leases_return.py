@@ -4,7 +4,6 @@ import asyncio
 import random
 import signal
 import sys
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -25,6 +24,7 @@ from tests.proofs.lease_client import Fate, Plan, journal, source
 from tests.proofs.recompute import QUOTA, Recomputation, recompute
 from tests.proofs.recompute_holds import Hold, LedgerHistory, recompute_holds, usage_identity
 from tests.proofs.serving import bearer
+from tokenomics_client import steady
 from tokenomics_tools.stack import GATEWAY, ManagedProcess
 from tokenomics_tools.stack.processes import free_port
 
@@ -127,7 +127,7 @@ class Crew:
                 process.pause()
                 await asyncio.sleep(seconds)
                 process.resume()
-                resumed_at = time.monotonic()
+                resumed_at = steady()
         async with asyncio.timeout(CLIENT_SECONDS):
             while process.running:  # noqa: ASYNC110 - another process's life
                 await asyncio.sleep(POLL_SECONDS)

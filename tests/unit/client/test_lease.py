@@ -2,6 +2,7 @@
 
 import threading
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenomics.quota.v1 import quota_pb2 as pb
-from tokenomics_client import Draw, Lease, Refusal
+from tokenomics_client import Draw, Lease, Refusal, steady
 from tokenomics_quota.domain.pricing import ModelPrice, PriceBook, Quantities, Rates, Steps, price
 
 AT = datetime(2026, 11, 3, 9, tzinfo=UTC)
@@ -65,6 +66,14 @@ def test_drawing_ends_by_the_callers_clock_counted_from_before_the_request() -> 
     assert lease.draw(input_tokens=1, output_tokens=1)
     clock.seconds = 1_000.5
     assert lease.draw(input_tokens=1, output_tokens=1).refusal is Refusal.ENDED
+
+
+def test_the_clock_that_ends_a_lease_counts_the_time_that_the_machine_slept() -> None:
+    since_boot = float(Path("/proc/uptime").read_text().split()[0])
+    assert abs(steady() - since_boot) < 1
+    lease = Lease(answer(draw_for=60), asked_at=since_boot - 60)
+    assert lease.draw(input_tokens=1, output_tokens=1).refusal is Refusal.ENDED
+    assert Lease(answer(draw_for=60), asked_at=steady()).draw(input_tokens=1, output_tokens=1)
 
 
 def test_what_a_call_really_cost_takes_the_place_of_what_was_drawn() -> None:

@@ -1,14 +1,24 @@
 """A lease: many small decisions from one held amount, in the caller, without a call."""
 
+import time
 from collections.abc import Callable
 from enum import Enum
 from functools import partial
 from threading import Lock
-from time import monotonic
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics_client.price import HALF, PER_MICRO_USD, Price
+
+_COUNTING_SLEEP: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
+"""The clock that goes on while the machine sleeps: on Linux one of its own. Windows has none of these; there
+:func:`time.monotonic` does."""
+
+steady: Final[Callable[[], float]] = (
+    time.monotonic if _COUNTING_SLEEP is None else partial(time.clock_gettime, _COUNTING_SLEEP)
+)
+"""Seconds that never step back, and go on while the machine sleeps, as the server's do: a laptop that was
+shut for an hour must not draw from what others have got meanwhile."""
 
 
 class Refusal(Enum):
@@ -38,8 +48,8 @@ _drawn = partial(tuple.__new__, Draw)
 class Lease:
     """Decides calls from what a lease holds. Threads may share it; it never blocks on anything but them.
 
-    It stops by the caller's monotonic clock, counted from before the lease was asked for: so it never draws
-    past what the server holds for it, whatever either wall clock does.
+    It stops by the caller's steady clock, counted from before the lease was asked for: so it never draws past
+    what the server holds for it, whatever either wall clock does.
 
     Parameters
     ----------
@@ -48,7 +58,7 @@ class Lease:
     asked_at
         When the request was about to be sent, by the clock.
     clock
-        Seconds, monotonic.
+        Seconds, never stepping back.
 
     Raises
     ------
@@ -58,7 +68,7 @@ class Lease:
 
     __slots__ = ("_clock", "_drawn", "_ended", "_ends_at", "_left", "_lock", "_price", "_renewal", "lease_id")
 
-    def __init__(self, lease: pb.Lease, asked_at: float, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, lease: pb.Lease, asked_at: float, clock: Callable[[], float] = steady) -> None:
         self.lease_id: str = lease.hold.hold_id
         """What usage events drawn from it name as their hold."""
         self._clock = clock
@@ -109,7 +119,10 @@ class Lease:
             self._drawn += cost_micro_usd - draw.cost_micro_usd
 
     def renewal_request(self, amount_micro_usd: int) -> pb.RenewLeaseRequest:
-        """Return what asks for a further stretch with so much to draw from; ``draw_for`` is left to set."""
+        """Return what asks for a further stretch with so much to draw from; ``draw_for`` is left to set.
+
+        When its answer is lost, send the same again: another request for a stretch that was given is refused.
+        """
         with self._lock:
             return pb.RenewLeaseRequest(
                 lease_id=self.lease_id,

@@ -6,7 +6,7 @@ from statistics import median
 from google.protobuf.duration_pb2 import Duration
 
 from tokenomics.quota.v1 import quota_pb2 as pb
-from tokenomics_client import Lease
+from tokenomics_client import Lease, steady
 from tokenomics_tools.bench.plant import Scale
 from tokenomics_tools.bench.rows import Bar, Row
 
@@ -36,7 +36,7 @@ def _draws_per_second(draws: int) -> float:
         draw_for=Duration(seconds=3_600),
         price=pb.LeasePrice(steps=steps),
     )
-    lease = Lease(answer, time.monotonic())
+    lease = Lease(answer, steady())
     began = time.perf_counter()
     for _ in range(draws):
         if not lease.draw(input_tokens=4_000, cached_input_tokens=3_000, output_tokens=500):

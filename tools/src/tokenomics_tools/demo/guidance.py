@@ -17,7 +17,7 @@ from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics.quota.v1.quota_pb2_grpc import QuotaServiceStub
 from tokenomics_chassis.clock import SystemClock
 from tokenomics_cli.output import usd
-from tokenomics_client import Lease
+from tokenomics_client import Lease, steady
 from tokenomics_tools.demo.claims import Claims
 from tokenomics_tools.demo.commands import Commands
 from tokenomics_tools.demo.expected import Expected, Standing
@@ -124,7 +124,7 @@ class Guidance:
             amount_micro_usd=DOLLAR,
         )
         with self._stub() as stub:
-            asked_at = time.monotonic()
+            asked_at = steady()
             answer = stub.AcquireLease(request, metadata=self._metadata, timeout=_TIMEOUT_SECONDS)
             lease = Lease(answer.lease, asked_at)
             began = time.perf_counter()
