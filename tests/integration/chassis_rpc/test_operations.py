@@ -372,51 +372,6 @@ async def test_only_what_is_parked_can_be_skipped(
 
 
 @pytest.mark.parametrize(
-    ("method", "wrong", "fields"),
-    [
-        ("GetPositions", pb.GetPositionsRequest(topics=["a", NUL]), {"topics"}),
-        ("ListParkedEvents", pb.ListParkedEventsRequest(page_token="made up"), {"page_token"}),  # noqa: S106
-        ("ListParkedEvents", with_token(["a", 10**30, 0]), {"page_token"}),
-        ("ListParkedEvents", with_token(["a", 0, 2**63]), {"page_token"}),
-        ("ListParkedEvents", with_token(["a", -1, 0]), {"page_token"}),
-        ("ListParkedEvents", with_token([NUL, 0, 0]), {"page_token"}),
-        ("ListParkedEvents", with_token(["a", float("inf"), 0]), {"page_token"}),
-        ("ListParkedEvents", pb.ListParkedEventsRequest(topic=NUL, error_code=NUL), {"topic", "error_code"}),
-        ("ListParkedEvents", pb.ListParkedEventsRequest(page_size=-1), {"page_size"}),
-        ("RetryParkedEvents", pb.RetryParkedEventsRequest(**WHY), {"selection"}),
-        ("RetryParkedEvents", pb.RetryParkedEventsRequest(all=False, **WHY), {"all"}),
-        ("RetryParkedEvents", pb.RetryParkedEventsRequest(error_code="", **WHY), {"error_code"}),
-        ("RetryParkedEvents", pb.RetryParkedEventsRequest(error_code=NUL, **WHY), {"error_code"}),
-        (
-            "RetryParkedEvents",
-            pb.RetryParkedEventsRequest(places=pb.RecordPlaces(), **WHY),
-            {"places.places"},
-        ),
-        ("RetryParkedEvents", pb.RetryParkedEventsRequest(all=True), {"reason_code", "ticket_id"}),
-        (
-            "SkipParkedEvent",
-            pb.SkipParkedEventRequest(reason_code="Because I say so!", ticket_id="OPS-1"),
-            {"topic", "reason_code"},
-        ),
-        ("SkipParkedEvent", pb.SkipParkedEventRequest(topic=NUL, **WHY), {"topic"}),
-        ("StartVerify", pb.StartVerifyRequest(verify_id="v", part=NUL, **WHY), {"part"}),
-        ("StartRebuild", pb.StartRebuildRequest(**WHY), {"rebuild_id"}),
-        ("PromoteRebuild", pb.PromoteRebuildRequest(rebuild_id="r"), {"reason_code", "ticket_id"}),
-        ("StartVerify", pb.StartVerifyRequest(verify_id="a b", **WHY), {"verify_id"}),
-        ("ListAudit", pb.ListAuditRequest(action="Not a code"), {"action"}),
-        ("ListAudit", pb.ListAuditRequest(target=NUL, actor="two words"), {"target", "actor"}),
-        ("ListAudit", pb.ListAuditRequest(page_token="-1", page_size=-1), {"page_token", "page_size"}),  # noqa: S106
-        ("ListAudit", pb.ListAuditRequest(page_token="9" * 19), {"page_token"}),
-    ],
-)
-async def test_a_wrong_request_names_its_fields(
-    operator: Operator, method: str, wrong: Any, fields: set[str]
-) -> None:
-    code, status = await operator.refused(method, wrong)
-    assert (code, violated(status)) == (grpc.StatusCode.INVALID_ARGUMENT, fields)
-
-
-@pytest.mark.parametrize(
     ("method", "request_type"),
     [
         ("GetPositions", pb.GetPositionsRequest),
@@ -550,13 +505,6 @@ async def test_what_does_not_exist_cannot_be_watched(operator: Operator) -> None
     verification = operator.call("WatchVerify", pb.WatchVerifyRequest(verify_id="none"))
     assert await rebuild.code() is grpc.StatusCode.NOT_FOUND
     assert await verification.code() is grpc.StatusCode.NOT_FOUND
-
-
-async def test_what_can_be_no_id_cannot_be_watched(operator: Operator) -> None:
-    rebuild = operator.call("WatchRebuild", pb.WatchRebuildRequest(rebuild_id=NUL))
-    verification = operator.call("WatchVerify", pb.WatchVerifyRequest(verify_id=NUL))
-    assert await rebuild.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert await verification.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def violated(status: Any) -> set[str]:

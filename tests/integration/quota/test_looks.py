@@ -10,6 +10,7 @@ import pytest
 
 from tests.integration.quota.harness import TRAIL, Quota
 from tests.integration.quota.serving import CALLER, Served, check_request, refused, serve, violated_fields
+from tests.integration.quota.test_freshness import fresh
 from tests.support.quota_events import person, price_book, quota_policy, team, usage
 from tokenomics.quota.v1 import quota_pb2 as pb
 
@@ -82,12 +83,21 @@ async def check_many(served: Served, viewer: str | None) -> list[str]:
     return shown_in(result)
 
 
-async def check_on_a_stream(served: Served, viewer: str | None) -> list[str]:
-    stream = served.stub.StreamCheckQuota(metadata=served.metadata(viewer))
-    await stream.write(pb.StreamCheckQuotaRequest(sequence=1, check=check_request("ada")))
-    answer: Any = await stream.read()
-    await stream.done_writing()
-    return shown_in(answer.result)
+async def check_afresh(served: Served, viewer: str | None) -> list[str]:
+    request = check_request("ada", at_least_as_fresh=fresh(0))
+    answer = await served.stub.CheckQuota(request, metadata=served.metadata(viewer))
+    return shown(answer.accounts)
+
+
+def check_on_a_stream(**fields: Any) -> Ask:
+    async def ask(served: Served, viewer: str | None) -> list[str]:
+        stream = served.stub.StreamCheckQuota(metadata=served.metadata(viewer))
+        await stream.write(pb.StreamCheckQuotaRequest(sequence=1, check=check_request("ada", **fields)))
+        answer: Any = await stream.read()
+        await stream.done_writing()
+        return shown_in(answer.result)
+
+    return ask
 
 
 async def suggest(served: Served, viewer: str | None) -> list[str]:
@@ -133,7 +143,9 @@ ASKED: dict[str, tuple[Ask, str]] = {
     "a list that names a small team": (list_accounts(owner_id="blue"), "ListBalances"),
     "a check": (check, "CheckQuota"),
     "a batch": (check_many, "BatchCheckQuota"),
-    "a stream": (check_on_a_stream, "StreamCheckQuota"),
+    "a stream": (check_on_a_stream(), "StreamCheckQuota"),
+    "a check that waits": (check_afresh, "CheckQuota"),
+    "a stream that waits": (check_on_a_stream(at_least_as_fresh=fresh(0)), "StreamCheckQuota"),
     "a suggestion": (suggest, "SuggestAlternatives"),
 }
 SHOWN: dict[str, dict[str | None, list[str]]] = {
@@ -178,6 +190,8 @@ SHOWN: dict[str, dict[str | None, list[str]]] = {
     "a batch": {None: [ADA, RED], "ada": [ADA, RED], "red-0": NO, "boss": [ADA, RED], "auditor": NO},
     "a suggestion": {None: [ADA], "ada": [ADA], "red-0": NO, "boss": [ADA], "governance": [ADA]},
     "a stream": {None: [ADA, RED], "ada": [ADA, RED], "red-0": NO, "boss": [ADA, RED], "operator": NO},
+    "a check that waits": {None: [ADA, RED], "red-0": NO, "boss": [ADA, RED]},
+    "a stream that waits": {None: [ADA, RED], "red-0": NO, "boss": [ADA, RED]},
 }
 
 

@@ -4,24 +4,20 @@ A field that a request gains fails the first test until it stands in the table, 
 anything.
 """
 
-import re
-from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import grpc
 import pytest
-from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.descriptor import Descriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
-from google.rpc.error_details_pb2 import BadRequest
 from grpc_status import rpc_status
 
 from tests.integration.quota.company import RED, hold_company
 from tests.integration.quota.serving import Served
+from tests.support.request_fields import Row, changed, fields_of, named, violations
 from tokenomics.quota.v1 import quota_pb2 as pb
 from tokenomics_chassis.rpc.parts import methods_of
 from tokenomics_chassis.rpc.structs import to_struct
@@ -111,7 +107,7 @@ GOOD: Final[dict[str, Message]] = {
 }
 """Of each method a request with nothing wrong in it."""
 
-CALL: Final[list[tuple[str, object, str]]] = [
+CALL: Final[list[Row]] = [
     ("subject", "", IDENTIFIER),
     ("subject", "ada@example.org", IDENTIFIER),
     ("provider", "a b", LABEL),
@@ -135,7 +131,7 @@ CALL: Final[list[tuple[str, object, str]]] = [
 ]
 """Of the call, wherever it stands: its field, a wrong value and the words."""
 
-CONSISTENCY: Final[list[tuple[str, object, str]]] = [
+CONSISTENCY: Final[list[Row]] = [
     ("minimize_latency", False, "must be true when set"),
     ("fully_consistent", False, "must be true when set"),
     ("at_least_as_fresh.next_offsets[tokenomics.usage.v1/0]", -1, "must not be negative"),
@@ -161,12 +157,13 @@ CALLED: Final = {
 
 CHECKS: Final = ("CheckQuota", "BatchCheckQuota", "StreamCheckQuota")
 
-FIELDS: Final[list[tuple[str, object, str]]] = [
+FIELDS: Final[list[Row]] = [
     *(
         (f"{method}.{place}{field}", value, message)
         for method, place in CALLED.items()
         for field, value, message in (*CALL, *(CONSISTENCY if method in CHECKS else ()))
     ),
+    ("BatchCheckQuota.checks", [GOOD_CALL] * 1_001, "must be at most 1000"),
     ("PlaceHold.hold_id", "a b", ID),
     ("PlaceHold.amount_micro_usd", -1, COST),
     ("PlaceHold.amount_micro_usd", 10**12 + 1, COST),
@@ -309,7 +306,7 @@ FIELDS: Final[list[tuple[str, object, str]]] = [
     ("WatchSimulation.simulation_id", "", ID),
     ("GetSimulation.simulation_id", "a b", ID),
 ]
-"""A request's field, a wrong value (``None``: nothing), and in which words it is refused by its name."""
+"""Of each field wrong values, and in which words they are refused by its name."""
 
 TAKE_ANYTHING: Final = {
     "StreamCheckQuota.sequence": "is the caller's own number",
@@ -331,22 +328,6 @@ TAKE_ANYTHING: Final = {
 """Fields in which nothing is refused, and why."""
 
 
-def fields_of(message: Descriptor, path: str) -> Iterator[str]:
-    """Return every field of a request and of the messages of this contract in it; `[]` is each of a list."""
-    for field in message.fields:
-        inner = f"{path}.{field.name}"
-        nested = field.message_type
-        if nested is None or nested.GetOptions().map_entry or nested.file.package != message.file.package:
-            yield inner
-        else:
-            yield from fields_of(nested, f"{inner}[]" if field.is_repeated else inner)
-
-
-def named(field: str) -> str:
-    """Return which field of a request a row is about: without an entry's key and what is in it."""
-    return re.sub(r"\[[^\]].*", "", field)
-
-
 def test_every_field_of_every_request_is_in_the_table() -> None:
     served = [method for method in SERVICE.methods if method.name in SERVED]
     fields = {field for method in served for field in fields_of(method.input_type, method.name)}
@@ -355,36 +336,11 @@ def test_every_field_of_every_request_is_in_the_table() -> None:
     assert told | TAKE_ANYTHING.keys() == fields
 
 
-def changed(message: Message, path: str, value: object) -> Message:
-    """Return a request with a wrong value."""
-    after = type(message)()
-    after.CopyFrom(message)
-    place: Any = after
-    steps = re.findall(r"([^.\[]+)(\[[^\]]*\])?", path)
-    for number, (name, bracket) in enumerate(steps, start=1):
-        inner, key = getattr(place, name), bracket.strip("[]")
-        if key:
-            if isinstance(value, Message):
-                inner[key].CopyFrom(value)
-            else:
-                inner[key] = value
-            break  # what is behind it is told of the entry
-        if number < len(steps):
-            place = inner[0] if bracket else inner
-        elif value is None:
-            place.ClearField(name)
-        elif isinstance(value, Message):
-            inner.CopyFrom(value)
-        else:
-            setattr(place, name, value)
-    return after
-
-
 async def told(service: Served, method: str, request: Any) -> dict[str, str]:
     """Return what is told of a request's fields."""
     call = getattr(service.stub, method)
     match method:
-        case "BatchCheckQuota":
+        case "BatchCheckQuota" if len(request.checks) == 1:
             (result,) = (await call(request, metadata=service.metadata())).results
             return violations(result.failure.details)
         case "StreamCheckQuota":
@@ -398,13 +354,6 @@ async def told(service: Served, method: str, request: Any) -> dict[str, str]:
     status = rpc_status.from_call(refusal.value)  # type: ignore[arg-type] # an AioRpcError is a call, too
     assert status is not None
     return violations(status.details)
-
-
-def violations(details: Iterable[AnyMessage]) -> dict[str, str]:
-    (packed,) = (each for each in details if each.Is(BadRequest.DESCRIPTOR))
-    bad = BadRequest()
-    packed.Unpack(bad)
-    return {each.field: each.description for each in bad.field_violations}
 
 
 @pytest.mark.parametrize("method", GOOD)

@@ -63,6 +63,17 @@ def test_a_wrong_argument_is_refused_by_its_name(
     assert complaint in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("target", ["red", "team/", "company/all", "subject/alias:" + "a" * 32])
+def test_a_listing_for_what_can_be_no_target_says_how_one_is_named(
+    target: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["approvals", "list", "--to", target]) == Exit.USAGE
+    told = capsys.readouterr().err
+    assert told.startswith("error: --to: ")
+    assert "hint: say for what, as it was approved: e.g. --to team/team-07" in told
+    assert "published" not in told
+
+
 @pytest.mark.parametrize("kind", ["justification", "model_access", "gift"])
 def test_only_what_adds_an_amount_can_be_granted(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["approvals", *GRANT, "--kind", kind]) == Exit.USAGE

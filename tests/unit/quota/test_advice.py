@@ -17,6 +17,7 @@ from tokenomics_quota.domain.friction import Decision
 from tokenomics_quota.domain.permits import Permits
 from tokenomics_quota.domain.policies import NO_USE_CASES, AlternativeRule, ModelName, ModelRule
 from tokenomics_quota.domain.pricing import ModelPrice, PriceBook, Quantities, Rates, price
+from tokenomics_quota.domain.rollout import ENFORCED, Stage, Stages
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.usecases.checking import Terms, check
 
@@ -61,10 +62,11 @@ def advised(
     may: Permits | None = None,
     unlocks: Unlocks = NOTHING_UNLOCKED,
     headroom: Headroom | None = ROOMY,
+    stages: Stages = ENFORCED,
     most: int = 3,
 ) -> Advice:
     tariff = prices.tariff(asked.provider, asked.model, asked.quantities, NOW)
-    return advise(asked, tariff, prices, NOW, may, unlocks, headroom, most=most)
+    return advise(asked, tariff, prices, NOW, may, unlocks, headroom, stages, most=most)
 
 
 def models(advice: Advice) -> list[str]:
@@ -231,10 +233,10 @@ POLICY: dict[str, Any] = {
 }
 
 
-def answer(asked: Call, posted: int = 0, *more: Any) -> Answer:
+def answer(asked: Call, posted: int = 0, *more: Any, **fields: Any) -> Answer:
     prices = [flat("big", 10 * MILLION), flat("small", MILLION), flat("huge", 20 * MILLION)]
     state = governance(
-        quota_policy(**POLICY),
+        quota_policy(**POLICY | fields),
         published(
             "price_book",
             1,
@@ -271,8 +273,24 @@ def test_a_model_that_is_refused_has_permitted_ones_in_its_place_and_no_other_ad
     assert refused.advice == Advice(refused.advice.cheaper_models)
 
 
+@pytest.mark.parametrize("stage", [Stage.OBSERVE, Stage.NUDGE])
+def test_a_model_that_a_rule_does_not_hold_back_yet_is_advised_as_any_other(stage: Stage) -> None:
+    staged = {"stages": [{"stage": stage.name.lower(), "from": "2026-01-01T00:00:00Z", "rules": ["models"]}]}
+    held_back = answer(call("huge"), 7 * LIMIT // 10)
+    assert held_back.advice == Advice(held_back.advice.cheaper_models)
+    goes_on = answer(call("huge"), 7 * LIMIT // 10, rollout=staged)
+    unruled = answer(call("huge"), 7 * LIMIT // 10, models=None)
+    assert {each.decision for each in (goes_on, unruled)} == {Decision.ALLOW_WITH_NUDGE}
+    assert goes_on.advice == unruled.advice
+    assert unruled.advice.batched is not None
+
+
 def test_no_way_is_advised_for_data_that_no_model_may_have() -> None:
     assert answer(call()._replace(data_class="secret")).advice == NO_ADVICE
+    secret = call()._replace(data_class="secret")
+    observed = Stages.all(Stage.OBSERVE)
+    may = permits(sufficient("small"), prohibited={"secret": "Ask."})
+    assert advised(secret, may=may, stages=observed) == NO_ADVICE
 
 
 @pytest.mark.parametrize("kind", ["justification", "model_access"])

@@ -49,6 +49,7 @@ _OPTIONS: Final = {
     "decided_by": "--decided-by",
 }
 """Where on the command line a field comes from."""
+_NOT_PUBLISHED: Final = "nothing was published: mend the command and run it again"
 
 RequestId = Annotated[str, typer.Argument(help="id of the request, unique for ever: the same id counts once")]
 Target = Annotated[
@@ -84,7 +85,12 @@ class GrantKind(StrEnum):
     BREAK_GLASS = "break_glass"
 
 
-def _judged(model: type[V], fields: dict[str, Any], options: Mapping[str, str] = _OPTIONS) -> V:
+def _judged(
+    model: type[V],
+    fields: dict[str, Any],
+    options: Mapping[str, str] = _OPTIONS,
+    hint: str | None = _NOT_PUBLISHED,
+) -> V:
     try:
         return model.model_validate(fields, extra="forbid")
     except ValidationError as error:
@@ -92,9 +98,7 @@ def _judged(model: type[V], fields: dict[str, Any], options: Mapping[str, str] =
         for path, message in problems_of(error):
             option = options.get(path.partition(".")[0])
             found.append(f"{option}: {message}" if option else message)
-        raise CommandError(
-            "; ".join(found), Exit.USAGE, hint="nothing was published: mend the command and run it again"
-        ) from None
+        raise CommandError("; ".join(found), Exit.USAGE, hint=hint) from None
 
 
 def _time(option: str, text: str) -> datetime:
@@ -354,7 +358,10 @@ def list_command(
 ) -> None:
     """List what was approved and has not ended, by its end."""
     if to is not None:
-        _judged(ApprovalTarget, _target(to), dict.fromkeys(ApprovalTarget.model_fields, "--to"))
+        options = dict.fromkeys(("", *ApprovalTarget.model_fields), "--to")
+        _judged(
+            ApprovalTarget, _target(to), options, "say for what, as it was approved: e.g. --to team/team-07"
+        )
     known = asyncio.run(published_approvals(settings_of(KafkaSettings).kafka_bootstrap))
     now = SystemClock().now()
     shown = [

@@ -73,6 +73,9 @@ _VERDICTS = {
     Verdict.FAILED: pb.VERIFY_STATE_FAILED,
 }
 
+_NOTHING_WRONG: Mapping[str, str] = {}
+_FOREIGN_TOKEN = {"page_token": "is not one this method gave"}
+
 M = TypeVar("M", bound=Message)
 
 
@@ -180,11 +183,14 @@ class OperationsServicer(OperationsServiceServicer):
         violations = _mismatches(_TOPIC_PATTERN, topic=filter(None, [request.topic]))
         violations |= _mismatches(SLUG_PATTERN, error_code=filter(None, [request.error_code]))
         violations |= wrong_page_size(request.page_size)
+        after = _place_from_token(request.page_token)
+        if request.page_token and after is None:
+            violations |= _FOREIGN_TOKEN
         _refuse(violations)
         page = await self._backend.list_parked(
             request.topic or None,
             request.error_code or None,
-            _place_from_token(request.page_token) if request.page_token else None,
+            after,
             page_size(request.page_size),
         )
         return pb.ListParkedEventsResponse(
@@ -207,6 +213,9 @@ class OperationsServicer(OperationsServiceServicer):
                 violations |= _mismatches(SLUG_PATTERN, error_code=[request.error_code])
             case "places" if not 0 < len(places) <= _MOST_PLACES:
                 violations["places.places"] = f"must name 1 to {_MOST_PLACES} places"
+            case "places":
+                for number, place in enumerate(places):
+                    violations |= _wrong_place(place, f"places.places[{number}].")
             case None:
                 violations["selection"] = "say what to retry: all, error_code or places"
         _refuse(violations)
@@ -235,11 +244,10 @@ class OperationsServicer(OperationsServiceServicer):
         """Give one event up for good."""
         identity = current_identity()
         self._authorise(identity, _OPERATOR)
-        _refuse(_why_violations(request) | _mismatches(_TOPIC_PATTERN, topic=[request.topic]))
+        place = Place(request.topic, request.partition, request.offset)
+        _refuse(_wrong_place(place) | _why_violations(request))
         skip = Skip(
-            request.topic,
-            request.partition,
-            request.offset,
+            *place,
             request.reason_code,
             request.ticket_id,
             identity.on_behalf_of or identity.caller,
@@ -318,8 +326,8 @@ class OperationsServicer(OperationsServiceServicer):
         self, request: pb.StartVerifyRequest, _context: Context
     ) -> pb.StartVerifyResponse:
         """Record that the state shall be recomputed and compared."""
-        why = self._why(request, "verify_id", request.verify_id)
-        _refuse(_mismatches(_PART_PATTERN, part=[request.part]))
+        wrong_part = _mismatches(_PART_PATTERN, part=[request.part])
+        why = self._why(request, "verify_id", request.verify_id, wrong_part)
         with _rebuild_errors():
             try:
                 verification = await self._verifications.start(request.verify_id, request.part, why)
@@ -394,11 +402,14 @@ class OperationsServicer(OperationsServiceServicer):
             if await wait_for(self._draining, _WATCH_SECONDS):
                 raise UnavailableError("this server stops: watch on at another one")
 
-    def _why(self, request: _Change, id_field: str, chosen_id: str) -> Why:
+    def _why(
+        self, request: _Change, id_field: str, chosen_id: str, wrong: Mapping[str, str] = _NOTHING_WRONG
+    ) -> Why:
         """Let through who may operate, with an id and a reason that are well formed."""
         identity = current_identity()
         self._authorise(identity, _OPERATOR)
-        _refuse(_why_violations(request) | _mismatches(IDENTIFIER_PATTERN, **{id_field: [chosen_id]}))
+        wrong_id = _mismatches(IDENTIFIER_PATTERN, **{id_field: [chosen_id]})
+        _refuse(wrong_id | _why_violations(request) | dict(wrong))
         asked_by = identity.on_behalf_of or identity.caller
         return Why(request.reason_code, request.ticket_id, asked_by, identity.caller)
 
@@ -429,6 +440,15 @@ def _mismatches(pattern: str, **fields: Iterable[str]) -> dict[str, str]:
         field: f"must match {pattern}"
         for field, texts in fields.items()
         if not all(re.fullmatch(pattern, text) for text in texts)
+    }
+
+
+def _wrong_place(place: Place, at: str = "") -> dict[str, str]:
+    """Name what of a record's place can be no record's, by the field that has it."""
+    violations = _mismatches(_TOPIC_PATTERN, **{f"{at}topic": [place.topic]})
+    numbers = {"partition": place.partition, "offset": place.offset}
+    return violations | {
+        f"{at}{field}": "must not be negative" for field, number in numbers.items() if number < 0
     }
 
 
@@ -535,7 +555,8 @@ def _place_to_token(place: Place) -> str:
     return base64.urlsafe_b64encode(json.dumps(place).encode()).decode()
 
 
-def _place_from_token(token: str) -> Place:
+def _place_from_token(token: str) -> Place | None:
+    """Return what a token stands for, ``None`` for what isn't one that was given."""
     content: object = None
     with suppress(ValueError, RecursionError):
         content = json.loads(base64.urlsafe_b64decode(token))
@@ -543,5 +564,6 @@ def _place_from_token(token: str) -> Place:
         case [str(topic), int(partition), int(offset)] if (
             re.fullmatch(_TOPIC_PATTERN, topic) and partition in _PARTITIONS and offset in _OFFSETS
         ):
-            return Place(topic, partition, offset)
-    raise InvalidRequestError({"page_token": "is not one this method gave"})
+            place = Place(topic, int(partition), int(offset))  # true is an int, too
+            return place if _place_to_token(place) == token else None
+    return None

@@ -23,6 +23,7 @@ from tokenomics_quota.domain.findings import Rule
 from tokenomics_quota.domain.friction import Decision
 from tokenomics_quota.domain.permits import Permits
 from tokenomics_quota.domain.pricing import PriceBook, Quantities, Steps, Tariff, counted, in_micro_usd
+from tokenomics_quota.domain.rollout import Stage, Stages
 
 DEFAULT_MOST: Final = 3
 """How much of each kind an answer advises."""
@@ -47,6 +48,7 @@ def advise(  # noqa: PLR0917 - what it rests on
     permits: Permits | None,
     unlocks: Unlocks,
     headroom: Headroom | None,
+    stages: Stages,
     assets: Sequence[ReusableAsset] = (),
     *,
     most: int = DEFAULT_MOST,
@@ -62,6 +64,9 @@ def advise(  # noqa: PLR0917 - what it rests on
         and so names none that would do as well.
     headroom
         Of the accounts that the caller may see.
+    stages
+        How far each rule may go: where one refuses the model, others are the only way; one that lets the
+        call go on takes no advice away.
     assets
         What is offered for the call's use case, the best first.
     """
@@ -76,7 +81,8 @@ def advise(  # noqa: PLR0917 - what it rests on
             if gravest.rule is Rule.PROHIBITED_DATA:
                 return NO_ADVICE
             awaits_approval = gravest.decision is Decision.APPROVAL_REQUIRED
-            if not (awaits_approval and unlocks.open(call.provider, call.model, call.data_class)):
+            unlocked = awaits_approval and unlocks.open(call.provider, call.model, call.data_class)
+            if stages.of(gravest.rule) is Stage.ENFORCE and not unlocked:
                 return Advice(models, assets=best)  # nothing else makes it permitted
     if tariff.pricing == "fallback":
         return Advice(models, assets=best)  # what isn't known of a model can't be said to cost less

@@ -59,7 +59,16 @@ class Advice:
         headroom = headroom_of(touched.balances, standing, sees)
         assets = view.governance.assets.serving(call.use_case_id, view.asset_users, now)
         advice = advise(
-            call, tariff, book, now, standing.permits, standing.unlocks, headroom, assets, most=most
+            call,
+            tariff,
+            book,
+            now,
+            standing.permits,
+            standing.unlocks,
+            headroom,
+            standing.asking,
+            assets,
+            most=most,
         )
         answer = pb.SuggestAlternativesResponse(
             estimated_cost_micro_usd=cost,

@@ -86,8 +86,8 @@ class Checks:
         self, request: pb.CheckQuotaRequest, context: Context
     ) -> bytes:
         """Decide one call; an answer that isn't plainly ALLOW leaves a decision record."""
-        if not is_content(request) and (failures := await self._freshen([request], context)):
-            raise failures[0]
+        if not is_content(request):
+            return await self._check_fresh(request, "CheckQuota", context)
         if current_identity().on_behalf_of is None:
             return self._check(request)
         return await self._check_for_person(request, "CheckQuota")
@@ -137,7 +137,8 @@ class Checks:
         def answer(request: pb.StreamCheckQuotaRequest) -> bytes | Awaitable[bytes]:
             check = request.check
             if not is_content(check):
-                return answer_in_time(request.sequence, self.CheckQuota(check, context))
+                fresh = self._check_fresh(check, "StreamCheckQuota", context)
+                return answer_in_time(request.sequence, fresh)
             if for_person:
                 return answer_in_time(request.sequence, self._check_for_person(check, "StreamCheckQuota"))
             try:
@@ -160,6 +161,14 @@ class Checks:
             may_wait=lambda request: not is_content(request.check),
             draining=self._draining,
         )
+
+    async def _check_fresh(self, request: pb.CheckQuotaRequest, method: str, context: Context) -> bytes:
+        """Decide one call as soon as the view is as fresh as it asks for."""
+        if failures := await self._freshen([request], context):
+            raise failures[0]
+        if current_identity().on_behalf_of is None:
+            return self._check(request)
+        return await self._check_for_person(request, method)
 
     async def _check_for_person(self, request: pb.CheckQuotaRequest, method: str) -> bytes:
         """Decide one call, and record that it shows who asks another's account where it does."""

@@ -126,6 +126,7 @@ def check(
                 standing.permits,
                 standing.unlocks,
                 headroom,
+                standing.asking,
                 governance.assets.serving(call.use_case_id, asset_users, now),
             )
             if findings
