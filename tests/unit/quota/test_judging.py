@@ -1,7 +1,7 @@
 """Who may have another limit by an approval is judged again, nobody else; the same is said of everybody."""
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date, datetime
 from itertools import chain, product
 from typing import cast
@@ -34,8 +34,12 @@ from tokenomics_chassis.records import SourceId
 from tokenomics_contracts.events.base import Event
 from tokenomics_contracts.events.quota import Announced, ThresholdCrossed
 from tokenomics_contracts.units import AccountId, MicroUsd, PeriodId, split_account_id
-from tokenomics_quota.domain.accounts import Account, parse_account_id
+from tokenomics_quota.domain.accounts import Account, AccountKind, parse_account_id
+from tokenomics_quota.domain.findings import Rule
 from tokenomics_quota.domain.friction_budgets import Friction
+from tokenomics_quota.domain.holds import AccountState
+from tokenomics_quota.domain.interventions import Bypass
+from tokenomics_quota.domain.timeline import Timeline
 from tokenomics_quota.ports import Found, Ledger
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.projections.governance import Governance, GoverningEvent
@@ -308,3 +312,52 @@ def test_whoever_is_asked_of_at_any_time_a_view_that_keeps_what_follows_answers_
                 account_id = AccountId(f"{owner}/operational/{period}")
                 totals[account_id] = MicroUsd(totals.get(account_id, 0) + micro_usd)
                 keeping.put_totals({account_id: totals[account_id]})
+
+
+Doing = Callable[[QuotaView], None]
+
+
+def doings() -> st.SearchStrategy[list[tuple[int, Doing]]]:
+    """Return what comes to a view beside events, and after how many steps."""
+
+    def advising(rules: frozenset[Rule], since: datetime) -> Doing:
+        week = Timeline([(since, rules), (since + 7 * DAY, frozenset())], before=frozenset[Rule]())
+        return lambda view: view.put_fallen_back(week)
+
+    def passing(owner: str, since: datetime, until: datetime) -> Doing:
+        kind, owner_id = owner.split("/")
+        bypass = Bypass("b", AccountKind(kind), owner_id, since, until, "incident", "O-1", "boss")
+        return lambda view: view.put_interventions({}, [bypass])
+
+    def shutting(owner: str, state: AccountState) -> Doing:
+        return lambda view: view.put_interventions({AccountId(f"{owner}/all/2026-11"): state}, ())
+
+    owners, instants = st.sampled_from(OWNERS), st.sampled_from(INSTANTS)
+    doing = st.one_of(
+        st.builds(advising, st.frozensets(st.sampled_from([Rule.ALLOWANCES, Rule.BUDGETS])), instants),
+        st.builds(passing, owners, instants, instants),
+        st.builds(shutting, owners, st.sampled_from(AccountState)),
+    )
+    return st.lists(st.tuples(st.integers(0, 40), doing), max_size=6)
+
+
+@given(steps(), doings())
+def test_rules_that_fell_back_bypasses_and_shut_accounts_are_never_kept_longer_than_they_hold(
+    happening: list[Step], beside: list[tuple[int, Doing]]
+) -> None:
+    state = governance(*FOUNDING)
+    keeping, done = QuotaView(state), list[Doing]()
+    for number, step in enumerate(happening):
+        for _, doing in (each for each in beside if each[0] == number):
+            doing(keeping)
+            done.append(doing)
+        match step:
+            case GoverningEvent():
+                keeping.governance = state = state.with_events([step], state.version + 1)
+            case datetime():
+                fresh = QuotaView(state)
+                for doing in done:
+                    doing(fresh)
+                for subject, project_id in product(("ada", "bob", ALIAS, "eve"), (None, "atlas")):
+                    kept, anew = (each.touched_by(subject, project_id, step) for each in (keeping, fresh))
+                    assert (kept.standing, kept.headroom) == (anew.standing, anew.headroom)
