@@ -112,6 +112,7 @@ class Ends:
 class Served:
     """The service, its view's feed, and a stub that calls it."""
 
+    channel: grpc.aio.Channel
     stub: "QuotaServiceAsyncStub"
     view: QuotaView
     feed: ViewFeed
@@ -195,6 +196,7 @@ async def serve(quota: Quota, folder: Path) -> AsyncIterator[Served]:
         served(settings, lambda server: server.add(add_QuotaServiceServicer_to_server, servicer)) as rpc,
     ):
         yield Served(
+            rpc.channel,
             QuotaServiceStub(rpc.channel),
             view,
             ViewFeed(quota.url, quota.schemas, view, serving, clock, refreshed=refreshed),

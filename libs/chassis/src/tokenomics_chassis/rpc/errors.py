@@ -94,7 +94,11 @@ class InvalidRequestError(RpcError):
 
     def details(self) -> Iterable[Message]:
         """One field violation for each wrong field, as far as an answer holds them."""
-        told, room = BadRequest(), _VIOLATIONS_BYTES
+        return [self.told_within(_VIOLATIONS_BYTES)]
+
+    def told_within(self, room: int) -> BadRequest:
+        """Tell of wrong fields in so many bytes, and of the others how many they are."""
+        told = BadRequest()
         for field, description in self.violations.items():
             violation = BadRequest.FieldViolation(
                 field=field[:_VIOLATION_CHARACTERS], description=description[:_VIOLATION_CHARACTERS]
@@ -105,7 +109,7 @@ class InvalidRequestError(RpcError):
                 told.field_violations.add(field="*", description=f"{untold} more are wrong")
                 break
             told.field_violations.append(violation)
-        return [told]
+        return told
 
 
 class NotFoundError(RpcError):

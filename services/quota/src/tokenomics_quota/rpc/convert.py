@@ -321,10 +321,19 @@ def answer_to_result(answer: bytes) -> bytes:
     return _part(_ANSWER, answer)
 
 
+_FAILURE_BYTES: Final = 2_048
+"""What a check's failure tells of wrong fields: a batch has 1,000 of them, and a client takes 4 MiB."""
+
+
 def failure_to_result(error: RpcError) -> bytes:
     """Write why a check has no answer as a serialized ``CheckResult``."""
     failure = pb.CheckFailure(code=error.code.value[0], reason=error.reason, message=str(error))
-    failure.details.extend(error.to_status().details[1:])  # the first is the ErrorInfo, told by the others
+    if isinstance(error, InvalidRequestError):
+        failure.details.add().Pack(error.told_within(_FAILURE_BYTES))
+    else:
+        failure.details.extend(
+            error.to_status().details[1:]
+        )  # the first is the ErrorInfo, told by the others
     return pb.CheckResult(failure=failure).SerializeToString()
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
@@ -41,6 +41,8 @@ _KIND: Final = f"must be one of {', '.join(_KINDS)}"
 IDENTIFIER: Final = "must be an identifier: letters, digits and . _ : -, at most 128"
 _FOREIGN_TOKEN: Final = {"page_token": "is not of this call"}
 _FEW: Final = 10
+_MOST_PROBLEMS: Final = 1_000
+_PROBLEM_CHARACTERS: Final = 500
 
 T = TypeVar("T")
 
@@ -96,7 +98,7 @@ class Policies:
         problems, judged = await _judged(request.kind, document, beside, view.governance, now)
         return pb.TestPolicyResponse(
             ok=not problems and all(each.holds for each in judged),
-            problems=[pb.PolicyProblem(path=each.path, message=each.message) for each in problems],
+            problems=_problems_to_pb(problems),
             examples=map(_judged_to_pb, judged),
         )
 
@@ -259,6 +261,16 @@ def _beside(request: pb.TestPolicyRequest) -> dict[str, PolicyDocument]:
     if wrong:
         raise InvalidRequestError(wrong)
     return documents
+
+
+def _problems_to_pb(problems: Sequence[Problem]) -> Iterator[pb.PolicyProblem]:
+    """Tell what is wrong, as far as an answer holds it: there may be more wrong than a client takes."""
+    for each in problems[:_MOST_PROBLEMS]:
+        yield pb.PolicyProblem(
+            path=each.path[:_PROBLEM_CHARACTERS], message=each.message[:_PROBLEM_CHARACTERS]
+        )
+    if untold := len(problems[_MOST_PROBLEMS:]):
+        yield pb.PolicyProblem(path="*", message=f"{untold} more are wrong")
 
 
 def _judged_to_pb(judged: Judged) -> pb.PolicyExampleResult:
