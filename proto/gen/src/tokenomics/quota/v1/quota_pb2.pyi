@@ -3284,7 +3284,7 @@ class TestPolicyResponse(_message.Message):
     """True: nothing is wrong, every example holds."""
     @_builtins.property
     def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyProblem]:
-        """What is wrong, by field."""
+        """What is wrong, by field: at most 1,000, then one with the path `*` that says how many more there are."""
 
     @_builtins.property
     def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyExampleResult]:
