@@ -18,6 +18,7 @@ from tokenomics_quota.domain.permits import Permits
 from tokenomics_quota.domain.policies import NO_USE_CASES, AlternativeRule, ModelName, ModelRule
 from tokenomics_quota.domain.pricing import ModelPrice, PriceBook, Quantities, Rates, price
 from tokenomics_quota.domain.rollout import ENFORCED, Stage, Stages
+from tokenomics_quota.domain.standing import Standing
 from tokenomics_quota.projections.balances import QuotaView
 from tokenomics_quota.usecases.checking import Terms, check
 
@@ -66,7 +67,8 @@ def advised(
     most: int = 3,
 ) -> Advice:
     tariff = prices.tariff(asked.provider, asked.model, asked.quantities, NOW)
-    return advise(asked, tariff, prices, NOW, may, unlocks, headroom, stages, most=most)
+    standing = Standing(None, None, may, unlocks, stages)
+    return advise(asked, tariff, prices, NOW, standing, headroom, most=most)
 
 
 def models(advice: Advice) -> list[str]:

@@ -23,7 +23,8 @@ from tokenomics_quota.domain.findings import Rule
 from tokenomics_quota.domain.friction import Decision
 from tokenomics_quota.domain.permits import Permits
 from tokenomics_quota.domain.pricing import PriceBook, Quantities, Steps, Tariff, counted, in_micro_usd
-from tokenomics_quota.domain.rollout import Stage, Stages
+from tokenomics_quota.domain.rollout import Stage
+from tokenomics_quota.domain.standing import Standing
 
 DEFAULT_MOST: Final = 3
 """How much of each kind an answer advises."""
@@ -45,10 +46,8 @@ def advise(  # noqa: PLR0917 - what it rests on
     tariff: Tariff,
     book: PriceBook,
     now: datetime,
-    permits: Permits | None,
-    unlocks: Unlocks,
+    standing: Standing,
     headroom: Headroom | None,
-    stages: Stages,
     assets: Sequence[ReusableAsset] = (),
     *,
     most: int = DEFAULT_MOST,
@@ -59,14 +58,12 @@ def advise(  # noqa: PLR0917 - what it rests on
     ----------
     tariff
         What the call is charged by as it is.
-    permits, unlocks
-        Of the caller, who is told of no model that isn't permitted. ``None``: policy says nothing of models,
-        and so names none that would do as well.
+    standing
+        The caller's, who is told of no model that isn't permitted. Where policy says nothing of models, it
+        names none that would do as well. Where a rule that enforces refuses the model, others are the only
+        way; one that lets the call go on takes no advice away.
     headroom
         Of the accounts that the caller may see.
-    stages
-        How far each rule may go: where one refuses the model, others are the only way; one that lets the
-        call go on takes no advice away.
     assets
         What is offered for the call's use case, the best first.
     """
@@ -74,6 +71,7 @@ def advise(  # noqa: PLR0917 - what it rests on
     cost = in_micro_usd(exact_cost)
     models: tuple[CheaperModel, ...] = ()
     best = tuple(assets[:most])
+    permits, unlocks = standing.permits, standing.unlocks
     if permits is not None:
         models = _cheaper_models(call, cost, book, now, permits, unlocks)[:most]
         if objections := permits.objections(call.provider, call.model, call.data_class, None):
@@ -82,7 +80,7 @@ def advise(  # noqa: PLR0917 - what it rests on
                 return NO_ADVICE
             awaits_approval = gravest.decision is Decision.APPROVAL_REQUIRED
             unlocked = awaits_approval and unlocks.open(call.provider, call.model, call.data_class)
-            if stages.of(gravest.rule) is Stage.ENFORCE and not unlocked:
+            if standing.asking.of(gravest.rule) is Stage.ENFORCE and not unlocked:
                 return Advice(models, assets=best)  # nothing else makes it permitted
     if tariff.pricing == "fallback":
         return Advice(models, assets=best)  # what isn't known of a model can't be said to cost less

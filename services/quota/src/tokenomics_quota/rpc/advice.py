@@ -58,18 +58,7 @@ class Advice:
         check_bound(cost, "call.estimated_input_tokens", "call.estimated_output_tokens")
         headroom = headroom_of(touched.balances, standing, sees)
         assets = view.governance.assets.serving(call.use_case_id, view.asset_users, now)
-        advice = advise(
-            call,
-            tariff,
-            book,
-            now,
-            standing.permits,
-            standing.unlocks,
-            headroom,
-            standing.asking,
-            assets,
-            most=most,
-        )
+        advice = advise(call, tariff, book, now, standing, headroom, assets, most=most)
         answer = pb.SuggestAlternativesResponse(
             estimated_cost_micro_usd=cost,
             pricing=pricing_to_pb(tariff.pricing),

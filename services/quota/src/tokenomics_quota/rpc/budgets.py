@@ -14,7 +14,6 @@ from tokenomics_chassis.rpc.errors import (
     NotFoundError,
     PermissionDeniedError,
     StoppingError,
-    UnavailableError,
 )
 from tokenomics_chassis.rpc.identity import current_identity
 from tokenomics_quota.domain.accounts import Account, Purpose
@@ -30,6 +29,7 @@ from tokenomics_quota.rpc.convert import (
 )
 from tokenomics_quota.rpc.moments import Moments
 from tokenomics_quota.rpc.views import Views, governs
+from tokenomics_quota.rpc.watching import Watchers
 from tokenomics_quota.usecases.budgeting import KINDS, Budgeting
 from tokenomics_quota.usecases.refreshes import Refreshes
 from tokenomics_quota.usecases.seeing import deciders
@@ -40,12 +40,6 @@ _KINDS: Final = {kind_to_pb(kind): kind for kind in KINDS}
 _KIND: Final = "must be a project, a team or a cost centre"
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-
-class TooManyWatchingError(UnavailableError):
-    """As many watch budgets as may."""
-
-    reason = "TOO_MANY_WATCHING"
 
 
 class Budgets:
@@ -70,7 +64,7 @@ class Budgets:
         self._budgeting = budgeting
         self._refreshes = refreshes
         self._draining = draining
-        self._watching = 0
+        self._watchers = Watchers("budgets")
 
     async def GetBudget(  # noqa: N802 - the contract's name
         self, request: pb.GetBudgetRequest, _context: Context
@@ -90,10 +84,7 @@ class Budgets:
 
         It looks when the view was refreshed, so that an idle server does nothing for who watches.
         """
-        if self._watching >= MOST_WATCHING:
-            raise TooManyWatchingError(f"{MOST_WATCHING} calls watch budgets already")
-        self._watching += 1
-        try:
+        with self._watchers.one_more(MOST_WATCHING):
             told: Budget | None = None
             while True:
                 refreshed = self._refreshes.next()
@@ -109,8 +100,6 @@ class Budgets:
                     await refreshed.wait()
                 if self._draining.is_set():
                     raise StoppingError("this server stops: watch on at another one")
-        finally:
-            self._watching -= 1
 
     async def _budget(self, view: QuotaView, account: Account, now: datetime) -> Budget:
         budget = await self._budgeting.budget(view, account, now)

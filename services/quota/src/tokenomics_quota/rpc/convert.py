@@ -86,7 +86,10 @@ _RESULT: Final = pb.StreamCheckQuotaResponse.RESULT_FIELD_NUMBER
 _MOST_SUGGESTED: Final = 20
 _SEVEN_BITS: Final = 0x7F
 
-IDENTIFIER: Final = "must be an identifier: letters, digits and . _ : -, at most 128, no e-mail address"
+CHOSEN_ID: Final = "must be an identifier: letters, digits and . _ : -, at most 128"
+"""What an id is refused with that the caller chooses for what it asks for."""
+
+IDENTIFIER: Final = f"{CHOSEN_ID}, no e-mail address"
 _TOKENS: Final = f"must be 0 to {MAX_TOKENS}"
 _SERVICE_TIER: Final = "is not a service tier of this contract"
 _LABEL: Final = "must be a name of 1 to 128 printable characters without spaces"
@@ -328,12 +331,11 @@ _FAILURE_BYTES: Final = 2_048
 def failure_to_result(error: RpcError) -> bytes:
     """Write why a check has no answer as a serialized ``CheckResult``."""
     failure = pb.CheckFailure(code=error.code.value[0], reason=error.reason, message=str(error))
-    if isinstance(error, InvalidRequestError):
-        failure.details.add().Pack(error.told_within(_FAILURE_BYTES))
-    else:
-        failure.details.extend(
-            error.to_status().details[1:]
-        )  # the first is the ErrorInfo, told by the others
+    details = (
+        [error.told_within(_FAILURE_BYTES)] if isinstance(error, InvalidRequestError) else error.details()
+    )
+    for detail in details:
+        failure.details.add().Pack(detail)
     return pb.CheckResult(failure=failure).SerializeToString()
 
 

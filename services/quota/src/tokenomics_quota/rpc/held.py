@@ -13,6 +13,7 @@ from tokenomics_quota.domain.holds import HeldNow, HoldState
 from tokenomics_quota.domain.standing import Standing
 from tokenomics_quota.rpc.consistency import LEDGER
 from tokenomics_quota.rpc.convert import (
+    CHOSEN_ID,
     amounts_to_pb,
     answer_to_bytes,
     complete_account,
@@ -22,7 +23,6 @@ from tokenomics_quota.rpc.convert import (
 from tokenomics_quota.usecases.holding import Done
 from tokenomics_quota.usecases.seeing import Sight
 
-IDENTIFIER: Final = "must be an identifier: letters, digits and . _ : -, at most 128"
 STATES: Final = {
     HoldState.LIVE: pb.HOLD_STATE_LIVE,
     HoldState.SETTLED: pb.HOLD_STATE_SETTLED,
@@ -34,7 +34,7 @@ _NO_ACCOUNTS: Final = Touched((), None, Standing(None, None, None))
 
 def wrong_id(hold_id: str, field: str = "hold_id") -> dict[str, str]:
     """Say what is wrong with the id of a hold or lease, by its field."""
-    return {} if is_identifier(hold_id) else {field: IDENTIFIER}
+    return {} if is_identifier(hold_id) else {field: CHOSEN_ID}
 
 
 def call_fields(prefix: str, call: Call) -> dict[str, str | int]:

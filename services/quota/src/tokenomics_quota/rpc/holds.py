@@ -28,13 +28,13 @@ from tokenomics_quota.domain.holds import (
 )
 from tokenomics_quota.ports import HoldList, HoldsWanted
 from tokenomics_quota.rpc.convert import (
+    CHOSEN_ID,
     call_from_pb,
     instant_from_pb,
     is_identifier,
 )
 from tokenomics_quota.rpc.desk import LedgerDesk, account_of
 from tokenomics_quota.rpc.held import (
-    IDENTIFIER,
     STATES,
     call_fields,
     check_to_pb,
@@ -177,7 +177,7 @@ def _call_from_pb(request: pb.PlaceHoldRequest) -> Call:
         wrong["ttl"] = _TTL
     if request.parent_hold_id:
         if not is_identifier(request.parent_hold_id):
-            wrong["parent_hold_id"] = IDENTIFIER
+            wrong["parent_hold_id"] = CHOSEN_ID
         elif request.parent_hold_id == request.hold_id:
             wrong["parent_hold_id"] = "must be another hold"
     if wrong or call is None:
@@ -207,7 +207,7 @@ def _wanted_from_pb(request: pb.ListHoldsRequest) -> HoldsWanted:
     """
     wrong = {}
     if request.subject and not is_identifier(request.subject):
-        wrong["subject"] = IDENTIFIER
+        wrong["subject"] = CHOSEN_ID
     if request.account_id:
         try:
             parse_account_id(request.account_id)

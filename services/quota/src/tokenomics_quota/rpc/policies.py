@@ -29,7 +29,7 @@ from tokenomics_contracts.units import MAX_VERSION
 from tokenomics_quota.domain.policies import ListedVersion, Proposal
 from tokenomics_quota.ports import Proposals
 from tokenomics_quota.projections.governance import POLICY_KINDS, Governance
-from tokenomics_quota.rpc.convert import instant_from_pb, is_identifier, timestamp_to_pb
+from tokenomics_quota.rpc.convert import CHOSEN_ID, instant_from_pb, is_identifier, timestamp_to_pb
 from tokenomics_quota.rpc.views import Views, require_governance
 from tokenomics_quota.usecases.examples import Judged, judge_examples
 
@@ -38,7 +38,6 @@ _PAGE_BYTES: Final = 1_000_000
 
 _KINDS: Final = sorted(POLICY_KINDS)
 _KIND: Final = f"must be one of {', '.join(_KINDS)}"
-IDENTIFIER: Final = "must be an identifier: letters, digits and . _ : -, at most 128"
 _FOREIGN_TOKEN: Final = {"page_token": "is not of this call"}
 _FEW: Final = 10
 _MOST_PROBLEMS: Final = 1_000
@@ -126,7 +125,7 @@ class Policies:
         require_governance(view, now)
         wrong = _wrong_page(request.kind, request.page_size)
         if request.proposal_id and not is_identifier(request.proposal_id):
-            wrong["proposal_id"] = IDENTIFIER
+            wrong["proposal_id"] = CHOSEN_ID
         if request.page_token and not re.fullmatch(r"[1-9][0-9]{0,17}", request.page_token):
             wrong |= _FOREIGN_TOKEN
         if wrong:
@@ -285,7 +284,7 @@ def _judged_to_pb(judged: Judged) -> pb.PolicyExampleResult:
 def _proposal_from_pb(request: pb.ProposePolicyRequest, now: datetime) -> Proposal:
     wrong = {}
     if not is_identifier(request.proposal_id):
-        wrong["proposal_id"] = IDENTIFIER
+        wrong["proposal_id"] = CHOSEN_ID
     if request.kind not in POLICY_KINDS:
         wrong["kind"] = _KIND
     if not 0 <= request.replaces < MAX_VERSION:

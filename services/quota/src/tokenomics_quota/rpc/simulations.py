@@ -32,10 +32,10 @@ from tokenomics_quota.domain.simulations import (
 )
 from tokenomics_quota.ports import Simulations as Store
 from tokenomics_quota.projections.governance import Governance
-from tokenomics_quota.rpc.budgets import TooManyWatchingError
-from tokenomics_quota.rpc.convert import instant_from_pb, is_identifier, timestamp_to_pb
-from tokenomics_quota.rpc.policies import IDENTIFIER, located, objections
+from tokenomics_quota.rpc.convert import CHOSEN_ID, instant_from_pb, is_identifier, timestamp_to_pb
+from tokenomics_quota.rpc.policies import located, objections
 from tokenomics_quota.rpc.views import Views, require_governance
+from tokenomics_quota.rpc.watching import Watchers
 
 MOST_WATCHING: Final = 100
 MOST_BYTES: Final = 1_000_000
@@ -65,7 +65,7 @@ class Simulations:
         self._views = views
         self._store = store
         self._draining = draining
-        self._watching = 0
+        self._watchers = Watchers("simulations")
 
     async def StartSimulation(  # noqa: N802 - the contract's name
         self, request: pb.StartSimulationRequest, _context: Context
@@ -89,10 +89,7 @@ class Simulations:
         self, request: pb.WatchSimulationRequest, _context: Context
     ) -> AsyncIterator[pb.WatchSimulationResponse]:
         """Tell how far a simulation is at once, then whenever it has moved, until it has ended."""
-        if self._watching >= MOST_WATCHING:
-            raise TooManyWatchingError(f"{MOST_WATCHING} calls watch simulations already")
-        self._watching += 1
-        try:
+        with self._watchers.one_more(MOST_WATCHING):
             told: Simulation | None = None
             while told is None or told.state is SimulationState.RUNNING:
                 if told is not None and await wait_for(self._draining, _LOOK_SECONDS):
@@ -101,8 +98,6 @@ class Simulations:
                 if simulation != told:
                     yield pb.WatchSimulationResponse(simulation=_simulation_to_pb(simulation))
                     told = simulation
-        finally:
-            self._watching -= 1
 
     async def GetSimulation(  # noqa: N802 - the contract's name
         self, request: pb.GetSimulationRequest, _context: Context
@@ -113,7 +108,7 @@ class Simulations:
     async def _find(self, simulation_id: str) -> Simulation:
         require_governance(*self._views.at_hand())
         if not is_identifier(simulation_id):
-            raise InvalidRequestError({"simulation_id": IDENTIFIER})
+            raise InvalidRequestError({"simulation_id": CHOSEN_ID})
         simulation = await self._store.find(simulation_id)
         if simulation is None:
             raise NotFoundError(f"there is no simulation {simulation_id}")
@@ -125,7 +120,7 @@ def _asked_from_pb(
 ) -> tuple[Asked, dict[str, PolicyDocument]]:
     wrong = dict[str, str]()
     if not is_identifier(request.simulation_id):
-        wrong["simulation_id"] = IDENTIFIER
+        wrong["simulation_id"] = CHOSEN_ID
     text, documents = _documents_from_pb(request, wrong)
     since, before = _range_from_pb(request, wrong)
     if wrong:

@@ -123,10 +123,8 @@ def check(
                 tariff,
                 book,
                 now,
-                standing.permits,
-                standing.unlocks,
+                standing,
                 headroom,
-                standing.asking,
                 governance.assets.serving(call.use_case_id, asset_users, now),
             )
             if findings

@@ -1,6 +1,6 @@
 """Friction: whom rules interrupt, and the rules that interrupt too many."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
@@ -44,11 +44,7 @@ class FrictionCounts:
         self, interrupting: Collection[Rule], subject: str, budgets: FrictionBudgets, now: datetime
     ) -> None:
         """Count a check of a subject that these rules held back."""
-        if not self._hour_begins <= now < self._hour_ends:
-            self._begin_hour(now)
-        if interrupting:
-            self._interrupt(interrupting, subject, budgets)
-        else:
+        if not self._was_interrupted(interrupting, subject, budgets, now):
             self._passed += 1
             self._unheld[subject] = self._unheld.get(subject, 0) + 1
 
@@ -56,25 +52,31 @@ class FrictionCounts:
         self, interrupting: Collection[Rule], subject: str, budgets: FrictionBudgets, now: datetime
     ) -> None:
         """Count a hold or a stretch of a lease, placed or not, of a subject that these rules held back."""
-        if not self._hour_begins <= now < self._hour_ends:
-            self._begin_hour(now)
-        if interrupting:
-            self._interrupt(interrupting, subject, budgets)
-        elif unheld := self._unheld.get(subject):
+        if self._was_interrupted(interrupting, subject, budgets, now):
+            return
+        if unheld := self._unheld.get(subject):
             self._unheld[subject] = unheld - 1
         else:
             self._passed += 1
+
+    def _was_interrupted(
+        self, interrupting: Collection[Rule], subject: str, budgets: FrictionBudgets, now: datetime
+    ) -> bool:
+        """Whether any rule held a call back; count those that have a budget, in the hour of the call."""
+        if not self._hour_begins <= now < self._hour_ends:
+            self._begin_hour(now)
+        if not interrupting:
+            return False
+        found = {Interruption(self._hour_begins, rule, subject) for rule in interrupting if rule in budgets}
+        self._untaken |= found - self._of_hour
+        self._of_hour |= found
+        return True
 
     def _begin_hour(self, now: datetime) -> None:
         self._hour_begins = hour_of(now)
         self._hour_ends = self._hour_begins + HOUR
         self._unheld.clear()
         self._of_hour.clear()
-
-    def _interrupt(self, interrupting: Iterable[Rule], subject: str, budgets: FrictionBudgets) -> None:
-        found = {Interruption(self._hour_begins, rule, subject) for rule in interrupting if rule in budgets}
-        self._untaken |= found - self._of_hour
-        self._of_hour |= found
 
     def take(self) -> tuple[int, set[Interruption]]:
         """Return the calls that passed and the interruptions since the last time, and begin anew."""
